@@ -1,0 +1,117 @@
+"""From physics to arrays: splits drawn from independent chains, and the check that they are in equilibrium.
+
+This file and ising/ are what a reader replaces for a problem of their own.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from config import DataConfig
+from ising import exact, lattice, metropolis
+from utils import BadRequestError
+
+SPINS_PER_BLOCK = 2**18  # chains are drawn in blocks that fit a core's cache and keep the temporaries small
+
+
+@dataclass(frozen=True)
+class Split:
+    """Configurations, each the last of a chain of its own, at a temperature of its own."""
+
+    spins: NDArray[np.int8]  # (N, L, L) in {-1, +1}
+    temperatures: NDArray[np.float64]  # (N,) in J / k_B
+
+
+class Splits(NamedTuple):
+    train: Split
+    val: Split
+    test: Split
+
+
+class Equilibrium(NamedTuple):
+    """How far the energies of a split are from exact theory, in standard errors."""
+
+    energy_z: float  # all chains together
+    chi2_per_dof: float  # by temperature
+    worst_bin_z: float  # the one of largest modulus
+
+
+def memory_needed(config: DataConfig) -> int:
+    """Bytes that the data of a run take: the spins, their copy on the device and the one shuffled for an epoch."""
+    n_configurations = config.num_train + config.num_val + config.num_test
+    return 3 * n_configurations * config.lattice_size**2 + 12 * SPINS_PER_BLOCK
+
+
+def make_splits(config: DataConfig, seed: int) -> Splits:
+    """Draw the three splits: a function of (config, seed) alone, and each split of its own size alone."""
+    sizes = (config.num_train, config.num_val, config.num_test)
+    children = np.random.SeedSequence(seed).spawn(len(sizes))
+    with tqdm(total=sum(sizes), desc="sampling", unit="chain", delay=2, leave=False, disable=None) as bar:
+        return Splits(*(_sample(config, n, child, bar.update) for n, child in zip(sizes, children, strict=True)))
+
+
+def _sample(config: DataConfig, n: int, seed: np.random.SeedSequence, advance: Callable[[int], object]) -> Split:
+    temperature_seed, chain_seed = seed.spawn(2)
+    temperatures = np.random.default_rng(temperature_seed).uniform(config.temp_min, config.temp_max, n)
+    size = config.lattice_size
+    n_sweeps = metropolis.equilibration_sweeps(size) if config.sweeps is None else config.sweeps
+    spins = np.empty((n, size, size), dtype=np.int8)
+    block = max(1, SPINS_PER_BLOCK // size**2)
+    for start in range(0, n, block):
+        chains = slice(start, start + block)
+        spins[chains] = metropolis.sample(size, temperatures[chains], n_sweeps, chain_seed.spawn(1)[0])
+        advance(len(spins[chains]))
+    return Split(spins, temperatures)
+
+
+def check_equilibrium(split: Split, n_bins: int = 10) -> Equilibrium:
+    """Hold the energies of a split against Kaufman's exact U(T) and C(T) for this lattice, chain by chain.
+
+    z = sum_i (E_i - U(T_i)) / sqrt(sum_i T_i^2 C(T_i) + 8^2), for all chains and for those of each of `n_bins`
+    neighbourhoods in temperature. 8 J, the price of one flipped spin in the ground state, is the resolution of an
+    energy: without it one excitation where 0.01 is expected, far below T_c, would count as ten standard errors.
+    """
+    n_sites = split.spins[0].size
+    order = np.argsort(split.temperatures)
+    temperatures = split.temperatures[order]
+    energy, specific_heat = exact.kaufman(temperatures, split.spins.shape[-1])
+    excess = lattice.energy(split.spins)[order] - n_sites * energy  # (N,)
+    variance = n_sites * temperatures**2 * specific_heat  # (N,): T^2 C is the variance of E in equilibrium
+    bins = np.array_split(np.arange(len(order)), min(n_bins, len(order)))
+    z = np.array([excess[chains].sum() / np.sqrt(variance[chains].sum() + 8**2) for chains in bins])
+    total = excess.sum() / np.sqrt(variance.sum() + 8**2)
+    return Equilibrium(float(total), float(np.mean(z**2)), float(z[np.argmax(np.abs(z))]))
+
+
+def require_equilibrium(name: str, check: Equilibrium) -> None:
+    """Raise BadRequestError if the energies of a generated split are off: beyond 5 standard errors, 6 in one bin.
+
+    With honest samples either happens less than once in 10^5 runs.
+    """
+    if abs(check.energy_z) > 5 or abs(check.worst_bin_z) > 6:
+        raise BadRequestError(
+            f"the {name} split is not in equilibrium: its energy is {check.energy_z:+.1f} standard errors from exact "
+            f"(at most 5), {check.worst_bin_z:+.1f} in the worst temperature bin (at most 6): raise --sweeps or drop it"
+        )
+
+
+def examples_around_tc(split: Split) -> Split:
+    """Three configurations of a split: about halfway from its coldest to T_c, at T_c, and halfway to its hottest."""
+    coldest, hottest = split.temperatures.min(), split.temperatures.max()
+    wanted = [(coldest + exact.T_CRITICAL) / 2, exact.T_CRITICAL, (hottest + exact.T_CRITICAL) / 2]
+    chosen = [int(np.abs(split.temperatures - temperature).argmin()) for temperature in wanted]
+    return Split(split.spins[chosen], split.temperatures[chosen])
+
+
+def fingerprint(splits: Splits) -> str:
+    """SHA-256 of all spins and temperatures: equal if and only if the data are."""
+    digest = hashlib.sha256()
+    for split in splits:
+        digest.update(split.spins.tobytes())
+        digest.update(split.temperatures.astype("<f8").tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,29 @@
+"""A saved run, loaded again: its config, and its network with the best weights."""
+
+from pathlib import Path
+
+import torch
+
+from config import ConfigError, ExperimentConfig, load_config
+from model import InPhysicalUnits, create_model
+from utils import UnusableFileError
+
+
+def load_run(run_dir: str | Path) -> tuple[ExperimentConfig, InPhysicalUnits]:
+    """The config of a run and its network, on the CPU in evaluation mode: spins (B, L, L) int8 -> energies (B,).
+
+    Raises:
+        UnusableFileError: config.json or best.pt is missing, damaged, or of another network.
+    """
+    folder = Path(run_dir)
+    try:
+        config = load_config(folder / "config.json")
+        model = create_model(config.model, config.data.lattice_size)
+        saved = torch.load(folder / "best.pt", map_location="cpu", weights_only=True)
+        model.load_state_dict(saved["model"])
+    except ConfigError as error:
+        raise UnusableFileError(str(error)) from None
+    except Exception as error:  # a damaged file makes torch raise nearly anything
+        reason = " ".join(str(error).split())[:200]
+        raise UnusableFileError(f"{folder / 'best.pt'} cannot be used: {reason}; train the run again") from error
+    return config, model.eval()

@@ -1,0 +1,119 @@
+"""What is known exactly about the 2D Ising model: the truth that every sample and every network is held against.
+
+Energies and specific heats are per spin; units and signs are those of lattice.py.
+
+Sources: L. Onsager, Phys. Rev. 65, 117 (1944); B. Kaufman, Phys. Rev. 76, 1232 (1949), for the finite lattice, in the
+form of A. E. Ferdinand and M. E. Fisher, Phys. Rev. 185, 832 (1969).
+"""
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ising.lattice import check_lattice_size, energy
+
+Floats = NDArray[np.float64]
+
+T_CRITICAL = 2 / math.log(1 + math.sqrt(2))  # Onsager 1944: sinh(2 / T_c) = 1
+
+# Colder than this, the ground state is all there is in double precision: the first excitation costs 8, and
+# exp(-8 / 0.02) = 1e-174. Stopping here keeps the hyperbolic functions of 2 / T from overflowing.
+_COLDEST = 0.02
+
+
+def _couplings(temperatures: ArrayLike) -> Floats:
+    values = np.asarray(temperatures, dtype=np.float64)
+    if not np.all((values > 0) & np.isfinite(values)):
+        raise ValueError("temperatures must be positive and finite")
+    return 1 / np.maximum(values, _COLDEST)
+
+
+def onsager_energy(temperatures: ArrayLike) -> Floats:
+    """Energy per spin of the infinite lattice: temperatures (...) -> (...).
+
+    Onsager's u = -coth 2K [1 + (2 / pi) k' K_1(k)], with K = 1 / T, k' = 2 tanh^2 2K - 1, k^2 + k'^2 = 1. The complete
+    elliptic integral is K_1(k) = pi / (2 agm(1, |k'|)), so that the bracket becomes 1 + k' / agm(1, |k'|).
+    """
+    coupling = _couplings(temperatures)
+    modulus = 2 * np.tanh(2 * coupling) ** 2 - 1
+    arithmetic, geometric = np.ones_like(modulus), np.abs(modulus)
+    for _ in range(64):  # a handful would do, except at T_c: the modulus vanishes and the mean only halves each time
+        arithmetic, geometric = (arithmetic + geometric) / 2, np.sqrt(arithmetic * geometric)
+    return np.asarray(-(1 + modulus / arithmetic) / np.tanh(2 * coupling))
+
+
+def kaufman(temperatures: ArrayLike, lattice_size: int) -> tuple[Floats, Floats]:
+    """Energy and specific heat per spin of the periodic L x L lattice: temperatures (...) -> two arrays (...).
+
+    The partition function is a sum of four products over wave numbers r, odd or even, from 0 to 2L - 1:
+
+        2 Z = (2 sinh 2K)^(L^2 / 2) * (  prod_odd 2 cosh x_r  +  prod_odd 2 sinh x_r
+                                       + prod_even 2 cosh x_r + prod_even 2 sinh x_r),    x_r = L g_r / 2,
+
+    with cosh g_r = cosh 2K coth 2K - cos(pi r / L), and g_0 = 2K + ln tanh K, which changes its sign at T_c. The energy
+    is -d ln Z / dK and the specific heat K^2 d^2 ln Z / dK^2. Below, a name ending in 1 or 2 is a first or second
+    derivative with respect to K; products are kept as logarithms, so that no lattice is too large.
+    """
+    check_lattice_size(lattice_size)
+    n_sites = lattice_size**2
+    coupling = _couplings(temperatures)[..., None]  # (..., 1), against the wave numbers on the last axis
+    sinh, cosh = np.sinh(2 * coupling), np.cosh(2 * coupling)
+
+    # x_r for r = 1 ... 2L - 1. With c = cosh g: c1 = sinh(g) g1 and c2 = cosh(g) g1^2 + sinh(g) g2.
+    wave_numbers = np.arange(1, 2 * lattice_size)
+    c = cosh**2 / sinh - np.cos(np.pi * wave_numbers / lattice_size)
+    c1 = 2 * cosh * (1 - 1 / sinh**2)
+    c2 = 4 * sinh * (1 - 1 / sinh**2) + 8 * cosh**2 / sinh**3
+    sinh_g = np.sqrt((c - 1) * (c + 1))
+    g1 = c1 / sinh_g
+    x = lattice_size / 2 * np.log(c + sinh_g)
+    x1 = lattice_size / 2 * g1
+    x2 = lattice_size / 2 * (c2 - c * g1**2) / sinh_g
+    # x_0 is on its own: it vanishes at T_c, where the logarithm of its sine does not exist.
+    zero = lattice_size / 2 * (2 * coupling + np.log(np.tanh(coupling)))[..., 0]
+    zero1 = lattice_size / 2 * (2 + 2 / sinh)[..., 0]
+    zero2 = lattice_size / 2 * (-4 * cosh / sinh**2)[..., 0]
+
+    # The four products without r = 0: their logarithms (4, ...) and the derivatives of these.
+    logs, logs1, logs2 = [], [], []
+    for parity in (slice(0, None, 2), slice(1, None, 2)):  # r = 1, 3, ... and r = 2, 4, ...
+        for sign, slope in ((1, np.tanh(x)), (-1, 1 / np.tanh(x))):  # of cosh and of sinh
+            logs.append((x + np.log1p(sign * np.exp(-2 * x)))[..., parity].sum(-1))
+            logs1.append((x1 * slope)[..., parity].sum(-1))
+            logs2.append((x2 * slope + x1**2 * (1 - slope**2))[..., parity].sum(-1))
+    log, log1, log2 = np.array(logs), np.array(logs1), np.array(logs2)
+
+    # The factor of r = 0: 1 for the odd products, 2 cosh x_0 and 2 sinh x_0 for the even ones, over exp |x_0|.
+    decay = np.exp(-2 * np.abs(zero))
+    even, odd = 1 + decay, np.sign(zero) * (1 - decay)
+    one, none = np.ones_like(zero), np.zeros_like(zero)
+    factor = np.array([one, one, even, odd])
+    factor1 = np.array([none, none, zero1 * odd, zero1 * even])
+    factor2 = np.array([none, none, zero2 * odd + zero1**2 * even, zero2 * even + zero1**2 * odd])
+    log[2:] += np.abs(zero)
+
+    # ln Z and its derivatives; taking `shift` out of every slope first keeps the second one from cancelling.
+    weight = np.exp(log - log.max(axis=0))
+    shift = log1[0]
+    slope = log1 - shift
+    total = (weight * factor).sum(0)
+    first = (weight * (factor * slope + factor1)).sum(0) / total
+    second = (weight * (factor * (slope**2 + log2) + 2 * factor1 * slope + factor2)).sum(0) / total
+    log_z1 = n_sites / np.tanh(2 * coupling[..., 0]) + shift + first
+    log_z2 = -2 * n_sites / sinh[..., 0] ** 2 + second - first**2
+    return -log_z1 / n_sites, np.maximum(coupling[..., 0] ** 2 * log_z2 / n_sites, 0)  # 0: rounding, at T < 0.2
+
+
+def enumerate_configurations() -> NDArray[np.int8]:
+    """Every configuration of the 4 x 4 lattice: (65536, 4, 4) int8 in {-1, +1}."""
+    bits = np.arange(2**16)[:, None] >> np.arange(16) & 1
+    return (2 * bits - 1).astype(np.int8).reshape(-1, 4, 4)
+
+
+def density_of_states(lattice_size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The energy levels and how many configurations have each: two arrays (levels,), by enumeration, for L = 4."""
+    if lattice_size != 4:
+        raise ValueError(f"lattice size {lattice_size}: only 4 x 4 has few enough configurations to enumerate")
+    levels, counts = np.unique(energy(enumerate_configurations()), return_counts=True)
+    return levels, counts

@@ -1,0 +1,52 @@
+"""The square lattice with periodic boundaries: energy, magnetisation, correlations.
+
+Units and signs, stated once for the whole project: H = -J * sum over nearest-neighbour pairs of s_i s_j with
+J = k_B = 1 (ferromagnetic, no field) and spins s = -1 or +1. Energies are in units of J, temperatures in J / k_B.
+Every array of spins has the shape (..., L, L), rows before columns.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def check_lattice_size(lattice_size: int) -> None:
+    """Raise ValueError unless L is even and at least 4.
+
+    On L = 2 the two bonds between a pair of neighbours coincide; an odd periodic lattice has no checkerboard, so that
+    updating "all black sites at once" would update neighbours together and sample the wrong distribution.
+    """
+    if lattice_size < 4 or lattice_size % 2:
+        raise ValueError(f"lattice size {lattice_size}: must be even and at least 4")
+
+
+def energy(spins: NDArray[np.int8]) -> NDArray[np.int64]:
+    """Total energy, in units of J: spins (..., L, L) -> (...). The levels lie 4 apart, from -2 L^2 to 2 L^2."""
+    right_and_down = np.roll(spins, -1, axis=-1) + np.roll(spins, -1, axis=-2)  # counts every bond once
+    energies: NDArray[np.int64] = -(spins * right_and_down).sum(axis=(-2, -1), dtype=np.int64)
+    return energies
+
+
+def magnetization(spins: NDArray[np.int8]) -> NDArray[np.float64]:
+    """Signed magnetisation per spin, from -1 to 1: spins (..., L, L) -> (...)."""
+    magnetizations: NDArray[np.float64] = spins.mean(axis=(-2, -1), dtype=np.float64)
+    return magnetizations
+
+
+def correlations(spins: NDArray[np.int8]) -> NDArray[np.float64]:
+    """Mean of s_i s_j over all pairs a given displacement apart: spins (..., L, L) -> (..., classes).
+
+    Displacements that the symmetries of the square turn into each other, (dx, dy) with 0 <= dy <= dx <= L / 2, are one
+    class: 14 of them at L = 8, nearest neighbours first. The autocorrelation comes from its Fourier transform
+    (Wiener and Khinchin) and is rounded to the integer that it is, so the values are exact.
+    """
+    lattice_size = spins.shape[-1]
+    power = np.abs(np.fft.rfft2(spins)) ** 2
+    sums = np.rint(np.fft.irfft2(power, s=spins.shape[-2:]))  # (..., L, L): sum over i of s_i s_{i + d}
+    distance = np.minimum(np.arange(lattice_size), lattice_size - np.arange(lattice_size))
+    near, far = np.minimum.outer(distance, distance), np.maximum.outer(distance, distance)
+    labels = (far * lattice_size + near).reshape(-1)  # (L^2,): the same for all of a class; 0 for no displacement
+    order = np.argsort(labels, kind="stable")
+    _, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
+    totals = np.add.reduceat(sums.reshape(*spins.shape[:-2], -1)[..., order], starts, axis=-1)
+    means = totals / (counts * lattice_size**2)
+    return np.asarray(means[..., 1:])

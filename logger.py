@@ -1,0 +1,161 @@
+"""Where numbers go: the run's folder, the terminal, and W&B if asked for."""
+
+import io
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from config import ExperimentConfig, to_json
+from utils import DivergedError, provenance, write_atomic
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Strict JSON, whole or not at all: a NaN is an error here and not in whoever reads the file."""
+    write_atomic(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+
+
+class RunLogger:
+    """Keeps a run's record: config.json and run_info.json from the start, a row of numbers an epoch, the results.
+
+    As a context manager it notes how the run ended: finished, interrupted, diverged or failed.
+    """
+
+    def __init__(self, folder: Path, config: ExperimentConfig) -> None:
+        self.folder, self.config = folder, config
+        self.rows: list[dict[str, float]] = []
+        self.timings: dict[str, float] = {}  # seconds, by stage
+        self.info: dict[str, Any] = {
+            "status": "running",
+            "argv": sys.argv,
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            **provenance(),
+            "timings": self.timings,
+        }
+        self.bar: tqdm[Any] | None = None
+        write_atomic(folder / "config.json", to_json(config).encode())
+        self.wandb = _start_wandb(folder, config) if config.log.wandb else None
+        self.note(wandb_id=self.wandb.id if self.wandb else None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        endings = {None: "finished", KeyboardInterrupt: "interrupted", DivergedError: "diverged"}
+        if self.bar is not None:
+            self.bar.close()
+        self.note(status=endings.get(kind, "failed"))
+        if self.wandb is not None:
+            self.wandb.finish(exit_code=0 if kind is None else 1)
+
+    def note(self, **facts: Any) -> None:
+        """Add to run_info.json what may differ between two equal runs."""
+        self.info |= facts
+        write_json(self.folder / "run_info.json", self.info)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a part of the run."""
+        start = time.perf_counter()
+        yield
+        self.timings[name] = round(time.perf_counter() - start, 3)
+        self.note()
+
+    def log_epoch(self, row: Mapping[str, float]) -> None:
+        """Keep a row of epoch_metrics.json, which is a whole file after every epoch, and show it."""
+        self.rows.append(dict(row))
+        write_json(self.folder / "epoch_metrics.json", self.rows)
+        if self.wandb is not None:
+            self.wandb.log(dict(row))
+        shown = f"train loss {row['train_loss']:.4g}, val loss {row['val_loss']:.4g}, val mae {row['val_mae']:.4g}"
+        if sys.stderr.isatty():
+            self.bar = self.bar or tqdm(total=self.config.train.epochs, desc="training", unit="epoch")
+            self.bar.set_postfix_str(shown, refresh=False)
+            self.bar.update()
+        else:
+            print(f"epoch {row['epoch']}/{self.config.train.epochs}: {shown}", flush=True)
+
+    def log_results(self, results: Mapping[str, Any]) -> None:
+        """Keep results.json, and put the test metrics into W&B's summary."""
+        write_json(self.folder / "results.json", results)
+        if self.wandb is not None:
+            self.wandb.summary.update({f"test_{name}": value for name, value in results["test"].items()})
+            self.wandb.summary.update({"best_epoch": results["best_epoch"]})
+
+    def log_weights(self, name: str, epoch: int, weights: Mapping[str, Any]) -> None:
+        """Keep a model's weights with the config they belong to: tensors and plain values only, and no pickled class."""
+        import torch
+
+        buffer = io.BytesIO()
+        torch.save({"format": 1, "epoch": epoch, "config": asdict(self.config), "model": dict(weights)}, buffer)
+        write_atomic(self.folder / f"{name}.pt", buffer.getvalue())
+
+    def log_arrays(self, name: str, **arrays: NDArray[Any]) -> None:
+        """Keep arrays by name, in an .npz file."""
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **arrays)
+        write_atomic(self.folder / f"{name}.npz", buffer.getvalue())
+
+    def summary(self, results: Mapping[str, Any]) -> str:
+        """The results as Markdown for journal.md: metrics beside the baselines, then where they came from."""
+        config, info = self.config, self.info
+        network = f"{config.model.architecture}, epoch {results['best_epoch']} of {results['epochs_trained']}"
+        table = _table(
+            f"on {config.data.num_test:,} test configurations",
+            {network: results["test"], **results["baselines"]},
+            ("mae", "rmse", "r2", "exact_fraction"),
+        )
+        command = " ".join(["python", *info["argv"]])
+        commit = (info["git_commit"] or "none")[:10] + (", with changes" if info["git_dirty"] else "")
+        times = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in self.timings.items())
+        return f"{table}\n\n`{command}`  \ncommit {commit}; seed {config.seed}; {times}"
+
+
+def _table(title: str, rows: Mapping[str, Mapping[str, float]], columns: Sequence[str]) -> str:
+    """A Markdown table that is aligned as it stands."""
+    width = max(map(len, (title, *rows)))
+    lines = [
+        f"| {title:<{width}} | " + " | ".join(f"{column:>14}" for column in columns) + " |",
+        f"|:{'-' * width}-|-" + ":|-".join("-" * 14 for _ in columns) + ":|",
+    ]
+    for name, metrics in rows.items():
+        lines.append(f"| {name:<{width}} | " + " | ".join(f"{metrics[column]:>14.4g}" for column in columns) + " |")
+    return "\n".join(lines)
+
+
+def _start_wandb(folder: Path, config: ExperimentConfig) -> Any:
+    """A W&B run, or None with a line of warning: the run's own files do not depend on it.
+
+    WANDB_MODE, WANDB_PROJECT and the other variables of W&B are honoured. Runs that differ in their seed alone fall
+    into one group.
+    """
+    import wandb
+
+    model, train, data = config.model, config.train, config.data
+    try:
+        run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", "ising"),
+            name=folder.name,
+            group=f"{model.architecture}-L{data.lattice_size}-{data.num_train}",
+            tags=[model.architecture, train.optimizer, train.scheduler],
+            config=asdict(config),
+            dir=folder,
+            settings=wandb.Settings(init_timeout=30, silent=True),
+        )
+    except Exception as error:  # whatever it is: no login, no network, no package of the right version
+        print(f"warning: no W&B ({str(error).splitlines()[0]}); logging goes on in {folder}", file=sys.stderr)
+        return None
+    run.define_metric("epoch")
+    run.define_metric("*", step_metric="epoch")
+    return run

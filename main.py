@@ -1,0 +1,105 @@
+"""One experiment, start to finish.
+
+    python main.py --preset debug
+    python main.py --lr 0.0005 --hidden 256 128 64 --run-name wide
+    python main.py --config checkpoints/wide/config.json --run-name again --seed 7
+"""
+
+import sys
+from datetime import datetime
+from pathlib import Path
+
+from config import ExperimentConfig, parse_args, to_json
+from utils import RunError, claim_folder, require_memory, seed_everything, select_device
+
+
+def run(config: ExperimentConfig, folder: Path, overwrite: bool = False) -> None:
+    """Draw data, train a network on them, and leave its weights, numbers and figures in the folder.
+
+    Raises:
+        RunError: what was asked for cannot be done here, or training diverged.
+    """
+    import data
+
+    require_memory(data.memory_needed(config.data))  # before torch is loaded, which takes seconds
+    device = select_device(config.device)
+
+    import torch
+
+    from logger import RunLogger
+    from model import create_model
+    from plots import draw_run
+    from task import EnergyTask, baselines, evaluate, predict
+    from trainer import Trainer
+
+    with claim_folder(folder, overwrite), RunLogger(folder, config) as logger:
+        logger.note(device=str(device), threads=torch.get_num_threads())
+        with logger.stage("data"):
+            splits = data.make_splits(config.data, config.seed)
+            equilibrium = {name: data.check_equilibrium(split) for name, split in splits._asdict().items()}
+        logger.note(data_sha256=data.fingerprint(splits))
+        for name, check in equilibrium.items():
+            print(f"{name}: energy {check.energy_z:+.2f} standard errors from exact, chi2/dof {check.chi2_per_dof:.2f}")
+            data.require_equilibrium(name, check)
+
+        task = EnergyTask(splits.train.spins)
+        train, val, test = (task.examples(split.spins, device) for split in splits)
+        with logger.stage("baselines"):
+            baseline_metrics = baselines(task, train, test)
+
+        with logger.stage("training"):
+            seed_everything(config.seed)
+            model = create_model(config.model, config.data.lattice_size, task.mean, task.std).to(device)
+            fit = Trainer(model, task, config, train, val, logger).fit()
+
+        results = {
+            "test": evaluate(model, task, test),
+            "baselines": baseline_metrics,
+            "equilibrium": {name: check._asdict() for name, check in equilibrium.items()},
+            "best_epoch": fit.best_epoch,
+            "epochs_trained": fit.epochs_trained,
+        }
+        logger.log_results(results)
+        with logger.stage("figures"):
+            examples = data.examples_around_tc(splits.test)
+            logger.log_arrays(
+                "predictions",
+                targets=test.targets.cpu().numpy(),
+                predictions=predict(model, test.spins).cpu().numpy(),
+                temperatures=splits.test.temperatures,
+                example_spins=examples.spins,
+                example_temperatures=examples.temperatures,
+            )
+            draw_run(folder)
+        print(f"\n{logger.summary(results)}\n\n{folder}")
+
+
+def default_name(config: ExperimentConfig) -> str:
+    """A folder name that tells runs apart: network, lattice, seed and the time of day."""
+    now = datetime.now().strftime("%Y%m%d-%H%M%S")
+    return f"{config.model.architecture}-L{config.data.lattice_size}-seed{config.seed}-{now}"
+
+
+def main() -> int:
+    """Run what the command line asks for; return the exit code."""
+    command = parse_args()
+    if command.print_config:
+        print(to_json(command.config), end="")
+        return 0
+    folder = Path("checkpoints") / (command.config.log.run_name or default_name(command.config))
+    try:
+        run(command.config, folder, command.overwrite)
+    except RunError as error:
+        print(f"main.py: error: {error}", file=sys.stderr)
+        return error.exit_code
+    except OSError as error:
+        print(f"main.py: error: {error}: free the disk or choose another folder", file=sys.stderr)
+        return 5
+    except KeyboardInterrupt:
+        print(f"main.py: interrupted; what was logged until then is in {folder}", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

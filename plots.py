@@ -1,0 +1,112 @@
+"""Figures: arrays in, Figure out; as a script, the figures of one run.
+
+    python plots.py checkpoints/myrun
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from ising.exact import T_CRITICAL
+
+Floats = NDArray[np.floating]
+
+
+def training_curves(rows: Sequence[Mapping[str, float]], best_epoch: int) -> Figure:
+    """Loss and learning rate against the epoch, with the best epoch marked; `rows` as in epoch_metrics.json."""
+    epochs = [row["epoch"] for row in rows]
+    figure = Figure(figsize=(6, 5), layout="constrained")
+    loss, rate = figure.subplots(2, sharex=True, height_ratios=(3, 1))
+    loss.plot(epochs, [row["train_loss"] for row in rows], label="training, with dropout")
+    loss.plot(epochs, [row["val_loss"] for row in rows], label="validation")
+    loss.axvline(best_epoch, color="0.5", linestyle=":", label=f"best, epoch {best_epoch}")
+    loss.set(yscale="log", ylabel="mean squared error / variance of $E$")
+    loss.legend()
+    rate.plot(epochs, [row["learning_rate"] for row in rows], color="0.3")
+    rate.set(xlabel="epoch", ylabel="learning rate", ylim=(0, None))
+    return figure
+
+
+def parity(true: Floats, predicted: Floats) -> Figure:
+    """Predicted against true energy per spin, (N,) each, and the distribution of the error."""
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    scatter, histogram = figure.subplots(1, 2)
+    scatter.plot(true, predicted, ".", markersize=3, alpha=0.4)
+    ends = [min(true.min(), predicted.min()), max(true.max(), predicted.max())]
+    scatter.plot(ends, ends, color="black", linewidth=1, label="predicted = true")
+    scatter.set(xlabel="true $E / N$ [J]", ylabel="predicted $E / N$ [J]", aspect="equal")
+    scatter.legend()
+    errors = predicted - true
+    histogram.hist(errors, bins=60)
+    histogram.axvline(0, color="black", linewidth=1)
+    histogram.set(xlabel="predicted - true [J per spin]", ylabel="configurations")
+    return figure
+
+
+def error_by_temperature(temperatures: Floats, errors: Floats, n_bins: int = 20) -> Figure:
+    """Mean absolute error of the energy per spin in bins of temperature, with its standard error; (N,) each."""
+    edges = np.linspace(temperatures.min(), temperatures.max(), n_bins + 1)
+    index = np.clip(np.digitize(temperatures, edges) - 1, 0, n_bins - 1)
+    inside = [np.abs(errors[index == i]) for i in range(n_bins)]
+    filled = [i for i in range(n_bins) if len(inside[i]) > 1]
+    centres = (edges[1:] + edges[:-1]) / 2
+    means = [inside[i].mean() for i in filled]
+    standard_errors = [inside[i].std(ddof=1) / np.sqrt(len(inside[i])) for i in filled]
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.errorbar(centres[filled], means, yerr=standard_errors, fmt="o", markersize=4, capsize=2, label="test set")
+    if temperatures.min() < T_CRITICAL < temperatures.max():
+        axes.axvline(T_CRITICAL, color="0.5", linestyle=":", label=f"$T_c$ = {T_CRITICAL:.3f}")
+    axes.set(xlabel="temperature [J / $k_B$]", ylabel="mean absolute error of $E / N$ [J]", ylim=(0, None))
+    axes.legend()
+    return figure
+
+
+def configurations(spins: NDArray[np.int8], temperatures: Floats) -> Figure:
+    """Example configurations side by side: spins (n, L, L), temperatures (n,)."""
+    figure = Figure(figsize=(3 * len(spins), 3.3), layout="constrained")
+    for axes, lattice, temperature in zip(figure.subplots(1, len(spins)), spins, temperatures, strict=True):
+        axes.imshow(lattice, cmap="gray", vmin=-1, vmax=1)
+        axes.set(title=f"T = {temperature:.2f} = {temperature / T_CRITICAL:.2f} $T_c$", xticks=[], yticks=[])
+    figure.supxlabel("spin up white, spin down black", fontsize=9)
+    return figure
+
+
+def draw_run(folder: Path) -> list[Path]:
+    """Draw the figures of a finished run from its files into its folder `figures`; return their paths."""
+    rows = json.loads((folder / "epoch_metrics.json").read_text())
+    results = json.loads((folder / "results.json").read_text())
+    with np.load(folder / "predictions.npz") as arrays:
+        true, predicted, temperatures = arrays["targets"], arrays["predictions"], arrays["temperatures"]
+        figures = {
+            "training_curves": training_curves(rows, results["best_epoch"]),
+            "parity": parity(true, predicted),
+            "error_by_temperature": error_by_temperature(temperatures, predicted - true),
+            "configurations": configurations(arrays["example_spins"], arrays["example_temperatures"]),
+        }
+    (folder / "figures").mkdir(exist_ok=True)
+    paths = [folder / "figures" / f"{name}.png" for name in figures]
+    for path, figure in zip(paths, figures.values(), strict=True):
+        figure.savefig(path, dpi=120)
+    return paths
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Draw the figures of a finished run into its folder.")
+    parser.add_argument("run", type=Path, help="the run's folder, such as checkpoints/myrun")
+    folder = parser.parse_args().run
+    try:
+        paths = draw_run(folder)
+    except (OSError, ValueError, KeyError) as error:
+        sys.exit(f"plots.py: error: {folder} is not the folder of a finished run: {error}")
+    print("\n".join(map(str, paths)))
+
+
+if __name__ == "__main__":
+    main()

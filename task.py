@@ -1,0 +1,139 @@
+"""What is predicted and how well: targets, loss, metrics, the baselines beside them, and the one `evaluate`."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ising import lattice
+
+SITES_PER_CHUNK = 2**22  # how much is evaluated at once: 16 MiB of float32 inputs
+
+Metrics = dict[str, float]
+
+
+class Examples(NamedTuple):
+    """A split as a network sees it."""
+
+    spins: Tensor  # (N, L, L) int8 in {-1, +1}
+    targets: Tensor  # (N,) float32, in physical units
+
+
+class EnergyTask:
+    """Predict the energy per spin, in units of J, from the spins alone.
+
+    The mean and the standard deviation of the training energies are kept, for the model to scale its output by and for
+    the loss to be without units; predictions and metrics are in units of J throughout.
+    """
+
+    def __init__(self, train_spins: NDArray[np.int8]) -> None:
+        energies = self._energies(train_spins)
+        self.n_sites = train_spins[0].size
+        self.mean = float(energies.mean())
+        self.std = float(energies.std()) or 1.0  # 1: all training energies are equal, far below T_c
+
+    @staticmethod
+    def _energies(spins: NDArray[np.int8]) -> NDArray[np.float64]:
+        return lattice.energy(spins) / spins[0].size
+
+    def examples(self, spins: NDArray[np.int8], device: torch.device) -> Examples:
+        """Spins (N, L, L) with their targets, on the device."""
+        targets = self._energies(spins).astype(np.float32)
+        return Examples(torch.from_numpy(spins).to(device), torch.from_numpy(targets).to(device))
+
+    def loss(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        """Mean squared error in units of the variance of the training energies: (B,), (B,) -> ()."""
+        return nn.functional.mse_loss(predictions, targets) / self.std**2
+
+    def sums(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        """What the metrics are made of, additive over configurations: (B,), (B,) -> (6,) float64 on the CPU."""
+        predictions, targets = predictions.cpu().double(), targets.cpu().double()  # by the CPU: MPS has no float64
+        errors = predictions - targets
+        # Levels lie 4 apart, so a total energy less than 2 away is nearer to its own level than to any other.
+        exact = (errors.abs() * self.n_sites < 2).double()
+        columns = (torch.ones_like(errors), errors.abs(), errors**2, targets, targets**2, exact)
+        return torch.stack([column.sum() for column in columns])
+
+    def metrics(self, sums: Tensor) -> Metrics:
+        """Loss, mean absolute error, root mean square error, R^2, and the share of energies that are right exactly."""
+        n, absolute, squared, first, second, exact = sums.tolist()
+        variation = second - first**2 / n
+        # R^2 where the targets do not vary: 1 if all are hit, else 0, as scikit-learn has it.
+        r2 = 1 - squared / variation if variation > 0 else float(squared == 0)
+        return {
+            "loss": squared / n / self.std**2,
+            "mae": absolute / n,
+            "rmse": math.sqrt(squared / n),
+            "r2": r2,
+            "exact_fraction": exact / n,
+        }
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, spins: Tensor) -> Tensor:
+    """The model's predictions in evaluation mode: spins (N, L, L) int8 -> (N,) float32, in physical units."""
+    model.eval()
+    chunk = max(1, SITES_PER_CHUNK // spins[0].numel())
+    return torch.cat([model(part) for part in spins.split(chunk)])
+
+
+def evaluate(model: nn.Module, task: EnergyTask, examples: Examples) -> Metrics:
+    """The metrics of a model on some examples: the same for validation and test."""
+    return task.metrics(task.sums(predict(model, examples.spins), examples.targets))
+
+
+# ------------------------------------------------------------------------------------------------------- baselines
+
+MAX_FEATURES = 5000  # least squares on more would take minutes and gigabytes; all pairs pass this above L = 10
+
+
+def baselines(task: EnergyTask, train: Examples, test: Examples) -> dict[str, Metrics]:
+    """The test metrics of predictors that learn next to nothing: what a network has to be compared with.
+
+    `mean` answers the mean training energy. `pair_products` is least squares on s_i s_j for all pairs of sites, which
+    contain the energy; `symmetric_correlators` on their averages over the symmetries of the lattice, of which there are
+    so few that a handful of configurations settles them. Those with more than MAX_FEATURES features are left out.
+    """
+    predictions = {"mean": torch.full_like(test.targets, task.mean)}
+    lattice_size = test.spins.shape[-1]
+    half, n_sites = lattice_size // 2, lattice_size**2
+    if n_sites * (n_sites - 1) // 2 < MAX_FEATURES:
+        predictions["pair_products"] = _least_squares(_pair_products, train, test)
+    if (half + 1) * (half + 2) // 2 - 1 < MAX_FEATURES:
+        predictions["symmetric_correlators"] = _least_squares(lattice.correlations, train, test)
+    return {name: task.metrics(task.sums(values, test.targets)) for name, values in predictions.items()}
+
+
+def _pair_products(spins: NDArray[np.int8]) -> NDArray[np.float32]:
+    """(N, L, L) -> (N, pairs) in {-1, +1}; float32, whose sums of up to 2^24 of them are exact."""
+    sites = spins.reshape(len(spins), -1).astype(np.float32)
+    first, second = np.triu_indices(sites.shape[1], k=1)
+    products: NDArray[np.float32] = sites[:, first] * sites[:, second]
+    return products
+
+
+def _least_squares(features: Callable[[NDArray[np.int8]], NDArray[np.floating]], train: Examples, test: Examples) -> Tensor:
+    """Fit the targets by a constant and the features, (N, L, L) -> (N, F), and predict the test set: (N,) float64.
+
+    A ridge far below the data makes the normal equations solvable where some features never differ in training, and
+    leaves the solution of least norm there.
+    """
+
+    def design(spins: NDArray[np.int8]) -> NDArray[np.floating]:
+        columns = features(spins)
+        return np.concatenate([np.ones_like(columns[:, :1]), columns], axis=1)
+
+    chunk = max(1, SITES_PER_CHUNK // train.spins[0].numel() // 16)
+    gram, moments = np.zeros(()), np.zeros(())
+    for spins, targets in zip(train.spins.cpu().split(chunk), train.targets.cpu().split(chunk), strict=True):
+        x = design(spins.numpy())
+        gram = gram + x.T @ x
+        moments = moments + targets.double().numpy() @ x
+    gram[np.diag_indices_from(gram)] += 1e-9 * len(train.spins)
+    coefficients = np.linalg.solve(gram, moments)
+    predictions = [design(spins.numpy()) @ coefficients for spins in test.spins.cpu().split(chunk)]
+    return torch.from_numpy(np.concatenate(predictions))

@@ -34,7 +34,7 @@ def check_run_name(name: str) -> str:
     """Raise ValueError unless the name is a plain folder name on every system; return it."""
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}", name):
         raise ValueError("use 1 to 64 of A-Z a-z 0-9 . _ - and begin with a letter, a digit or _")
-    if name.split(".")[0].upper() in RESERVED_NAMES:
+    if name.partition(".")[0].upper() in RESERVED_NAMES:
         raise ValueError("the name is reserved on Windows; choose another")
     return name
 
@@ -47,33 +47,34 @@ STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 class ModelConfig:
     """The network."""
 
-    architecture: Architecture = Field("mlp", description="kind of network")
+    architecture: Architecture = Field(default="mlp", description="kind of network")
     hidden: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = Field(
-        (128, 64, 32),
+        default=(128, 64, 32),
         min_length=1,
         max_length=32,
         description="width of each hidden layer; of each block in residual_mlp, whose stream has the first width",
     )
-    activation: Activation = Field("gelu", description="nonlinearity between layers")
-    dropout: float = Field(0.1, ge=0, lt=1, description="share of activations set to zero in training")
+    activation: Activation = Field(default="gelu", description="nonlinearity between layers")
+    dropout: float = Field(default=0.1, ge=0, lt=1, description="share of activations set to zero in training")
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class TrainConfig:
     """How the network is trained."""
 
-    epochs: int = Field(100, ge=1, description="passes over the training set")
-    batch_size: int = Field(64, ge=1, description="configurations in one optimiser step")
-    lr: float = Field(0.001, gt=0, description="peak learning rate")
-    optimizer: Optimizer = Field("adamw", description="update rule; sgd has momentum 0.9")
+    epochs: int = Field(default=100, ge=1, description="passes over the training set")
+    batch_size: int = Field(default=64, ge=1, description="configurations in one optimiser step")
+    lr: float = Field(default=0.001, gt=0, description="peak learning rate")
+    optimizer: Optimizer = Field(default="adamw", description="update rule; sgd has momentum 0.9")
     scheduler: Scheduler = Field(
-        "cosine", description="learning rate after the warm-up: constant, to zero along a cosine, or /10 at each third"
+        default="cosine",
+        description="learning rate after the warm-up: constant, to zero along a cosine, or /10 at each third",
     )
-    warmup_epochs: int = Field(0, ge=0, description="epochs of linear rise to the peak rate; below epochs")
-    weight_decay: float = Field(0.01, ge=0, description="decay of weight matrices; biases and norms have none")
-    grad_clip: float | None = Field(None, gt=0, description="largest norm of the gradient")
+    warmup_epochs: int = Field(default=0, ge=0, description="epochs of linear rise to the peak rate; below epochs")
+    weight_decay: float = Field(default=0.01, ge=0, description="decay of weight matrices; biases and norms have none")
+    grad_clip: float | None = Field(default=None, gt=0, description="largest norm of the gradient")
     patience: int | None = Field(
-        None, ge=1, description="stop after so many epochs without a better validation loss; below epochs"
+        default=None, ge=1, description="stop after so many epochs without a better validation loss; below epochs"
     )
 
     @model_validator(mode="after")
@@ -93,13 +94,17 @@ class TrainConfig:
 class DataConfig:
     """The configurations that are drawn."""
 
-    lattice_size: int = Field(8, ge=4, le=1024, multiple_of=2, description="sites along one edge of the lattice")
-    num_train: int = Field(10_000, ge=1, description="configurations to train on")
-    num_val: int = Field(2_000, ge=1, description="configurations that choose the best epoch")
-    num_test: int = Field(2_000, ge=1, description="configurations that are looked at once, at the end")
-    temp_min: float = Field(1.0, gt=0, le=10, description="lowest temperature, in J / k_B")
-    temp_max: float = Field(4.0, gt=0, le=10, description="highest temperature, in J / k_B")
-    sweeps: int | None = Field(None, ge=0, description="Metropolis sweeps before a configuration is taken; none: as the lattice needs")
+    lattice_size: int = Field(
+        default=8, ge=4, le=1024, multiple_of=2, description="sites along one edge of the lattice"
+    )
+    num_train: int = Field(default=10_000, ge=1, description="configurations to train on")
+    num_val: int = Field(default=2_000, ge=1, description="configurations that choose the best epoch")
+    num_test: int = Field(default=2_000, ge=1, description="configurations that are looked at once, at the end")
+    temp_min: float = Field(default=1.0, gt=0, le=10, description="lowest temperature, in J / k_B")
+    temp_max: float = Field(default=4.0, gt=0, le=10, description="highest temperature, in J / k_B")
+    sweeps: int | None = Field(
+        default=None, ge=0, description="Metropolis sweeps before a configuration is taken; none: as the lattice needs"
+    )
 
     @model_validator(mode="after")
     def _check_temperatures(self) -> Self:
@@ -113,22 +118,26 @@ class LogConfig:
     """Where the results go."""
 
     run_name: Annotated[str, AfterValidator(check_run_name)] | None = Field(
-        None, description="folder in checkpoints/; without it, one named after network, lattice, seed and time"
+        default=None, description="folder in checkpoints/; without it, one named after network, lattice, seed and time"
     )
-    wandb: bool = Field(False, description="log to Weights & Biases as well")
-    checkpoints: bool = Field(True, description="keep the weights (.pt files)")
+    wandb: bool = Field(default=False, description="log to Weights & Biases as well")
+    checkpoints: bool = Field(default=True, description="keep the weights (.pt files)")
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class ExperimentConfig:
     """One experiment, complete."""
 
-    model: ModelConfig = Field(default_factory=ModelConfig)
-    train: TrainConfig = Field(default_factory=TrainConfig)
-    data: DataConfig = Field(default_factory=DataConfig)
-    log: LogConfig = Field(default_factory=LogConfig)
-    seed: int = Field(42, ge=0, le=2**64 - 1, description="of the data, the weights and the order of the batches")
-    device: Device = Field("auto", description="where to train; auto takes the first there is of cuda, mps, cpu")
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    data: DataConfig = DataConfig()
+    log: LogConfig = LogConfig()
+    seed: int = Field(
+        default=42, ge=0, le=2**64 - 1, description="of the data, the weights and the order of the batches"
+    )
+    device: Device = Field(
+        default="auto", description="where to train; auto takes the first there is of cuda, mps, cpu"
+    )
 
     @model_validator(mode="after")
     def _check_batches(self) -> Self:
@@ -230,12 +239,11 @@ def _integer(digits: str) -> int | float:
 
 
 def _options() -> dict[tuple[str, ...], Option]:
-    found = {}
-    for name, info in ExperimentConfig.__pydantic_fields__.items():
-        section = info.annotation
-        if section is not None and is_pydantic_dataclass(section):
-            for key, field in section.__pydantic_fields__.items():
-                found[name, key] = Option((name, key), field)
+    found: dict[tuple[str, ...], Option] = {}
+    top: Any = ExperimentConfig
+    for name, info in top.__pydantic_fields__.items():
+        if is_pydantic_dataclass(section := info.annotation):
+            found |= {(name, key): Option((name, key), inner) for key, inner in section.__pydantic_fields__.items()}
         else:
             found[name,] = Option((name,), info)
     return found

@@ -5,7 +5,7 @@ This file and ising/ are what a reader replaces for a problem of their own.
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -100,12 +100,18 @@ def require_equilibrium(name: str, check: Equilibrium) -> None:
         )
 
 
-def examples_around_tc(split: Split) -> Split:
-    """Three configurations of a split: about halfway from its coldest to T_c, at T_c, and halfway to its hottest."""
-    coldest, hottest = split.temperatures.min(), split.temperatures.max()
-    wanted = [(coldest + exact.T_CRITICAL) / 2, exact.T_CRITICAL, (hottest + exact.T_CRITICAL) / 2]
-    chosen = [int(np.abs(split.temperatures - temperature).argmin()) for temperature in wanted]
-    return Split(split.spins[chosen], split.temperatures[chosen])
+def examples_around_tc(split: Split, n: int = 4) -> tuple[NDArray[np.int8], NDArray[np.float64]]:
+    """Configurations to look at: the n nearest to a temperature below, at and above T_c.
+
+    The outer two temperatures lie halfway to the coldest and the hottest of the split.
+
+    Returns:
+        spins (3, n, L, L) int8, temperatures (3, n) in J / k_B; n is that of the split if it has fewer.
+    """
+    ends = np.array([split.temperatures.min(), exact.T_CRITICAL, split.temperatures.max()])
+    wanted = (ends + exact.T_CRITICAL) / 2  # (3,)
+    chosen = np.abs(split.temperatures - wanted[:, None]).argsort(axis=1)[:, :n]
+    return split.spins[chosen], split.temperatures[chosen]
 
 
 def fingerprint(splits: Splits) -> str:

@@ -51,8 +51,10 @@ class RunLogger:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        endings = {None: "finished", KeyboardInterrupt: "interrupted", DivergedError: "diverged"}
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        endings: dict[Any, str] = {None: "finished", KeyboardInterrupt: "interrupted", DivergedError: "diverged"}
         if self.bar is not None:
             self.bar.close()
         self.note(status=endings.get(kind, "failed"))
@@ -94,7 +96,7 @@ class RunLogger:
             self.wandb.summary.update({"best_epoch": results["best_epoch"]})
 
     def log_weights(self, name: str, epoch: int, weights: Mapping[str, Any]) -> None:
-        """Keep a model's weights with the config they belong to: tensors and plain values only, and no pickled class."""
+        """Keep a model's weights with the config they belong to: tensors and plain values only, no classes."""
         import torch
 
         buffer = io.BytesIO()
@@ -104,7 +106,7 @@ class RunLogger:
     def log_arrays(self, name: str, **arrays: NDArray[Any]) -> None:
         """Keep arrays by name, in an .npz file."""
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, **arrays)
+        np.savez_compressed(buffer, allow_pickle=False, **arrays)
         write_atomic(self.folder / f"{name}.npz", buffer.getvalue())
 
     def summary(self, results: Mapping[str, Any]) -> str:
@@ -140,10 +142,10 @@ def _start_wandb(folder: Path, config: ExperimentConfig) -> Any:
     WANDB_MODE, WANDB_PROJECT and the other variables of W&B are honoured. Runs that differ in their seed alone fall
     into one group.
     """
-    import wandb
-
     model, train, data = config.model, config.train, config.data
     try:
+        import wandb
+
         run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "ising"),
             name=folder.name,
@@ -153,7 +155,7 @@ def _start_wandb(folder: Path, config: ExperimentConfig) -> Any:
             dir=folder,
             settings=wandb.Settings(init_timeout=30, silent=True),
         )
-    except Exception as error:  # whatever it is: no login, no network, no package of the right version
+    except Exception as error:  # whatever it is: no package, no login, no network
         print(f"warning: no W&B ({str(error).splitlines()[0]}); logging goes on in {folder}", file=sys.stderr)
         return None
     run.define_metric("epoch")

@@ -1,8 +1,8 @@
 """One experiment, start to finish.
 
-    python main.py --preset debug
-    python main.py --lr 0.0005 --hidden 256 128 64 --run-name wide
-    python main.py --config checkpoints/wide/config.json --run-name again --seed 7
+python main.py --preset debug
+python main.py --lr 0.0005 --hidden 256 128 64 --run-name wide
+python main.py --config checkpoints/wide/config.json --run-name again --seed 7
 """
 
 import sys
@@ -50,7 +50,7 @@ def run(config: ExperimentConfig, folder: Path, overwrite: bool = False) -> None
         with logger.stage("training"):
             seed_everything(config.seed)
             model = create_model(config.model, config.data.lattice_size, task.mean, task.std).to(device)
-            fit = Trainer(model, task, config, train, val, logger).fit()
+            fit = Trainer(model, task, config, train=train, val=val, logger=logger).fit()
 
         results = {
             "test": evaluate(model, task, test),
@@ -61,14 +61,14 @@ def run(config: ExperimentConfig, folder: Path, overwrite: bool = False) -> None
         }
         logger.log_results(results)
         with logger.stage("figures"):
-            examples = data.examples_around_tc(splits.test)
+            example_spins, example_temperatures = data.examples_around_tc(splits.test)
             logger.log_arrays(
                 "predictions",
                 targets=test.targets.cpu().numpy(),
                 predictions=predict(model, test.spins).cpu().numpy(),
                 temperatures=splits.test.temperatures,
-                example_spins=examples.spins,
-                example_temperatures=examples.temperatures,
+                example_spins=example_spins,
+                example_temperatures=example_temperatures,
             )
             draw_run(folder)
         print(f"\n{logger.summary(results)}\n\n{folder}")

@@ -97,7 +97,8 @@ class InPhysicalUnits(nn.Module):
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32))
 
     def forward(self, spins: Tensor) -> Tensor:  # (B, L, L) int8 -> (B,) float32, in the units of the targets
-        return self.mean + self.std * self.network(spins.float())
+        standardised: Tensor = self.network(spins.float())
+        return self.mean + self.std * standardised
 
 
 def create_model(config: ModelConfig, lattice_size: int, mean: float = 0.0, std: float = 1.0) -> InPhysicalUnits:

@@ -1,6 +1,6 @@
 """Figures: arrays in, Figure out; as a script, the figures of one run.
 
-    python plots.py checkpoints/myrun
+python plots.py checkpoints/myrun
 """
 
 import argparse
@@ -23,7 +23,7 @@ def training_curves(rows: Sequence[Mapping[str, float]], best_epoch: int) -> Fig
     epochs = [row["epoch"] for row in rows]
     figure = Figure(figsize=(6, 5), layout="constrained")
     loss, rate = figure.subplots(2, sharex=True, height_ratios=(3, 1))
-    loss.plot(epochs, [row["train_loss"] for row in rows], label="training, with dropout")
+    loss.plot(epochs, [row["train_loss"] for row in rows], label="training")
     loss.plot(epochs, [row["val_loss"] for row in rows], label="validation")
     loss.axvline(best_epoch, color="0.5", linestyle=":", label=f"best, epoch {best_epoch}")
     loss.set(yscale="log", ylabel="mean squared error / variance of $E$")
@@ -69,12 +69,19 @@ def error_by_temperature(temperatures: Floats, errors: Floats, n_bins: int = 20)
 
 
 def configurations(spins: NDArray[np.int8], temperatures: Floats) -> Figure:
-    """Example configurations side by side: spins (n, L, L), temperatures (n,)."""
-    figure = Figure(figsize=(3 * len(spins), 3.3), layout="constrained")
-    for axes, lattice, temperature in zip(figure.subplots(1, len(spins)), spins, temperatures, strict=True):
+    """Example configurations, a row for each neighbourhood in T: spins (rows, n, L, L), T (rows, n)."""
+    n_rows, n_columns = temperatures.shape
+    figure = Figure(figsize=(1.8 * n_columns, 2.1 * n_rows), layout="constrained")
+    for axes, lattice, temperature in zip(
+        figure.subplots(n_rows, n_columns, squeeze=False).flat,
+        spins.reshape(-1, *spins.shape[2:]),
+        temperatures.flat,
+        strict=True,
+    ):
         axes.imshow(lattice, cmap="gray", vmin=-1, vmax=1)
-        axes.set(title=f"T = {temperature:.2f} = {temperature / T_CRITICAL:.2f} $T_c$", xticks=[], yticks=[])
-    figure.supxlabel("spin up white, spin down black", fontsize=9)
+        axes.set_title(f"T = {temperature:.2f} = {temperature / T_CRITICAL:.2f} $T_c$", fontsize=9)
+        axes.set(xticks=[], yticks=[])
+    figure.suptitle("test configurations below, at and above $T_c$ (white: up, black: down)", fontsize=10)
     return figure
 
 

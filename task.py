@@ -38,7 +38,7 @@ class EnergyTask:
 
     @staticmethod
     def _energies(spins: NDArray[np.int8]) -> NDArray[np.float64]:
-        return lattice.energy(spins) / spins[0].size
+        return np.asarray(lattice.energy(spins) / spins[0].size)
 
     def examples(self, spins: NDArray[np.int8], device: torch.device) -> Examples:
         """Spins (N, L, L) with their targets, on the device."""
@@ -78,7 +78,7 @@ def predict(model: nn.Module, spins: Tensor) -> Tensor:
     """The model's predictions in evaluation mode: spins (N, L, L) int8 -> (N,) float32, in physical units."""
     model.eval()
     chunk = max(1, SITES_PER_CHUNK // spins[0].numel())
-    return torch.cat([model(part) for part in spins.split(chunk)])
+    return torch.cat([model(part) for part in torch.split(spins, chunk)])
 
 
 def evaluate(model: nn.Module, task: EnergyTask, examples: Examples) -> Metrics:
@@ -116,7 +116,9 @@ def _pair_products(spins: NDArray[np.int8]) -> NDArray[np.float32]:
     return products
 
 
-def _least_squares(features: Callable[[NDArray[np.int8]], NDArray[np.floating]], train: Examples, test: Examples) -> Tensor:
+def _least_squares(
+    features: Callable[[NDArray[np.int8]], NDArray[np.floating]], train: Examples, test: Examples
+) -> Tensor:
     """Fit the targets by a constant and the features, (N, L, L) -> (N, F), and predict the test set: (N,) float64.
 
     A ridge far below the data makes the normal equations solvable where some features never differ in training, and
@@ -129,11 +131,13 @@ def _least_squares(features: Callable[[NDArray[np.int8]], NDArray[np.floating]],
 
     chunk = max(1, SITES_PER_CHUNK // train.spins[0].numel() // 16)
     gram, moments = np.zeros(()), np.zeros(())
-    for spins, targets in zip(train.spins.cpu().split(chunk), train.targets.cpu().split(chunk), strict=True):
+    for spins, targets in zip(
+        torch.split(train.spins.cpu(), chunk), torch.split(train.targets.cpu(), chunk), strict=True
+    ):
         x = design(spins.numpy())
         gram = gram + x.T @ x
         moments = moments + targets.double().numpy() @ x
     gram[np.diag_indices_from(gram)] += 1e-9 * len(train.spins)
     coefficients = np.linalg.solve(gram, moments)
-    predictions = [design(spins.numpy()) @ coefficients for spins in test.spins.cpu().split(chunk)]
+    predictions = [design(spins.numpy()) @ coefficients for spins in torch.split(test.spins.cpu(), chunk)]
     return torch.from_numpy(np.concatenate(predictions))

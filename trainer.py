@@ -72,16 +72,15 @@ class Trainer:
         model: nn.Module,
         task: EnergyTask,
         config: ExperimentConfig,
+        *,
         train: Examples,
         val: Examples,
         logger: RunLogger,
     ) -> None:
-        self.model, self.task, self.experiment = model, task, config
-        self.config = config.train
-        self.train, self.val = train, val
-        self.logger = logger
-        self.optimizer = create_optimizer(model, self.config)
-        self.steps_per_epoch = math.ceil(len(train.spins) / self.config.batch_size)
+        self.model, self.task, self.config = model, task, config
+        self.train, self.val, self.logger = train, val, logger
+        self.optimizer = create_optimizer(model, config.train)
+        self.steps_per_epoch = math.ceil(len(train.spins) / config.train.batch_size)
         self.step = 0
 
     def fit(self) -> FitResult:
@@ -92,7 +91,7 @@ class Trainer:
         """
         best_loss, best_epoch = math.inf, 0
         best_weights: dict[str, Any] = {}
-        for epoch in range(1, self.config.epochs + 1):
+        for epoch in range(1, self.config.train.epochs + 1):
             train_loss = self._train_epoch(epoch)
             metrics = evaluate(self.model, self.task, self.val)
             if not math.isfinite(train_loss + metrics["loss"]):
@@ -112,9 +111,9 @@ class Trainer:
             if metrics["loss"] < best_loss:
                 best_loss, best_epoch = metrics["loss"], epoch
                 best_weights = copy.deepcopy(self.model.state_dict())
-                if self.experiment.log.checkpoints:
+                if self.config.log.checkpoints:
                     self.logger.log_weights("best", epoch, best_weights)
-            elif self.config.patience is not None and epoch - best_epoch >= self.config.patience:
+            elif self.config.train.patience is not None and epoch - best_epoch >= self.config.train.patience:
                 break
         self.model.load_state_dict(best_weights)
         return FitResult(best_epoch, epoch)
@@ -122,26 +121,25 @@ class Trainer:
     def learning_rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
         per_epoch = self.steps_per_epoch
-        total, warmup = self.config.epochs * per_epoch, self.config.warmup_epochs * per_epoch
-        return self.config.lr * lr_factor(self.config.scheduler, step, total, warmup)
+        total, warmup = self.config.train.epochs * per_epoch, self.config.train.warmup_epochs * per_epoch
+        return self.config.train.lr * lr_factor(self.config.train.scheduler, step, total, warmup)
 
     def _train_epoch(self, epoch: int) -> float:
         """Take every training example once, in an order that is a function of (seed, epoch); return the mean loss."""
         self.model.train()
         # One shuffled copy an epoch, on the device: a batch is then a view, and there is nothing to load.
-        order = shuffled(len(self.train.spins), self.experiment.seed, epoch).to(self.train.spins.device)
+        order = shuffled(len(self.train.spins), self.config.seed, epoch).to(self.train.spins.device)
         spins, targets = self.train.spins[order], self.train.targets[order]
         total = torch.zeros((), device=targets.device)
-        for batch_spins, batch_targets in zip(
-            spins.split(self.config.batch_size), targets.split(self.config.batch_size), strict=True
-        ):
+        size = self.config.train.batch_size
+        for batch_spins, batch_targets in zip(torch.split(spins, size), torch.split(targets, size), strict=True):
             for group in self.optimizer.param_groups:
                 group["lr"] = self.learning_rate(self.step)
             loss = self.task.loss(self.model(batch_spins), batch_targets)
             self.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
-            if self.config.grad_clip is not None:
-                nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
+            if self.config.train.grad_clip is not None:
+                nn.utils.clip_grad_norm_(self.model.parameters(), self.config.train.grad_clip)
             self.optimizer.step()
             self.step += 1
             total += loss.detach() * len(batch_targets)  # stays on the device: reading it would wait for every batch

@@ -97,54 +97,57 @@ def claim_folder(folder: Path, overwrite: bool = False) -> Iterator[None]:
     """Make a run's folder and hold it, so that no other process writes there; with `overwrite`, empty it first.
 
     Raises:
-        BadRequestError: the folder is a link, holds an earlier run, is none of a run, or is another process's.
+        BadRequestError: the folder is a link or a file, another process's, an earlier run's, or not a run's at all.
     """
-    if folder.is_symlink():
-        raise BadRequestError(f"{folder} is a symbolic link: remove it, or choose another --run-name")
+    if folder.is_symlink() or folder.is_file():
+        raise BadRequestError(f"{folder} is a link or a file: remove it, or choose another --run-name")
     folder.parent.mkdir(parents=True, exist_ok=True)
     try:
         folder.mkdir()
     except FileExistsError:
-        if not folder.is_dir():
-            raise BadRequestError(f"{folder} is a file: remove it, or choose another --run-name") from None
-        existed = True
-    else:
-        existed = False
-    with (folder / ".lock").open("a+") as lock:
+        _require_replaceable(folder, overwrite)
+    # The kernel lets go of a lock when its process ends, however it ends: a killed run does not block the next.
+    with (folder / ".lock").open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            lock.seek(0)
-            raise BadRequestError(
-                f"{folder} is being written by process {lock.read().strip()}: wait, or choose another --run-name"
-            ) from None
-        if existed:
-            _empty(folder, overwrite)
+            _require_replaceable(folder, overwrite)
+            raise
         lock.truncate(0)
         lock.write(f"{os.getpid()}\n")
         lock.flush()
+        for entry in folder.iterdir():
+            if entry.name != ".lock":
+                shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
         yield
 
 
-def _empty(folder: Path, overwrite: bool) -> None:
-    content = [entry for entry in folder.iterdir() if entry.name != ".lock"]
-    if content and not overwrite:
+def _require_replaceable(folder: Path, overwrite: bool) -> None:
+    """Raise BadRequestError unless this folder may be emptied for a new run."""
+    names = {entry.name for entry in folder.iterdir()}
+    if ".lock" in names:
+        with (folder / ".lock").open() as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise BadRequestError(
+                    f"{folder} is being written by process {lock.read().strip()}: wait, or choose another --run-name"
+                ) from None
+    if names and not overwrite:
         raise BadRequestError(f"{folder} exists already: --overwrite replaces it, another --run-name keeps it")
-    if content and not (folder / "config.json").is_file():
+    if names - {".lock"} and "config.json" not in names:
         raise BadRequestError(f"{folder} is not the folder of a run and is left alone: choose another --run-name")
-    for entry in content:
-        shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
 
 
 def provenance() -> dict[str, Any]:
     """Where a number came from: the commit, and the versions and machine that may make equal runs differ."""
     here = Path(__file__).parent
-    packages = ("torch", "numpy", "wandb", "tqdm", "pydantic", "matplotlib")
     return {
         "git_commit": _git(here, "rev-parse", "HEAD"),
         "git_dirty": bool(_git(here, "status", "--porcelain")),
         "python": platform.python_version(),
-        "packages": {name: version(name) for name in packages},
+        "torch": version("torch"),
+        "numpy": version("numpy"),
         "platform": platform.platform(),
         "pid": os.getpid(),
     }

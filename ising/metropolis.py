@@ -4,11 +4,14 @@ Sites of one colour are neighbours only of the other colour, so that a whole col
 vectorised along the last, contiguous axis, each at its own temperature.
 """
 
+import math
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ising.exact import T_CRITICAL
 from ising.lattice import check_lattice_size
+
 
 def sweep(spins: NDArray[np.int8], temperatures: NDArray[np.float32], rng: np.random.Generator) -> None:
     """Offer every spin of every chain one flip, in place: spins (L, L, N), temperatures (N,).
@@ -21,7 +24,10 @@ def sweep(spins: NDArray[np.int8], temperatures: NDArray[np.float32], rng: np.ra
     for colour in (0, 1):
         sites = (rows + columns) % 2 == colour
         neighbours = (
-            np.roll(spins, 1, axis=0) + np.roll(spins, -1, axis=0) + np.roll(spins, 1, axis=1) + np.roll(spins, -1, axis=1)
+            np.roll(spins, 1, axis=0)
+            + np.roll(spins, -1, axis=0)
+            + np.roll(spins, 1, axis=1)
+            + np.roll(spins, -1, axis=1)
         )
         energy_change = 2 * spins[sites] * neighbours[sites]  # (L^2 / 2, N) int8 in {-8, -4, 0, 4, 8}
         loan = temperatures * rng.standard_exponential(energy_change.shape, dtype=np.float32)
@@ -32,10 +38,11 @@ def equilibration_sweeps(lattice_size: int) -> int:
     """Sweeps after which a chain has forgotten its start, at every temperature up to 10.
 
     Twenty autocorrelation times of the magnetisation at T_c, where they are longest: tau = 3 (L / 8)^2.17 sweeps, with
-    the exponent of M. P. Nightingale and H. W. J. Bloete, Phys. Rev. Lett. 76, 4548 (1996). At least 100, since at T = 10
-    nearly every flip is accepted, the lattice turns over as a whole, and takes about 5 sweeps to forget.
+    the exponent of M. P. Nightingale and H. W. J. Bloete, Phys. Rev. Lett. 76, 4548 (1996). At least 100, since at
+    T = 10 nearly every flip is accepted, the lattice turns over as a whole, and takes about 5 sweeps to forget.
     """
-    return max(100, round(20 * 3 * (lattice_size / 8) ** 2.17))
+    autocorrelation_time = 3 * math.pow(lattice_size / 8, 2.17)
+    return max(100, round(20 * autocorrelation_time))
 
 
 def sample(

@@ -1,0 +1,138 @@
+"""The exact results against published numbers, against enumeration and against each other."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from ising import lattice
+from ising.exact import T_CRITICAL, density_of_states, enumerate_configurations, kaufman, onsager_energy
+
+# L, E / N and C / N at T_c
+AT_T_CRITICAL = [
+    (4, -1.56562378764, 0.783266825929),
+    (8, -1.49158910744, 1.14555923989),
+    (16, -1.45306485281, 1.4987049594),
+    (32, -1.43365846615, 1.84676759004),
+    (64, -1.42393838983, 2.19221139314),
+]
+
+# T, E / N and C / N at L = 8
+AT_L_8 = [
+    (1.0, -1.997160204, 0.02337956),
+    (2.0, -1.745683170, 0.71412260),
+    (2.5, -1.222320643, 1.10047589),
+    (3.0, -0.841315428, 0.48396647),
+    (4.0, -0.558491137, 0.17425050),
+]
+
+# |E| of the 4 x 4 lattice and how many configurations have it, for each sign
+COUNTS_4X4 = {32: 2, 24: 32, 20: 64, 16: 424, 12: 1728, 8: 6688, 4: 13568, 0: 20524}
+
+
+def test_critical_temperature() -> None:
+    assert pytest.approx(2.269185314213, abs=5e-13) == T_CRITICAL
+    assert np.sinh(2 / T_CRITICAL) == pytest.approx(1, abs=1e-15)
+
+
+@pytest.mark.parametrize(("size", "energy", "specific_heat"), AT_T_CRITICAL)
+def test_kaufman_at_the_critical_temperature(size: int, energy: float, specific_heat: float) -> None:
+    assert kaufman(T_CRITICAL, size) == (pytest.approx(energy, rel=1e-11), pytest.approx(specific_heat, rel=1e-11))
+
+
+@pytest.mark.parametrize(("temperature", "energy", "specific_heat"), AT_L_8)
+def test_kaufman_at_8x8(temperature: float, energy: float, specific_heat: float) -> None:
+    # The table has ten digits of the energy and eight decimals of the specific heat.
+    assert kaufman(temperature, 8) == (pytest.approx(energy, abs=6e-10), pytest.approx(specific_heat, abs=6e-9))
+
+
+def test_kaufman_equals_enumeration_at_every_temperature() -> None:
+    temperatures = np.array([0.1, 0.3, 0.5, 1.0, 1.9, T_CRITICAL * (1 - 1e-9), T_CRITICAL, T_CRITICAL + 1e-6, 3, 10])
+    levels, counts = density_of_states(4)
+    weights = counts * np.exp(-(levels + 32) / temperatures[:, None])
+    weights /= weights.sum(axis=1, keepdims=True)
+    mean = weights @ levels
+    variance = (weights * (levels - mean[:, None]) ** 2).sum(axis=1)
+    energy, specific_heat = kaufman(temperatures, 4)
+    np.testing.assert_allclose(energy, mean / 16, rtol=1e-14)
+    np.testing.assert_allclose(specific_heat, variance / temperatures**2 / 16, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("size", [4, 8, 64, 256])
+def test_specific_heat_is_the_slope_of_the_energy(size: int) -> None:
+    temperatures = np.array([1.2, 2.0, T_CRITICAL - 1e-3, T_CRITICAL, T_CRITICAL + 1e-3, 2.6, 5.0])
+    step = 1e-5
+    slope = (kaufman(temperatures + step, size)[0] - kaufman(temperatures - step, size)[0]) / (2 * step)
+    np.testing.assert_allclose(kaufman(temperatures, size)[1], slope, rtol=1e-5)
+
+
+def test_limits_of_temperature() -> None:
+    coldest = kaufman(np.array([1e-300, 1e-3, 0.02, 0.05]), 8)
+    np.testing.assert_array_equal(coldest[0], -2)
+    np.testing.assert_allclose(coldest[1], 0, atol=1e-15)
+    energy, specific_heat = kaufman(1e4, 8)  # the first terms of the high-temperature series: -2 / T and 2 / T^2
+    assert energy == pytest.approx(-2e-4, rel=1e-6)
+    assert specific_heat == pytest.approx(2e-8, rel=1e-6)
+
+
+def test_large_lattices_approach_onsager() -> None:
+    temperatures = np.array([0.5, 1.5, 2.0, 2.6, 4.0, 9.0])
+    np.testing.assert_allclose(kaufman(temperatures, 128)[0], onsager_energy(temperatures), rtol=1e-12)
+
+
+def test_onsager() -> None:
+    assert onsager_energy(T_CRITICAL) == pytest.approx(-np.sqrt(2), abs=1e-14)
+    assert onsager_energy(0.01) == -2
+    assert onsager_energy(1e4) == pytest.approx(-2e-4, rel=1e-6)
+    around = onsager_energy(T_CRITICAL + np.array([-1e-12, 0, 1e-12]))  # continuous at T_c, where its slope diverges
+    np.testing.assert_allclose(around, -np.sqrt(2), atol=1e-10)
+
+
+def test_shapes_follow_the_temperatures() -> None:
+    grid = np.linspace(1, 4, 6).reshape(2, 3)
+    assert kaufman(grid, 8)[0].shape == kaufman(grid, 8)[1].shape == onsager_energy(grid).shape == (2, 3)
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, np.nan, np.inf])
+def test_impossible_temperatures_are_refused(temperature: float) -> None:
+    with pytest.raises(ValueError, match="temperatures must be positive"):
+        kaufman(temperature, 8)
+    with pytest.raises(ValueError, match="temperatures must be positive"):
+        onsager_energy([1.0, temperature])
+
+
+@pytest.mark.parametrize("size", [2, 15])
+def test_kaufman_refuses_lattices_that_the_sampler_refuses(size: int) -> None:
+    with pytest.raises(ValueError, match="must be even and at least 4"):
+        kaufman(1.0, size)
+
+
+def test_every_configuration_is_enumerated_once() -> None:
+    spins = enumerate_configurations()
+    assert spins.shape == (2**16, 4, 4)
+    assert spins.dtype == np.int8
+    assert len({configuration.tobytes() for configuration in spins}) == 2**16
+    assert set(itertools.chain(*spins[::4096].reshape(16, -1).tolist())) == {-1, 1}
+
+
+def test_density_of_states_4x4() -> None:
+    levels, counts = density_of_states(4)
+    expected = {sign * level: count for level, count in COUNTS_4X4.items() for sign in (-1, 1)}
+    assert dict(zip(levels.tolist(), counts.tolist(), strict=True)) == expected
+    assert counts.sum() == 2**16
+
+
+def test_density_of_states_refuses_what_cannot_be_enumerated() -> None:
+    with pytest.raises(ValueError, match="lattice size 8"):
+        density_of_states(8)
+
+
+def test_magnetisation_4x4_at_the_critical_temperature() -> None:
+    spins = enumerate_configurations()
+    weights = np.exp(-lattice.energy(spins) / T_CRITICAL)
+    weights /= weights.sum()
+    m = lattice.magnetization(spins)
+    m2, m4 = weights @ m**2, weights @ m**4
+    assert m2 == pytest.approx(0.7613589086, abs=5e-11)
+    assert weights @ np.abs(m) == pytest.approx(0.8438604448, abs=5e-11)
+    assert 1 - m4 / (3 * m2**2) == pytest.approx(0.6171993, abs=5e-8)

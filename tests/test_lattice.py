@@ -1,0 +1,76 @@
+"""Energies, magnetisations and correlations, against sums written out bond by bond and against symmetry."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from ising import lattice
+
+
+@st.composite
+def configurations(draw: st.DrawFn) -> NDArray[np.int8]:
+    size = draw(st.sampled_from([4, 6, 8, 10]))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    return rng.choice(np.array([-1, 1], dtype=np.int8), size=(size, size))
+
+
+@given(configurations())
+def test_energy_is_minus_the_sum_over_bonds(spins: NDArray[np.int8]) -> None:
+    size = len(spins)
+    bonds = 0
+    for row in range(size):
+        for column in range(size):
+            here = int(spins[row, column])
+            bonds += here * int(spins[row, (column + 1) % size]) + here * int(spins[(row + 1) % size, column])
+    assert lattice.energy(spins) == -bonds
+
+
+@given(configurations())
+def test_energy_does_not_change_under_the_symmetries_of_the_model(spins: NDArray[np.int8]) -> None:
+    energy = lattice.energy(spins)
+    images = [-spins, np.rot90(spins), spins.T, spins[::-1], np.roll(spins, (1, 3), axis=(0, 1))]
+    assert all(lattice.energy(image) == energy for image in images)
+    assert all(np.array_equal(lattice.correlations(image), lattice.correlations(spins)) for image in images)
+
+
+def test_known_configurations() -> None:
+    up = np.ones((4, 4), dtype=np.int8)
+    checkerboard = (1 - 2 * (np.indices((4, 4)).sum(axis=0) % 2)).astype(np.int8)
+    one_flipped = up.copy()
+    one_flipped[1, 2] = -1
+    spins = np.array([up, -up, checkerboard, one_flipped])
+    assert lattice.energy(spins).tolist() == [-32, -32, 32, -24]
+    assert lattice.magnetization(spins).tolist() == [1, -1, 0, 14 / 16]
+    assert lattice.energy(spins).dtype == np.int64
+    assert lattice.magnetization(spins).dtype == np.float64
+
+
+def test_energy_of_a_large_lattice_does_not_overflow() -> None:
+    assert lattice.energy(np.ones((1024, 1024), dtype=np.int8)) == -2 * 1024**2
+
+
+@given(configurations())
+def test_correlations_are_means_over_pairs(spins: NDArray[np.int8]) -> None:
+    size = len(spins)
+    values = spins.astype(int)
+    by_class: dict[tuple[int, int], list[float]] = {}
+    for down in range(size):
+        for right in range(size):
+            far, near = sorted((min(down, size - down), min(right, size - right)), reverse=True)
+            by_class.setdefault((far, near), []).append(float((values * np.roll(values, (down, right), (0, 1))).mean()))
+    expected = [np.mean(by_class[key]) for key in sorted(by_class) if key != (0, 0)]
+    np.testing.assert_allclose(lattice.correlations(spins), expected, atol=1e-15)
+    assert lattice.energy(spins) == pytest.approx(-2 * size**2 * lattice.correlations(spins)[0], abs=1e-9)
+
+
+@pytest.mark.parametrize(("size", "classes"), [(4, 5), (8, 14), (16, 44)])
+def test_number_of_classes(size: int, classes: int) -> None:
+    assert lattice.correlations(np.ones((3, size, size), dtype=np.int8)).shape == (3, classes)
+
+
+@pytest.mark.parametrize("size", [-4, 0, 1, 2, 3, 15])
+def test_lattices_without_a_checkerboard_are_refused(size: int) -> None:
+    with pytest.raises(ValueError, match=f"lattice size {size}"):
+        lattice.check_lattice_size(size)

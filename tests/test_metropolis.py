@@ -1,0 +1,127 @@
+"""The sampler against exact theory. Seeds are fixed, so a test that passes once passes always on the pinned NumPy."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from ising import exact, lattice, metropolis
+from ising.exact import T_CRITICAL
+from ising.metropolis import equilibration_sweeps, sample, sweep
+
+WHOLE_RANGE = [0.05, 0.5, 1.0, 1.5, 2.0, T_CRITICAL, 2.5, 3.0, 4.0, 6.0, 10.0]
+
+
+def standard_errors_from_exact(spins: NDArray[np.int8], temperature: float) -> float:
+    """How far the mean energy of independent configurations (N, L, L) is from exact, in exact standard errors.
+
+    One excitation, 8 J, is added to the error, as in data.check_equilibrium.
+    """
+    n_sites = spins[0].size
+    energy, specific_heat = exact.kaufman(temperature, spins.shape[-1])
+    excess = lattice.energy(spins).sum() - len(spins) * n_sites * float(energy)
+    return float(excess / np.sqrt(len(spins) * n_sites * temperature**2 * float(specific_heat) + 8**2))
+
+
+def evolve(start: str, size: int, temperature: float, n_chains: int, n_sweeps: int) -> NDArray[np.int8]:
+    """Chains from an ordered (cold) or a random (hot) start, whatever the temperature: (N, L, L)."""
+    rng = np.random.default_rng(2024)
+    shape = (size, size, n_chains)
+    spins = np.ones(shape, np.int8) if start == "cold" else rng.choice(np.array([-1, 1], np.int8), shape)
+    temperatures = np.full(n_chains, temperature, np.float32)
+    for _ in range(n_sweeps):
+        sweep(spins, temperatures, rng)
+    return np.moveaxis(spins, -1, 0)
+
+
+@pytest.mark.parametrize(("size", "n_chains"), [(4, 4000), (8, 4000), (16, 1000)])
+def test_mean_energy_is_exact_over_the_whole_range(size: int, n_chains: int) -> None:
+    temperatures = np.repeat(WHOLE_RANGE, n_chains)
+    spins = sample(size, temperatures, equilibration_sweeps(size), seed=size)
+    for temperature in WHOLE_RANGE:
+        assert abs(standard_errors_from_exact(spins[temperatures == temperature], temperature)) < 4
+
+
+@pytest.mark.parametrize("temperature", [1.5, T_CRITICAL, 3.0])
+def test_energy_histogram_4x4_is_boltzmanns(temperature: float) -> None:
+    n_chains = 20_000
+    spins = sample(4, np.full(n_chains, temperature), equilibration_sweeps(4), seed=1)
+    levels, counts = exact.density_of_states(4)
+    expected = counts * np.exp(-(levels + 32) / temperature)
+    expected *= n_chains / expected.sum()
+    observed = (lattice.energy(spins)[:, None] == levels).sum(axis=0)
+    rare = expected < 10  # too few for chi-square one by one: one bin together
+    observed = np.append(observed[~rare], observed[rare].sum())
+    expected = np.append(expected[~rare], expected[rare].sum())
+    chi2 = ((observed - expected) ** 2 / expected).sum()
+    degrees = len(expected) - 1
+    assert chi2 < degrees + 4 * np.sqrt(2 * degrees)
+
+
+def test_magnetisation_4x4_at_the_critical_temperature() -> None:
+    n_chains = 20_000
+    m = lattice.magnetization(sample(4, np.full(n_chains, T_CRITICAL), equilibration_sweeps(4), seed=2))
+    for values, expected in ((np.abs(m), 0.8438604448), (m**2, 0.7613589086), (m, 0.0)):
+        assert abs(values.mean() - expected) < 4 * values.std() / np.sqrt(n_chains)
+
+
+@pytest.mark.parametrize("start", ["hot", "cold"])
+@pytest.mark.parametrize(("size", "temperature"), [(8, 1.0), (8, T_CRITICAL), (16, T_CRITICAL), (8, 10.0)])
+def test_automatic_sweeps_forget_the_start(start: str, size: int, temperature: float) -> None:
+    spins = evolve(start, size, temperature, n_chains=2000, n_sweeps=equilibration_sweeps(size))
+    assert abs(standard_errors_from_exact(spins, temperature)) < 4
+
+
+def test_hot_start_leaves_its_stripes_at_last_in_the_cold() -> None:
+    # Far below T_c a random start freezes into stripes for longer than the automatic number of sweeps: the reason why
+    # chains start ordered there. Given time enough, it ends in the same state.
+    assert standard_errors_from_exact(evolve("hot", 4, 0.5, 400, equilibration_sweeps(4)), 0.5) > 100
+    assert abs(standard_errors_from_exact(evolve("hot", 4, 0.5, 400, 4000), 0.5)) < 4
+
+
+def test_both_signs_of_the_magnetisation_are_as_likely() -> None:
+    up = (lattice.magnetization(sample(8, np.full(4000, 1.0), 20, seed=3)) > 0).sum()
+    assert abs(up - 2000) < 4 * np.sqrt(1000)
+
+
+def test_neighbouring_chains_are_independent() -> None:
+    energies = lattice.energy(sample(8, np.full(20_000, T_CRITICAL), equilibration_sweeps(8), seed=4)).astype(float)
+    correlation = np.corrcoef(energies[:-1], energies[1:])[0, 1]
+    assert abs(correlation) < 4 / np.sqrt(20_000)
+
+
+def test_sample_is_a_function_of_its_arguments() -> None:
+    temperatures = np.linspace(1, 4, 10)
+    spins = sample(6, temperatures, 7, seed=5)
+    assert spins.shape == (10, 6, 6)
+    assert spins.dtype == np.int8
+    assert set(np.unique(spins)) == {-1, 1}
+    np.testing.assert_array_equal(spins, sample(6, temperatures, 7, seed=np.random.SeedSequence(5)))
+    assert not np.array_equal(spins, sample(6, temperatures, 7, seed=6))
+
+
+def test_a_sweep_updates_every_site_once() -> None:
+    # At T = infinity every flip is accepted: after one sweep each spin has been turned over exactly once.
+    spins = np.random.default_rng(7).choice(np.array([-1, 1], np.int8), (6, 6, 50))
+    before = spins.copy()
+    sweep(spins, np.full(50, np.inf, np.float32), np.random.default_rng(8))
+    np.testing.assert_array_equal(spins, -before)
+
+
+@pytest.mark.parametrize("size", [2, 15, 0])
+def test_lattices_without_a_checkerboard_are_refused(size: int) -> None:
+    with pytest.raises(ValueError, match="must be even and at least 4"):
+        sample(size, np.ones(3), 1, seed=0)
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, np.nan, np.inf])
+def test_impossible_temperatures_are_refused(temperature: float) -> None:
+    with pytest.raises(ValueError, match="temperatures must be positive"):
+        sample(4, [1.0, temperature], 1, seed=0)
+
+
+def test_automatic_sweeps_grow_with_the_lattice() -> None:
+    sweeps = [metropolis.equilibration_sweeps(size) for size in (4, 8, 16, 32, 64)]
+    assert sweeps == sorted(sweeps)
+    assert sweeps[0] == 100
+    # autocorrelation times of |m| at T_c of about 10, 38 and 192 sweeps at L = 16, 32, 64
+    assert all(n > 15 * tau for n, tau in zip(sweeps[2:], (10, 38, 192), strict=True))

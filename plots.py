@@ -111,7 +111,8 @@ def main() -> None:
     try:
         paths = draw_run(folder)
     except (OSError, ValueError, KeyError) as error:
-        sys.exit(f"plots.py: error: {folder} is not the folder of a finished run: {error}")
+        print(f"plots.py: error: {folder} is not the folder of a finished run: {error}", file=sys.stderr)
+        sys.exit(2)
     print("\n".join(map(str, paths)))
 
 

@@ -130,7 +130,7 @@ def test_more_than_the_memory_there_is(arguments: tuple[str, ...], program: Prog
 def test_a_device_that_is_not_there(device: str, program: Program, tmp_path: Path) -> None:
     import torch
 
-    if device == "cuda" and torch.cuda.is_available() or device == "mps" and torch.backends.mps.is_available():
+    if (device == "cuda" and torch.cuda.is_available()) or (device == "mps" and torch.backends.mps.is_available()):
         pytest.skip("this machine has it")
     assert_refused(
         program, tmp_path, ["--preset", "debug", "--device", device], [f"--device {device}", "--device auto"]

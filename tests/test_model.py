@@ -1,0 +1,110 @@
+"""Networks: shapes, units, and the initialisation that they promise."""
+
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from config import Activation, Architecture, ModelConfig
+from model import ACTIVATIONS, ARCHITECTURES, ResidualBlock, create_model, gain
+
+EVERY = pytest.mark.parametrize("architecture", ARCHITECTURES)
+
+
+def spins(n: int, size: int) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(0).choice(np.array([-1, 1], np.int8), (n, size, size)))
+
+
+def config_for(architecture: str, **options: object) -> ModelConfig:
+    return ModelConfig(**{"architecture": architecture, **options})  # type: ignore[arg-type]
+
+
+def test_names_in_the_config_are_those_of_the_classes() -> None:
+    assert set(ARCHITECTURES) == set(get_args(Architecture))
+    assert set(ACTIVATIONS) == set(get_args(Activation))
+
+
+@EVERY
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("hidden", [(5,), (7, 3), (4, 9, 2, 6)])
+def test_one_number_a_configuration(architecture: str, activation: str, hidden: tuple[int, ...]) -> None:
+    model = create_model(config_for(architecture, activation=activation, hidden=hidden), 6)
+    for n in (1, 5):
+        output = model(spins(n, 6))
+        assert output.shape == (n,)
+        assert output.dtype == torch.float32
+
+
+@EVERY
+def test_output_is_in_physical_units_and_the_units_are_saved(architecture: str) -> None:
+    torch.manual_seed(1)
+    plain = create_model(config_for(architecture), 6).eval()
+    torch.manual_seed(1)
+    scaled = create_model(config_for(architecture), 6, mean=-1.3, std=0.5).eval()
+    batch = spins(8, 6)
+    torch.testing.assert_close(scaled(batch), -1.3 + 0.5 * plain(batch))
+
+    loaded = create_model(config_for(architecture), 6).eval()
+    loaded.load_state_dict(scaled.state_dict())
+    assert torch.equal(loaded(batch), scaled(batch))
+
+
+@pytest.mark.parametrize(("name", "expected"), [("relu", 2**0.5), ("tanh", 1.5927), ("gelu", 1.5335), ("silu", 1.6765)])
+def test_gain_keeps_the_size_of_activations(name: str, expected: float) -> None:
+    activation = ACTIVATIONS[name]()
+    assert gain(activation) == pytest.approx(expected, rel=1e-3)
+    z = torch.randn(10**6, generator=torch.Generator().manual_seed(0))
+    assert (gain(activation) * activation(z)).square().mean().item() == pytest.approx(1, abs=0.01)
+
+
+@EVERY
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_signals_neither_fade_nor_grow_with_depth_at_the_start(architecture: str, activation: str) -> None:
+    torch.manual_seed(2)
+    model = create_model(config_for(architecture, hidden=(512,) * 10, activation=activation, dropout=0), 8)
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    sizes: list[float] = []
+    for layer in layers:
+        layer.register_forward_hook(lambda _module, _input, output: sizes.append(output.square().mean().item()))
+    model(spins(256, 8))
+    assert len(sizes) == len(layers)
+    written = [size for size in sizes if size > 0]  # a block's last layer writes zero at the start
+    assert min(written) > 0.3
+    assert max(written) < 3
+
+
+@EVERY
+def test_biases_start_at_zero(architecture: str) -> None:
+    model = create_model(config_for(architecture), 8)
+    assert all(not layer.bias.any() for layer in model.modules() if isinstance(layer, nn.Linear))
+
+
+def test_residual_blocks_start_as_the_identity() -> None:
+    model = create_model(config_for("residual_mlp", hidden=(16, 8, 24)), 6).train()
+    blocks = [module for module in model.modules() if isinstance(module, ResidualBlock)]
+    assert len(blocks) == 3
+    x = torch.randn(4, 16)
+    assert all(torch.equal(block(x), x) for block in blocks)
+
+
+def test_residual_network_normalises_its_stream_before_the_output() -> None:
+    model = create_model(config_for("residual_mlp", hidden=(32, 32), dropout=0), 6)
+    stem, output = (layer for layer in model.network if isinstance(layer, nn.Linear))  # type: ignore[attr-defined]
+    before = model(spins(16, 6))
+    with torch.no_grad():
+        stem.weight *= 100  # the stream is a hundred times larger; what reads it sees no difference
+    torch.testing.assert_close(model(spins(16, 6)), before, rtol=1e-3, atol=1e-3)
+    assert output.weight.abs().max() > 0
+
+
+@EVERY
+def test_dropout_acts_in_training_alone(architecture: str) -> None:
+    torch.manual_seed(3)
+    model = create_model(config_for(architecture, dropout=0.5), 6)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    batch = spins(8, 6)
+    assert not torch.equal(model.train()(batch), model(batch))
+    assert torch.equal(model.eval()(batch), model(batch))

@@ -1,0 +1,252 @@
+"""The loop: schedule, order, early stopping, best weights, and that every option reaches it."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from config import DataConfig, ExperimentConfig, LogConfig, ModelConfig, Optimizer, Scheduler, TrainConfig
+from data import Splits, make_splits
+from logger import RunLogger
+from model import create_model
+from task import EnergyTask, evaluate
+from trainer import OPTIMIZERS, SCHEDULES, FitResult, Trainer, create_optimizer, lr_factor, shuffled
+from utils import DivergedError
+
+CPU = torch.device("cpu")
+TINY = ExperimentConfig(
+    model=ModelConfig(hidden=(16, 8), dropout=0),
+    train=TrainConfig(epochs=4, batch_size=32, lr=0.01),
+    data=DataConfig(lattice_size=4, num_train=200, num_val=100, num_test=100),
+    log=LogConfig(checkpoints=False),
+)
+
+Build = Callable[..., Trainer]
+
+
+@pytest.fixture(scope="module")
+def splits() -> Splits:
+    return make_splits(TINY.data, seed=0)
+
+
+@pytest.fixture
+def build(splits: Splits, tmp_path: Path) -> Build:
+    """A trainer of the tiny experiment with other training options: `build(lr=1.0)`."""
+
+    def build(config: ExperimentConfig = TINY, **training: Any) -> Trainer:
+        config = dataclasses.replace(config, train=dataclasses.replace(config.train, **training))
+        task = EnergyTask(splits.train.spins)
+        train, val, _ = (task.examples(split.spins, CPU) for split in splits)
+        torch.manual_seed(config.seed)
+        model = create_model(config.model, config.data.lattice_size, task.mean, task.std)
+        return Trainer(model, task, config, train=train, val=val, logger=RunLogger(tmp_path, config))
+
+    return build
+
+
+def factors(scheduler: str, total: int, warmup: int = 0) -> list[float]:
+    return [lr_factor(scheduler, step, total, warmup) for step in range(total)]
+
+
+def test_names_in_the_config_are_those_of_the_functions() -> None:
+    assert set(OPTIMIZERS) == set(get_args(Optimizer))
+    assert set(SCHEDULES) == set(get_args(Scheduler))
+
+
+def test_schedule_tables() -> None:
+    assert factors("none", 4) == [1, 1, 1, 1]
+    assert factors("none", 4, warmup=2) == [0.5, 1, 1, 1]
+    assert factors("cosine", 4) == pytest.approx([1, (1 + 2**-0.5) / 2, 0.5, (1 - 2**-0.5) / 2])
+    assert factors("cosine", 6, warmup=2) == pytest.approx([0.5, 1, 1, (1 + 2**-0.5) / 2, 0.5, (1 - 2**-0.5) / 2])
+    assert factors("step", 6) == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+    assert factors("step", 8, warmup=2) == pytest.approx([0.5, 1, 1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULES)
+@pytest.mark.parametrize("total", [1, 2, 3, 7, 300, 15_700])
+def test_schedules_start_at_the_peak_fall_and_never_stop(scheduler: str, total: int) -> None:
+    values = factors(scheduler, total)
+    assert values[0] == 1
+    assert values == sorted(values, reverse=True)
+    assert min(values) > 0
+    if total >= 300 and scheduler == "cosine":
+        assert values[-1] < 1e-4
+    if total >= 3 and scheduler == "step":
+        assert [values.count(v) for v in sorted(set(values), reverse=True)] == [
+            -(-total // 3),
+            round(total / 3),
+            total // 3,
+        ]
+
+
+def test_every_step_is_taken_at_its_own_rate_and_the_logged_one_is_that_of_the_last_step(build: Build) -> None:
+    trainer = build(scheduler="cosine", warmup_epochs=1)
+    used: list[float] = []
+    trainer.optimizer.register_step_pre_hook(lambda optimizer, *_: used.append(optimizer.param_groups[0]["lr"]))
+    trainer.fit()
+    steps = math.ceil(200 / 32)
+    assert used == [0.01 * factor for factor in factors("cosine", 4 * steps, warmup=steps)]
+    assert used[0] > 0
+    assert used[-1] < 0.01 * 0.01
+    for epoch, row in enumerate(trainer.logger.rows, start=1):
+        assert row["step"] == epoch * steps
+        assert row["learning_rate"] == used[epoch * steps - 1]
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_the_step_schedule_works_for_fewer_than_three_epochs(build: Build, epochs: int) -> None:
+    assert build(scheduler="step", epochs=epochs).fit().epochs_trained == epochs
+
+
+def test_the_order_is_a_permutation_that_depends_on_seed_and_epoch_alone() -> None:
+    orders = [shuffled(1000, seed, epoch) for seed in (0, 1, 2**64 - 1) for epoch in (1, 2)]
+    assert all(torch.equal(order.sort().values, torch.arange(1000)) for order in orders)
+    assert len({tuple(order.tolist()) for order in orders}) == len(orders)
+    torch.manual_seed(5)
+    assert torch.equal(shuffled(1000, 0, 1), orders[0])
+
+
+def test_an_epoch_takes_every_example_once(build: Build) -> None:
+    trainer = build(epochs=2)
+    seen: list[torch.Tensor] = []
+    trainer.model.register_forward_pre_hook(
+        lambda module, inputs: seen.append(inputs[0].clone()) if module.training else None
+    )
+    trainer.fit()
+    expected = sorted(spins.numpy().tobytes() for spins in trainer.train.spins)
+    per_epoch = len(seen) // 2
+    for epoch in (seen[:per_epoch], seen[per_epoch:]):
+        assert [len(batch) for batch in epoch] == [32] * 6 + [8]
+        assert sorted(spins.numpy().tobytes() for batch in epoch for spins in batch) == expected
+    assert not torch.equal(seen[0], seen[per_epoch])
+
+
+def test_the_best_weights_are_restored(build: Build) -> None:
+    trainer = build(
+        optimizer="sgd", lr=0.05, scheduler="none", epochs=12
+    )  # so large a rate that the loss goes up and down
+    fit = trainer.fit()
+    losses = [row["val_loss"] for row in trainer.logger.rows]
+    assert losses[-1] > min(losses)  # else this test shows nothing
+    assert fit == FitResult(best_epoch=1 + int(np.argmin(losses)), epochs_trained=12)
+    assert evaluate(trainer.model, trainer.task, trainer.val)["loss"] == min(losses)
+
+
+def test_early_stopping_waits_for_its_patience(build: Build) -> None:
+    trainer = build(optimizer="sgd", lr=0.05, scheduler="none", epochs=200, patience=3)
+    fit = trainer.fit()
+    assert fit.epochs_trained == fit.best_epoch + 3 < 200
+    losses = [row["val_loss"] for row in trainer.logger.rows]
+    assert min(losses[:-3]) == losses[fit.best_epoch - 1] <= min(losses[-3:])
+
+
+def test_without_patience_no_run_is_cut_short(build: Build) -> None:
+    assert build(optimizer="sgd", lr=0.05, scheduler="none", epochs=30).fit().epochs_trained == 30
+
+
+def test_training_learns(build: Build) -> None:
+    trainer = build(epochs=30)
+    trainer.fit()
+    assert evaluate(trainer.model, trainer.task, trainer.val)["r2"] > 0.8
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_biases_and_norms_are_not_decayed(optimizer: str) -> None:
+    model = create_model(ModelConfig(architecture="residual_mlp", hidden=(8, 8)), 4)
+    decayed, spared = create_optimizer(model, TrainConfig(optimizer=optimizer, weight_decay=0.3)).param_groups  # type: ignore[arg-type]
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.3, 0)
+    matrices = {id(p) for name, p in model.named_parameters() if name.endswith("weight") and p.ndim == 2}
+    assert {id(p) for p in decayed["params"]} == matrices
+    assert {id(p) for p in spared["params"]} == {id(p) for p in model.parameters()} - matrices
+
+
+def test_sgd_has_momentum() -> None:
+    optimizer = create_optimizer(create_model(ModelConfig(), 4), TrainConfig(optimizer="sgd"))
+    assert all(group["momentum"] == 0.9 for group in optimizer.param_groups)
+
+
+def test_a_clipped_gradient_is_no_longer_than_it_may_be(build: Build) -> None:
+    trainer = build(grad_clip=0.01)
+    norms: list[float] = []
+
+    def measure(*_: Any) -> None:
+        gradients = [p.grad for p in trainer.model.parameters() if p.grad is not None]
+        norms.append(float(torch.cat([gradient.flatten() for gradient in gradients]).norm()))
+
+    trainer.optimizer.register_step_pre_hook(measure)
+    trainer.fit()
+    assert max(norms) <= 0.01 * (1 + 1e-4)
+    assert max(norms) > 0.009
+
+
+@pytest.mark.parametrize("lr", [1e25, 1e300])
+def test_divergence_ends_the_run_and_leaves_the_record_readable(build: Build, lr: float) -> None:
+    trainer = build(optimizer="sgd", lr=lr)
+    with pytest.raises(DivergedError, match="lower --lr"):
+        trainer.fit()
+    assert all(math.isfinite(value) for row in trainer.logger.rows for value in row.values())
+
+
+class CountReads(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts how often a number is fetched from a tensor, which on a GPU waits for all that was queued."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+def test_no_batch_waits_for_its_loss(build: Build) -> None:
+    counts = []
+    for batch_size in (100, 4):
+        trainer = build(epochs=1, batch_size=batch_size)
+        with CountReads() as reads:
+            trainer.fit()
+        counts.append(reads.count)
+    assert 0 < counts[0] == counts[1]  # 2 batches or 50: as many reads
+
+
+CHANGES: list[dict[str, dict[str, Any]]] = [
+    {"model": {"architecture": "residual_mlp"}},
+    {"model": {"hidden": (16, 9)}},
+    {"model": {"activation": "tanh"}},
+    {"model": {"dropout": 0.1}},
+    {"train": {"epochs": 5}},
+    {"train": {"batch_size": 33}},
+    {"train": {"lr": 0.011}},
+    {"train": {"optimizer": "adam"}},
+    {"train": {"optimizer": "sgd"}},
+    {"train": {"scheduler": "none"}},
+    {"train": {"scheduler": "step"}},
+    {"train": {"warmup_epochs": 1}},
+    {"train": {"weight_decay": 0.5}},
+    {"train": {"grad_clip": 0.1}},
+    {"train": {"patience": 1, "lr": 0.05, "optimizer": "sgd", "epochs": 12}},
+]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=str)
+def test_every_option_of_model_and_training_changes_the_run(build: Build, change: dict[str, dict[str, Any]]) -> None:
+    base, changed = build(), TINY
+    for section, values in change.items():
+        changed = dataclasses.replace(changed, **{section: dataclasses.replace(getattr(changed, section), **values)})
+    if change.get("train", {}).get("patience"):  # early stopping against the same run without
+        base = build(dataclasses.replace(changed, train=dataclasses.replace(changed.train, patience=None)))
+    base.fit()
+    other = build(changed)
+    other.fit()
+    assert base.logger.rows != other.logger.rows
+
+
+def test_the_seed_changes_weights_and_order(build: Build) -> None:
+    one, other = build(), build(dataclasses.replace(TINY, seed=43))
+    assert not torch.equal(next(one.model.parameters()), next(other.model.parameters()))

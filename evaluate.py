@@ -4,8 +4,9 @@ from pathlib import Path
 
 import torch
 
-from config import ConfigError, ExperimentConfig, load_config
+from config import ExperimentConfig, load_config
 from model import InPhysicalUnits, create_model
+from options import ConfigError
 from utils import UnusableFileError
 
 

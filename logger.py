@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -55,8 +57,7 @@ class RunLogger:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         endings: dict[Any, str] = {None: "finished", KeyboardInterrupt: "interrupted", DivergedError: "diverged"}
-        if self.bar is not None:
-            self.bar.close()
+        self._close_bar()
         self.note(status=endings.get(kind, "failed"))
         if self.wandb is not None:
             self.wandb.finish(exit_code=0 if kind is None else 1)
@@ -88,8 +89,13 @@ class RunLogger:
         else:
             print(f"epoch {row['epoch']}/{self.config.train.epochs}: {shown}", flush=True)
 
+    def _close_bar(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
     def log_results(self, results: Mapping[str, Any]) -> None:
         """Keep results.json, and put the test metrics into W&B's summary."""
+        self._close_bar()
         write_json(self.folder / "results.json", results)
         if self.wandb is not None:
             self.wandb.summary.update({f"test_{name}": value for name, value in results["test"].items()})
@@ -97,8 +103,6 @@ class RunLogger:
 
     def log_weights(self, name: str, epoch: int, weights: Mapping[str, Any]) -> None:
         """Keep a model's weights with the config they belong to: tensors and plain values only, no classes."""
-        import torch
-
         buffer = io.BytesIO()
         torch.save({"format": 1, "epoch": epoch, "config": asdict(self.config), "model": dict(weights)}, buffer)
         write_atomic(self.folder / f"{name}.pt", buffer.getvalue())
@@ -118,7 +122,7 @@ class RunLogger:
             {network: results["test"], **results["baselines"]},
             ("mae", "rmse", "r2", "exact_fraction"),
         )
-        command = " ".join(["python", *info["argv"]])
+        command = shlex.join(["python", *info["argv"]])
         commit = (info["git_commit"] or "none")[:10] + (", with changes" if info["git_dirty"] else "")
         times = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in self.timings.items())
         return f"{table}\n\n`{command}`  \ncommit {commit}; seed {config.seed}; {times}"

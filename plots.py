@@ -3,7 +3,6 @@
 python plots.py checkpoints/myrun
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ising.exact import T_CRITICAL
+from options import Parser
 
 Floats = NDArray[np.floating]
 
@@ -105,7 +105,7 @@ def draw_run(folder: Path) -> list[Path]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Draw the figures of a finished run into its folder.")
+    parser = Parser(prog="plots.py", description="Draw the figures of a finished run into its folder.")
     parser.add_argument("run", type=Path, help="the run's folder, such as checkpoints/myrun")
     folder = parser.parse_args().run
     try:

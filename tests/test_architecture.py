@@ -11,15 +11,16 @@ ROOT = Path(__file__).parent.parent
 
 # What each room may import of the others. `main` and `evaluate` may import all.
 MAY_IMPORT: dict[str, set[str]] = {
-    "config": set(),
+    "options": set(),
+    "config": {"options"},
     "utils": set(),
     "data": {"config", "ising", "utils"},
     "model": {"config"},
     "task": {"config", "ising"},
     "logger": {"config", "utils"},
     "trainer": {"config", "task", "logger", "utils"},
-    "plots": {"ising"},
-    "evaluate": {"config", "model", "utils"},
+    "plots": {"ising", "options"},
+    "evaluate": {"config", "model", "options", "utils"},
     "main": {"config", "data", "logger", "model", "plots", "task", "trainer", "utils"},
 }
 ISING_MAY_IMPORT: dict[str, set[str]] = {
@@ -71,7 +72,7 @@ def test_what_refuses_a_request_loads_no_torch(module: str) -> None:
 
 @pytest.mark.parametrize("path", [*ROOT.glob("*.py"), *ROOT.glob("ising/*.py")], ids=lambda path: path.name)
 def test_a_file_is_read_in_one_sitting_and_a_function_fits_on_a_screen(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= 500
+    assert len(path.read_text().splitlines()) <= 320
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.FunctionDef):
             assert node.end_lineno is not None

@@ -13,7 +13,6 @@ from pydantic import ValidationError
 from config import (
     OPTIONS,
     PRESETS,
-    ConfigError,
     DataConfig,
     ExperimentConfig,
     LogConfig,
@@ -24,6 +23,7 @@ from config import (
     parse_args,
     to_json,
 )
+from options import ConfigError
 
 
 def config_of(*argv: str) -> ExperimentConfig:

@@ -159,7 +159,7 @@ PRESETS: dict[str, ExperimentConfig] = {
     "default": ExperimentConfig(),
     "large": ExperimentConfig(
         model=ModelConfig(architecture="residual_mlp", hidden=(512, 512, 512, 512)),
-        train=TrainConfig(epochs=60, batch_size=256, warmup_epochs=2, patience=15),
+        train=TrainConfig(epochs=40, batch_size=256, warmup_epochs=2, patience=10),
         data=DataConfig(lattice_size=16, num_train=100_000, num_val=5_000, num_test=5_000),
     ),
 }

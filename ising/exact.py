@@ -52,57 +52,57 @@ def kaufman(temperatures: ArrayLike, lattice_size: int) -> tuple[Floats, Floats]
                                        + prod_even 2 cosh x_r + prod_even 2 sinh x_r),    x_r = L g_r / 2,
 
     with cosh g_r = cosh 2K coth 2K - cos(pi r / L), and g_0 = 2K + ln tanh K, which changes its sign at T_c. The energy
-    is -d ln Z / dK and the specific heat K^2 d^2 ln Z / dK^2. Below, a name ending in 1 or 2 is a first or second
-    derivative with respect to K; products are kept as logarithms, so that no lattice is too large.
+    is -d ln Z / dK and the specific heat K^2 d^2 ln Z / dK^2. In the code, a name that ends in 1 or 2 is a first or
+    second derivative with respect to K; products are kept as logarithms, so that no lattice is too large.
     """
     check_lattice_size(lattice_size)
-    n_sites = lattice_size**2
-    coupling = _couplings(temperatures)[..., None]  # (..., 1), against the wave numbers on the last axis
+    half, n_sites = lattice_size / 2, lattice_size**2
+    coupling = _couplings(temperatures)
     sinh, cosh = np.sinh(2 * coupling), np.cosh(2 * coupling)
 
-    # x_r for r = 1 ... 2L - 1. With c = cosh g: c1 = sinh(g) g1 and c2 = cosh(g) g1^2 + sinh(g) g2.
-    wave_numbers = np.arange(1, 2 * lattice_size)
-    c = cosh**2 / sinh - np.cos(np.pi * wave_numbers / lattice_size)
-    c1 = 2 * cosh * (1 - 1 / sinh**2)
-    c2 = 4 * sinh * (1 - 1 / sinh**2) + 8 * cosh**2 / sinh**3
+    # x_r for r = 1 ... 2L - 1, on a last axis. With c = cosh g: c1 = sinh(g) g1 and c2 = cosh(g) g1^2 + sinh(g) g2.
+    c = (cosh**2 / sinh)[..., None] - np.cos(np.pi * np.arange(1, 2 * lattice_size) / lattice_size)
+    c1 = (2 * cosh * (1 - 1 / sinh**2))[..., None]
+    c2 = (4 * sinh * (1 - 1 / sinh**2) + 8 * cosh**2 / sinh**3)[..., None]
     sinh_g = np.sqrt((c - 1) * (c + 1))
     g1 = c1 / sinh_g
-    x = lattice_size / 2 * np.log(c + sinh_g)
-    x1 = lattice_size / 2 * g1
-    x2 = lattice_size / 2 * (c2 - c * g1**2) / sinh_g
-    # x_0 is on its own: it vanishes at T_c, where the logarithm of its sine does not exist.
-    zero = lattice_size / 2 * (2 * coupling + np.log(np.tanh(coupling)))[..., 0]
-    zero1 = lattice_size / 2 * (2 + 2 / sinh)[..., 0]
-    zero2 = lattice_size / 2 * (-4 * cosh / sinh**2)[..., 0]
+    x = np.array([half * np.log(c + sinh_g), half * g1, half * (c2 - c * g1**2) / sinh_g])
 
-    # The four products without r = 0: their logarithms (4, ...) and the derivatives of these.
-    logs, logs1, logs2 = [], [], []
-    for parity in (slice(0, None, 2), slice(1, None, 2)):  # r = 1, 3, ... and r = 2, 4, ...
-        for sign, slope in ((1, np.tanh(x)), (-1, 1 / np.tanh(x))):  # of cosh and of sinh
-            logs.append((x + np.log1p(sign * np.exp(-2 * x)))[..., parity].sum(-1))
-            logs1.append((x1 * slope)[..., parity].sum(-1))
-            logs2.append((x2 * slope + x1**2 * (1 - slope**2))[..., parity].sum(-1))
-    log, log1, log2 = np.array(logs), np.array(logs1), np.array(logs2)
+    # The four products without r = 0, as ln P and its derivatives, each (4, ...): cosh and sinh, odd r, then even r.
+    log_p, log_p1, log_p2 = np.concatenate([_log_products(*x[..., 0::2]), _log_products(*x[..., 1::2])], axis=1)
 
-    # The factor of r = 0: 1 for the odd products, 2 cosh x_0 and 2 sinh x_0 for the even ones, over exp |x_0|.
-    decay = np.exp(-2 * np.abs(zero))
-    even, odd = 1 + decay, np.sign(zero) * (1 - decay)
-    one, none = np.ones_like(zero), np.zeros_like(zero)
-    factor = np.array([one, one, even, odd])
-    factor1 = np.array([none, none, zero1 * odd, zero1 * even])
-    factor2 = np.array([none, none, zero2 * odd + zero1**2 * even, zero2 * even + zero1**2 * odd])
-    log[2:] += np.abs(zero)
+    # r = 0 is on its own, since x_0 vanishes at T_c and the logarithm of 2 sinh x_0 with it. The products that have it
+    # get the factor 2 cosh x_0 or 2 sinh x_0, here over exp |x_0|.
+    x0 = half * (2 * coupling + np.log(np.tanh(coupling)))
+    x01, x02 = half * (2 + 2 / sinh), half * (-4 * cosh / sinh**2)
+    decay = np.exp(-2 * np.abs(x0))
+    cosh0, sinh0 = 1 + decay, np.sign(x0) * (1 - decay)
+    one, none = np.ones_like(x0), np.zeros_like(x0)
+    factor = np.array([one, one, cosh0, sinh0])
+    factor1 = np.array([none, none, x01 * sinh0, x01 * cosh0])
+    factor2 = np.array([none, none, x02 * sinh0 + x01**2 * cosh0, x02 * cosh0 + x01**2 * sinh0])
+    log_p[2:] += np.abs(x0)
 
-    # ln Z and its derivatives; taking `shift` out of every slope first keeps the second one from cancelling.
-    weight = np.exp(log - log.max(axis=0))
-    shift = log1[0]
-    slope = log1 - shift
+    # Their sum S = sum P f, relative to the largest. Slopes are counted from that of the first product, so that
+    # (ln S)'' = S'' / S - (S' / S)^2 is no difference of large numbers.
+    weight = np.exp(log_p - log_p.max(axis=0))
+    slope = log_p1 - log_p1[0]
     total = (weight * factor).sum(0)
     first = (weight * (factor * slope + factor1)).sum(0) / total
-    second = (weight * (factor * (slope**2 + log2) + 2 * factor1 * slope + factor2)).sum(0) / total
-    log_z1 = n_sites / np.tanh(2 * coupling[..., 0]) + shift + first
-    log_z2 = -2 * n_sites / sinh[..., 0] ** 2 + second - first**2
-    return -log_z1 / n_sites, np.maximum(coupling[..., 0] ** 2 * log_z2 / n_sites, 0)  # 0: rounding, at T < 0.2
+    second = (weight * (factor * (slope**2 + log_p2) + 2 * factor1 * slope + factor2)).sum(0) / total
+
+    log_z1 = n_sites / np.tanh(2 * coupling) + log_p1[0] + first
+    log_z2 = -2 * n_sites / sinh**2 + second - first**2
+    return -log_z1 / n_sites, np.maximum(coupling**2 * log_z2 / n_sites, 0)  # 0: rounding, below T = 0.2
+
+
+def _log_products(x: Floats, x1: Floats, x2: Floats) -> Floats:
+    """ln prod 2 cosh x and ln prod 2 sinh x over the last axis, with two derivatives: (..., r) -> (3, 2, ...)."""
+    products = []
+    for sign, slope in ((1, np.tanh(x)), (-1, 1 / np.tanh(x))):
+        log = x + np.log1p(sign * np.exp(-2 * x))
+        products.append([log.sum(-1), (x1 * slope).sum(-1), (x2 * slope + x1**2 * (1 - slope**2)).sum(-1)])
+    return np.array(products).swapaxes(0, 1)
 
 
 def enumerate_configurations() -> NDArray[np.int8]:

@@ -50,7 +50,7 @@ class ModelConfig:
         default=(128, 64, 32),
         min_length=1,
         max_length=32,
-        description="width of each hidden layer; of each block in residual_mlp, whose stream has the first width",
+        description="widths of the hidden layers; in residual_mlp of the blocks, on a stream as wide as the first",
     )
     activation: Activation = Field(default="gelu", description="nonlinearity between layers")
     dropout: float = Field(default=0.1, ge=0, lt=1, description="share of activations set to zero in training")
@@ -77,14 +77,13 @@ class TrainConfig:
 
     @model_validator(mode="after")
     def _check_lengths(self) -> Self:
+        faults = []
         if self.warmup_epochs >= self.epochs:
-            raise ValueError(
-                f"--warmup-epochs {self.warmup_epochs} leaves nothing of --epochs {self.epochs}: make it smaller"
-            )
+            faults.append(f"--warmup-epochs {self.warmup_epochs} leaves nothing of --epochs {self.epochs}: lower it")
         if self.patience is not None and self.patience >= self.epochs:
-            raise ValueError(
-                f"--patience {self.patience} can never stop a run of --epochs {self.epochs}: drop it or make it smaller"
-            )
+            faults.append(f"--patience {self.patience} never stops a run of --epochs {self.epochs}: lower or drop it")
+        if faults:
+            raise ValueError("; ".join(faults))
         return self
 
 
@@ -98,8 +97,8 @@ class DataConfig:
     num_train: int = Field(default=10_000, ge=1, description="configurations to train on")
     num_val: int = Field(default=2_000, ge=1, description="configurations that choose the best epoch")
     num_test: int = Field(default=2_000, ge=1, description="configurations that are looked at once, at the end")
-    temp_min: float = Field(default=1.0, gt=0, le=10, description="lowest temperature, in J / k_B")
-    temp_max: float = Field(default=4.0, gt=0, le=10, description="highest temperature, in J / k_B")
+    temp_min: float = Field(default=1.0, ge=0.02, le=10, description="lowest temperature, in J / k_B")
+    temp_max: float = Field(default=4.0, ge=0.02, le=10, description="highest temperature, in J / k_B")
     sweeps: int | None = Field(
         default=None, ge=0, description="Metropolis sweeps before a configuration is taken; none: as the lattice needs"
     )
@@ -141,7 +140,7 @@ class ExperimentConfig:
     def _check_batches(self) -> Self:
         if self.train.batch_size > self.data.num_train:
             raise ValueError(
-                f"--batch-size {self.train.batch_size} is above --num-train {self.data.num_train}: make it smaller"
+                f"--batch-size {self.train.batch_size} is above --num-train {self.data.num_train}: lower it"
             )
         return self
 
@@ -236,4 +235,6 @@ def _resolve(given: dict[str, Any]) -> Command:
     flags = flags_given(given, OPTIONS)
     values = merge(values, flags)
     config = validate(ExperimentConfig, values, source=given.get("config", ""), flags=flags)
+    if "overwrite" in given and config.log.run_name is None:
+        raise ConfigError("--overwrite does nothing without --run-name: say which run to replace")
     return Command(config, print_config="print_config" in given, overwrite="overwrite" in given)

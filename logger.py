@@ -1,5 +1,6 @@
 """Where numbers go: the run's folder, the terminal, and W&B if asked for."""
 
+import hashlib
 import io
 import json
 import os
@@ -21,6 +22,14 @@ from tqdm import tqdm
 
 from config import ExperimentConfig, to_json
 from utils import DivergedError, provenance, write_atomic
+
+
+def say(text: str) -> None:
+    """Print a line for whoever listens; if nobody does any more (`| head`), the run goes on in silence."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -87,7 +96,7 @@ class RunLogger:
             self.bar.set_postfix_str(shown, refresh=False)
             self.bar.update()
         else:
-            print(f"epoch {row['epoch']}/{self.config.train.epochs}: {shown}", flush=True)
+            say(f"epoch {row['epoch']}/{self.config.train.epochs}: {shown}")
 
     def _close_bar(self) -> None:
         if self.bar is not None:
@@ -140,6 +149,12 @@ def _table(title: str, rows: Mapping[str, Mapping[str, float]], columns: Sequenc
     return "\n".join(lines)
 
 
+def without_seed(config: ExperimentConfig) -> str:
+    """Eight digits that tell experiments apart, but for their seed and where they log."""
+    content = {key: value for key, value in asdict(config).items() if key not in ("seed", "log")}
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:8]
+
+
 def _start_wandb(folder: Path, config: ExperimentConfig) -> Any:
     """A W&B run, or None with a line of warning: the run's own files do not depend on it.
 
@@ -153,14 +168,14 @@ def _start_wandb(folder: Path, config: ExperimentConfig) -> Any:
         run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "ising"),
             name=folder.name,
-            group=f"{model.architecture}-L{data.lattice_size}-{data.num_train}",
+            group=f"{model.architecture}-L{data.lattice_size}-{without_seed(config)}",
             tags=[model.architecture, train.optimizer, train.scheduler],
             config=asdict(config),
             dir=folder,
             settings=wandb.Settings(init_timeout=30, silent=True),
         )
     except Exception as error:  # whatever it is: no package, no login, no network
-        print(f"warning: no W&B ({str(error).splitlines()[0]}); logging goes on in {folder}", file=sys.stderr)
+        print(f"warning: no W&B ({' '.join(repr(error).split())[:200]}); logging goes on in {folder}", file=sys.stderr)
         return None
     run.define_metric("epoch")
     run.define_metric("*", step_metric="epoch")

@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 from config import ExperimentConfig, parse_args, to_json
-from utils import RunError, claim_folder, require_memory, seed_everything, select_device
+from utils import RunError, claim_folder, require_free, require_memory, seed_everything, select_device
 
 
 def run(config: ExperimentConfig, folder: Path, overwrite: bool = False) -> None:
@@ -21,14 +21,15 @@ def run(config: ExperimentConfig, folder: Path, overwrite: bool = False) -> None
     """
     import data
 
-    require_memory(data.memory_needed(config.data))  # before torch is loaded, which takes seconds
+    # What can be refused is refused before torch is loaded, which takes seconds.
+    require_memory(data.memory_needed(config.data))
+    require_free(folder, overwrite)
     device = select_device(config.device)
 
     import torch
 
-    from logger import RunLogger
+    from logger import RunLogger, say
     from model import create_model
-    from plots import draw_run
     from task import EnergyTask, baselines, evaluate, predict
     from trainer import Trainer
 
@@ -39,7 +40,7 @@ def run(config: ExperimentConfig, folder: Path, overwrite: bool = False) -> None
             equilibrium = {name: data.check_equilibrium(split) for name, split in splits._asdict().items()}
         logger.note(data_sha256=data.fingerprint(splits))
         for name, check in equilibrium.items():
-            print(f"{name}: energy {check.energy_z:+.2f} standard errors from exact, chi2/dof {check.chi2_per_dof:.2f}")
+            say(f"{name}: energy {check.energy_z:+.2f} standard errors from exact, chi2/dof {check.chi2_per_dof:.2f}")
             data.require_equilibrium(name, check)
 
         task = EnergyTask(splits.train.spins)
@@ -61,6 +62,8 @@ def run(config: ExperimentConfig, folder: Path, overwrite: bool = False) -> None
         }
         logger.log_results(results)
         with logger.stage("figures"):
+            from plots import draw_run  # and with it matplotlib
+
             example_spins, example_temperatures = data.examples_around_tc(splits.test)
             logger.log_arrays(
                 "predictions",
@@ -71,7 +74,7 @@ def run(config: ExperimentConfig, folder: Path, overwrite: bool = False) -> None
                 example_temperatures=example_temperatures,
             )
             draw_run(folder)
-        print(f"\n{logger.summary(results)}\n\n{folder}")
+        say(f"\n{logger.summary(results)}\n\n{folder}")
 
 
 def default_name(config: ExperimentConfig) -> str:

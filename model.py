@@ -25,7 +25,7 @@ def gain(activation: nn.Module) -> float:
 
 
 def linear(n_in: int, n_out: int, gain: float = 1.0) -> nn.Linear:
-    """A linear layer whose outputs have the variance gain^2 times that of its inputs, and biases zero."""
+    """A linear layer with biases zero, whose outputs have a mean square gain^2 times that of its inputs."""
     layer = nn.Linear(n_in, n_out)
     nn.init.normal_(layer.weight, std=gain / math.sqrt(n_in))
     nn.init.zeros_(layer.bias)

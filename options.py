@@ -1,7 +1,8 @@
 """Fields as options: the flags, the strict JSON and the one-line errors of any config made of pydantic dataclasses.
 
 A config is a dataclass of values and of sections, which are dataclasses of values. An option is known by its path,
-("train", "lr") for a value in a section and ("seed",) for one at the top. Nothing here knows which options there are.
+("train", "lr") for a value in a section and ("seed",) for one at the top. Nothing here knows which options there are,
+and nobody who adds one to config.py has to read it.
 """
 
 import argparse
@@ -172,7 +173,8 @@ def _fault(
         places = {key: ".".join((*section, key)) for *section, key in options}
         return f"{source}: {'.'.join(path)}: no such key; {nearest(path[-1], places)}"
     if error["type"] == "value_error" and option is None:  # options that contradict each other; the text names them
-        return str(error["ctx"]["error"])
+        by_flag = _holds(flags, path) and flags
+        return str(error["ctx"]["error"]) if by_flag or not source else f"{source}: {error['ctx']['error']}"
     name = option.flag if option and _holds(flags, option.path) else f"{source}: {'.'.join(path)}"
     given = json.dumps(error["input"], default=str)
     given = given if len(given) <= 60 else given[:57] + "..."
@@ -199,6 +201,9 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(argument_default=argparse.SUPPRESS, allow_abbrev=False, **settings)
+        # A word with one dash is a value, such as -1e-3 or -inf, which are then refused by name; argparse itself takes
+        # only plain negative numbers for values.
+        self._negative_number_matcher = re.compile("-[^-]")
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message}\n")

@@ -3,10 +3,12 @@
 python plots.py checkpoints/myrun
 """
 
+import io
 import json
-import sys
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -81,7 +83,7 @@ def configurations(spins: NDArray[np.int8], temperatures: Floats) -> Figure:
         axes.imshow(lattice, cmap="gray", vmin=-1, vmax=1)
         axes.set_title(f"T = {temperature:.2f} = {temperature / T_CRITICAL:.2f} $T_c$", fontsize=9)
         axes.set(xticks=[], yticks=[])
-    figure.suptitle("test configurations below, at and above $T_c$ (white: up, black: down)", fontsize=10)
+    figure.suptitle("test configurations, from cold to hot (white: up, black: down)", fontsize=10)
     return figure
 
 
@@ -89,7 +91,7 @@ def draw_run(folder: Path) -> list[Path]:
     """Draw the figures of a finished run from its files into its folder `figures`; return their paths."""
     rows = json.loads((folder / "epoch_metrics.json").read_text())
     results = json.loads((folder / "results.json").read_text())
-    with np.load(folder / "predictions.npz") as arrays:
+    with np.load(io.BytesIO((folder / "predictions.npz").read_bytes())) as arrays:
         true, predicted, temperatures = arrays["targets"], arrays["predictions"], arrays["temperatures"]
         figures = {
             "training_curves": training_curves(rows, results["best_epoch"]),
@@ -110,9 +112,10 @@ def main() -> None:
     folder = parser.parse_args().run
     try:
         paths = draw_run(folder)
-    except (OSError, ValueError, KeyError) as error:
-        print(f"plots.py: error: {folder} is not the folder of a finished run: {error}", file=sys.stderr)
-        sys.exit(2)
+    except OSError as error:
+        parser.error(f"{folder} is not the folder of a finished run: {error}")
+    except (ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
+        parser.exit(3, f"plots.py: error: {folder} holds a damaged file ({error}): run it again with --overwrite\n")
     print("\n".join(map(str, paths)))
 
 

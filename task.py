@@ -31,18 +31,14 @@ class EnergyTask:
     """
 
     def __init__(self, train_spins: NDArray[np.int8]) -> None:
-        energies = self._energies(train_spins)
+        energies = lattice.energy(train_spins)
         self.n_sites = train_spins[0].size
-        self.mean = float(energies.mean())
-        self.std = float(energies.std()) or 1.0  # 1: all training energies are equal, far below T_c
-
-    @staticmethod
-    def _energies(spins: NDArray[np.int8]) -> NDArray[np.float64]:
-        return np.asarray(lattice.energy(spins) / spins[0].size)
+        self.mean = float(energies.mean()) / self.n_sites
+        self.std = float(energies.std()) / self.n_sites or 1.0  # 1: all training energies are equal, far below T_c
 
     def examples(self, spins: NDArray[np.int8], device: torch.device) -> Examples:
         """Spins (N, L, L) with their targets, on the device."""
-        targets = self._energies(spins).astype(np.float32)
+        targets = (lattice.energy(spins) / self.n_sites).astype(np.float32)
         return Examples(torch.from_numpy(spins).to(device), torch.from_numpy(targets).to(device))
 
     def loss(self, predictions: Tensor, targets: Tensor) -> Tensor:
@@ -53,17 +49,18 @@ class EnergyTask:
         """What the metrics are made of, additive over configurations: (B,), (B,) -> (6,) float64 on the CPU."""
         predictions, targets = predictions.cpu().double(), targets.cpu().double()  # by the CPU: MPS has no float64
         errors = predictions - targets
-        # Levels lie 4 apart, so a total energy less than 2 away is nearer to its own level than to any other.
+        # Levels lie at least 4 apart, so a total energy less than 2 away is nearer to its own level than to any other.
         exact = (errors.abs() * self.n_sites < 2).double()
-        columns = (torch.ones_like(errors), errors.abs(), errors**2, targets, targets**2, exact)
+        centred = targets - self.mean  # so that their variance is no difference of large numbers
+        columns = (torch.ones_like(errors), errors.abs(), errors**2, centred, centred**2, exact)
         return torch.stack([column.sum() for column in columns])
 
     def metrics(self, sums: Tensor) -> Metrics:
         """Loss, mean absolute error, root mean square error, R^2, and the share of energies that are right exactly."""
         n, absolute, squared, first, second, exact = sums.tolist()
         variation = second - first**2 / n
-        # R^2 where the targets do not vary: 1 if all are hit, else 0, as scikit-learn has it.
-        r2 = 1 - squared / variation if variation > 0 else float(squared == 0)
+        # R^2 where the targets do not vary, but for rounding: 1 if all are hit, else 0, as scikit-learn has it.
+        r2 = 1 - squared / variation if variation > 1e-12 * second else float(squared == 0)
         return {
             "loss": squared / n / self.std**2,
             "mae": absolute / n,
@@ -92,11 +89,12 @@ MAX_FEATURES = 5000  # least squares on more would take minutes and gigabytes; a
 
 
 def baselines(task: EnergyTask, train: Examples, test: Examples) -> dict[str, Metrics]:
-    """The test metrics of predictors that learn next to nothing: what a network has to be compared with.
+    """The test metrics of simple predictors: what a network has to be compared with.
 
-    `mean` answers the mean training energy. `pair_products` is least squares on s_i s_j for all pairs of sites, which
-    contain the energy; `symmetric_correlators` on their averages over the symmetries of the lattice, of which there are
-    so few that a handful of configurations settles them. Those with more than MAX_FEATURES features are left out.
+    `mean` answers the mean training energy. `pair_products` is least squares on s_i s_j for all pairs of sites, of
+    which the energy is a sum: exact, given several times as many configurations as pairs. `symmetric_correlators` is
+    least squares on their averages over the symmetries of the lattice, which are so few that a handful of
+    configurations settles them. Those with more than MAX_FEATURES features are left out.
     """
     predictions = {"mean": torch.full_like(test.targets, task.mean)}
     lattice_size = test.spins.shape[-1]
@@ -121,8 +119,9 @@ def _least_squares(
 ) -> Tensor:
     """Fit the targets by a constant and the features, (N, L, L) -> (N, F), and predict the test set: (N,) float64.
 
-    A ridge far below the data makes the normal equations solvable where some features never differ in training, and
-    leaves the solution of least norm there.
+    By the normal equations, which need no more memory than F^2 numbers and are well enough conditioned here: the
+    features are integers or averages of them. A ridge far below the data makes them solvable where some features never
+    differ in training, and leaves the solution of least norm there.
     """
 
     def design(spins: NDArray[np.int8]) -> NDArray[np.floating]:
@@ -130,13 +129,14 @@ def _least_squares(
         return np.concatenate([np.ones_like(columns[:, :1]), columns], axis=1)
 
     chunk = max(1, SITES_PER_CHUNK // train.spins[0].numel() // 16)
-    gram, moments = np.zeros(()), np.zeros(())
+    n_columns = design(train.spins[:1].cpu().numpy()).shape[1]
+    gram, moments = np.zeros((n_columns, n_columns)), np.zeros(n_columns)
     for spins, targets in zip(
         torch.split(train.spins.cpu(), chunk), torch.split(train.targets.cpu(), chunk), strict=True
     ):
         x = design(spins.numpy())
-        gram = gram + x.T @ x
-        moments = moments + targets.double().numpy() @ x
+        gram += x.T @ x
+        moments += targets.double().numpy() @ x
     gram[np.diag_indices_from(gram)] += 1e-9 * len(train.spins)
     coefficients = np.linalg.solve(gram, moments)
     predictions = [design(spins.numpy()) @ coefficients for spins in torch.split(test.spins.cpu(), chunk)]

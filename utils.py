@@ -92,38 +92,12 @@ def write_atomic(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-@contextmanager
-def claim_folder(folder: Path, overwrite: bool = False) -> Iterator[None]:
-    """Make a run's folder and hold it, so that no other process writes there; with `overwrite`, empty it first.
-
-    Raises:
-        BadRequestError: the folder is a link or a file, another process's, an earlier run's, or not a run's at all.
-    """
+def require_free(folder: Path, overwrite: bool = False) -> None:
+    """Raise BadRequestError unless a run may be written there: into a new folder or, with `overwrite`, a run's."""
     if folder.is_symlink() or folder.is_file():
         raise BadRequestError(f"{folder} is a link or a file: remove it, or choose another --run-name")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        folder.mkdir()
-    except FileExistsError:
-        _require_replaceable(folder, overwrite)
-    # The kernel lets go of a lock when its process ends, however it ends: a killed run does not block the next.
-    with (folder / ".lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            _require_replaceable(folder, overwrite)
-            raise
-        lock.truncate(0)
-        lock.write(f"{os.getpid()}\n")
-        lock.flush()
-        for entry in folder.iterdir():
-            if entry.name != ".lock":
-                shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
-        yield
-
-
-def _require_replaceable(folder: Path, overwrite: bool) -> None:
-    """Raise BadRequestError unless this folder may be emptied for a new run."""
+    if not folder.exists():
+        return
     names = {entry.name for entry in folder.iterdir()}
     if ".lock" in names:
         with (folder / ".lock").open() as lock:
@@ -133,10 +107,40 @@ def _require_replaceable(folder: Path, overwrite: bool) -> None:
                 raise BadRequestError(
                     f"{folder} is being written by process {lock.read().strip()}: wait, or choose another --run-name"
                 ) from None
-    if names and not overwrite:
+    if not overwrite:
         raise BadRequestError(f"{folder} exists already: --overwrite replaces it, another --run-name keeps it")
     if names - {".lock"} and "config.json" not in names:
         raise BadRequestError(f"{folder} is not the folder of a run and is left alone: choose another --run-name")
+
+
+@contextmanager
+def claim_folder(folder: Path, overwrite: bool = False) -> Iterator[None]:
+    """Make a run's folder and hold it, so that no other process writes there; with `overwrite`, empty it first.
+
+    Raises:
+        BadRequestError: as from require_free, also if another process comes first in this moment.
+    """
+    require_free(folder, overwrite)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        require_free(folder, overwrite)
+    # The kernel lets go of a lock when its process ends, however it ends: a killed run does not block the next.
+    with (folder / ".lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BadRequestError(
+                f"{folder} has just been taken by another process: choose another --run-name"
+            ) from None
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        for entry in folder.iterdir():
+            if entry.name != ".lock":
+                shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+        yield
 
 
 def provenance() -> dict[str, Any]:

@@ -71,25 +71,25 @@ def kaufman(temperatures: ArrayLike, lattice_size: int) -> tuple[Floats, Floats]
     # The four products without r = 0, as ln P and its derivatives, each (4, ...): cosh and sinh, odd r, then even r.
     log_p, log_p1, log_p2 = np.concatenate([_log_products(*x[..., 0::2]), _log_products(*x[..., 1::2])], axis=1)
 
-    # r = 0 is on its own, since x_0 vanishes at T_c and the logarithm of 2 sinh x_0 with it. The products that have it
-    # get the factor 2 cosh x_0 or 2 sinh x_0, here over exp |x_0|.
-    x0 = half * (2 * coupling + np.log(np.tanh(coupling)))
-    x01, x02 = half * (2 + 2 / sinh), half * (-4 * cosh / sinh**2)
-    decay = np.exp(-2 * np.abs(x0))
-    cosh0, sinh0 = 1 + decay, np.sign(x0) * (1 - decay)
-    one, none = np.ones_like(x0), np.zeros_like(x0)
-    factor = np.array([one, one, cosh0, sinh0])
-    factor1 = np.array([none, none, x01 * sinh0, x01 * cosh0])
-    factor2 = np.array([none, none, x02 * sinh0 + x01**2 * cosh0, x02 * cosh0 + x01**2 * sinh0])
-    log_p[2:] += np.abs(x0)
+    # r = 0 is on its own, since y = x_0 vanishes at T_c and the logarithm of 2 sinh y with it. The products that have
+    # it get the factor f = 2 cosh y or 2 sinh y, here over exp |y|.
+    y = half * (2 * coupling + np.log(np.tanh(coupling)))
+    y1, y2 = half * (2 + 2 / sinh), half * (-4 * cosh / sinh**2)
+    decay = np.exp(-2 * np.abs(y))
+    cosh_y, sinh_y = 1 + decay, np.sign(y) * (1 - decay)
+    one, none = np.ones_like(y), np.zeros_like(y)
+    f = np.array([one, one, cosh_y, sinh_y])
+    f1 = np.array([none, none, y1 * sinh_y, y1 * cosh_y])
+    f2 = np.array([none, none, y2 * sinh_y + y1**2 * cosh_y, y2 * cosh_y + y1**2 * sinh_y])
+    log_p[2:] += np.abs(y)
 
     # Their sum S = sum P f, relative to the largest. Slopes are counted from that of the first product, so that
     # (ln S)'' = S'' / S - (S' / S)^2 is no difference of large numbers.
     weight = np.exp(log_p - log_p.max(axis=0))
     slope = log_p1 - log_p1[0]
-    total = (weight * factor).sum(0)
-    first = (weight * (factor * slope + factor1)).sum(0) / total
-    second = (weight * (factor * (slope**2 + log_p2) + 2 * factor1 * slope + factor2)).sum(0) / total
+    total = (weight * f).sum(0)
+    first = (weight * (f * slope + f1)).sum(0) / total
+    second = (weight * (f * (slope**2 + log_p2) + 2 * f1 * slope + f2)).sum(0) / total
 
     log_z1 = n_sites / np.tanh(2 * coupling) + log_p1[0] + first
     log_z2 = -2 * n_sites / sinh**2 + second - first**2

@@ -20,7 +20,10 @@ def check_lattice_size(lattice_size: int) -> None:
 
 
 def energy(spins: NDArray[np.int8]) -> NDArray[np.int64]:
-    """Total energy, in units of J: spins (..., L, L) -> (...). The levels lie 4 apart, from -2 L^2 to 2 L^2."""
+    """Total energy, in units of J: spins (..., L, L) -> (...).
+
+    The levels lie 4 apart, from -2 L^2 to 2 L^2, except that the outermost two at either end lie 8 apart.
+    """
     right_and_down = np.roll(spins, -1, axis=-1) + np.roll(spins, -1, axis=-2)  # counts every bond once
     energies: NDArray[np.int64] = -(spins * right_and_down).sum(axis=(-2, -1), dtype=np.int64)
     return energies

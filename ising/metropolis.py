@@ -16,9 +16,9 @@ from ising.lattice import check_lattice_size
 def sweep(spins: NDArray[np.int8], temperatures: NDArray[np.float32], rng: np.random.Generator) -> None:
     """Offer every spin of every chain one flip, in place: spins (L, L, N), temperatures (N,).
 
-    A flip that changes the energy by dE is accepted with probability min(1, exp(-dE / T)) (Metropolis et al., 1953). An
-    exponentially distributed number X exceeds x with probability exp(-x), so the rule is: flip if dE <= T X. It reads
-    as a heat bath that lends each spin the energy T X.
+    A flip that changes the energy by dE is accepted with probability min(1, exp(-dE / T)) (Metropolis et al., 1953):
+    if u < exp(-dE / T) for a uniform u, or, taking the logarithm, if dE < -T ln u. Since -ln u is exponentially
+    distributed, it is drawn as such, which needs neither exp nor ln and is right far into the tail.
     """
     rows, columns = np.indices(spins.shape[:2])
     for colour in (0, 1):
@@ -30,8 +30,8 @@ def sweep(spins: NDArray[np.int8], temperatures: NDArray[np.float32], rng: np.ra
             + np.roll(spins, -1, axis=1)
         )
         energy_change = 2 * spins[sites] * neighbours[sites]  # (L^2 / 2, N) int8 in {-8, -4, 0, 4, 8}
-        loan = temperatures * rng.standard_exponential(energy_change.shape, dtype=np.float32)
-        spins[sites] *= np.where(energy_change <= loan, np.int8(-1), np.int8(1))
+        threshold = temperatures * rng.standard_exponential(energy_change.shape, dtype=np.float32)  # -T ln u
+        spins[sites] *= np.where(energy_change <= threshold, np.int8(-1), np.int8(1))
 
 
 def equilibration_sweeps(lattice_size: int) -> int:

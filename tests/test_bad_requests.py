@@ -2,13 +2,12 @@
 
 import json
 import os
-import time
 from pathlib import Path
 
 import pytest
 
 from config import PRESETS, to_json
-from tests.conftest import Program
+from tests.conftest import DEBUG, Program
 
 # A command line and what its error must name: what was given, and what to do about it.
 BAD_OPTIONS: list[tuple[str, list[str]]] = [
@@ -16,7 +15,10 @@ BAD_OPTIONS: list[tuple[str, list[str]]] = [
         (f"--lattice-size {size}", [f"--lattice-size {size}", "at least 4"])
         for size in (0, -4, 1, 2, 15, 10**6, "16.0")
     ),
-    *((f"--temp-min {t}", ["--temp-min", "above 0"]) for t in ("0", "-1", "nan", "inf", "11", "1e400")),
+    *(
+        (f"--temp-min {t}", ["--temp-min", "at least 0.02"])
+        for t in ("0", "-1", "-1e-3", "-inf", "0.01", "nan", "inf", "11", "1e400")
+    ),
     *((f"--temp-max {t}", ["--temp-max", "at most 10"]) for t in ("0", "-1", "nan", "inf", "10.5")),
     ("--temp-min 3 --temp-max 2", ["--temp-min 3.0", "--temp-max 2.0", "widen"]),
     ("--temp-min 2 --temp-max 2", ["--temp-min 2.0", "--temp-max 2.0", "widen"]),
@@ -28,8 +30,11 @@ BAD_OPTIONS: list[tuple[str, list[str]]] = [
     ("--sweeps -1", ["--sweeps -1", "at least 0"]),
     ("--epochs 0", ["--epochs 0", "at least 1"]),
     ("--batch-size 0", ["--batch-size 0", "at least 1"]),
-    ("--batch-size 10001", ["--batch-size 10001", "--num-train 10000", "smaller"]),
-    *((f"--lr {lr}", ["--lr", "a number, above 0"]) for lr in ("0", "-1", "nan", "1e400", "inf", "x", "")),
+    ("--batch-size 10001", ["--batch-size 10001", "--num-train 10000", "lower"]),
+    *(
+        (f"--lr {lr}", ["--lr", "a number, above 0"])
+        for lr in ("0", "-1", "-1e-3", "-inf", "nan", "1e400", "inf", "x", "")
+    ),
     ("--weight-decay -0.1", ["--weight-decay -0.1", "at least 0"]),
     *((f"--dropout {p}", ["--dropout", "at least 0, below 1"]) for p in ("1", "-0.1", "nan")),
     ("--patience 0", ["--patience 0", "at least 1"]),
@@ -48,8 +53,8 @@ BAD_OPTIONS: list[tuple[str, list[str]]] = [
     ("--preset tiny", ["tiny", "debug", "small", "default", "large"]),
     ("--device tpu", ["tpu", "auto, cuda, mps, cpu"]),
     ("--task dance", ["--task", "no such option"]),
-    ("--warmup-epochs 100", ["--warmup-epochs 100", "--epochs 100", "smaller"]),
-    ("--warmup-epochs 7 --epochs 5", ["--warmup-epochs 7", "--epochs 5", "smaller"]),
+    ("--warmup-epochs 100", ["--warmup-epochs 100", "--epochs 100", "lower"]),
+    ("--warmup-epochs 7 --patience 8 --epochs 5", ["--warmup-epochs 7", "--patience 8", "--epochs 5", "lower"]),
     ("--epoch 3", ["--epoch", "--epochs"]),
     ("--epochs 1_0", ["1_0", "an integer"]),
     ("--epochs \uff11\uff10", ["--epochs", "an integer"]),
@@ -58,6 +63,9 @@ BAD_OPTIONS: list[tuple[str, list[str]]] = [
     ("--config none.json", ["none.json", "No such file"]),
     ("--config .", [".", "Is a directory"]),
     ("--print-config --overwrite", ["--overwrite", "--print-config", "drop one"]),
+    ("--overwrite", ["--overwrite", "--run-name"]),
+    ("--run-name -x", ["--run-name", "-x"]),
+    ("--hidden 8 -8", ["--hidden -8", "at least 1"]),
     ("debug", ["debug", "no such option"]),
 ]
 
@@ -79,15 +87,31 @@ BAD_NAMES = [
 ]
 
 
-def assert_refused(program: Program, folder: Path, arguments: list[str], named: list[str]) -> None:
-    before = sorted(folder.rglob("*"))
-    done = program(*arguments)
+def assert_refused(
+    program: Program, folder: Path, arguments: list[str], named: list[str], *, torch_is_needed: bool = False
+) -> None:
+    before = snapshot(folder)
+    if torch_is_needed:
+        done = program(*arguments)
+    else:  # a refusal that does not wait for torch: loading it would end the program in another way
+        trap = folder.parent / f"{folder.name}-trap"
+        trap.mkdir(exist_ok=True)
+        (trap / "torch.py").write_text("raise SystemExit('torch was loaded')")
+        done = program(*arguments, PYTHONPATH=str(trap))
     assert done.returncode == 2, done.stderr
     assert done.stdout == ""
     assert done.stderr.startswith("main.py: error: ")
     assert done.stderr.count("\n") == 1
     assert all(words in done.stderr for words in named), done.stderr
-    assert sorted(folder.rglob("*")) == before
+    assert snapshot(folder) == before
+
+
+def snapshot(folder: Path) -> dict[str, tuple[bytes, int]]:
+    """All that lies in a folder, and when it was last written."""
+    return {
+        str(path): (path.read_bytes() if path.is_file() else b"", path.lstat().st_mtime_ns)
+        for path in folder.rglob("*")
+    }
 
 
 @pytest.mark.parametrize(("line", "named"), BAD_OPTIONS, ids=[line[:40] for line, _ in BAD_OPTIONS])
@@ -121,9 +145,7 @@ def test_a_preset_under_a_whole_config_does_nothing(program: Program, tmp_path: 
     "arguments", [("--num-train", "1000000000000"), ("--lattice-size", "1024", "--num-test", "10000000")]
 )
 def test_more_than_the_memory_there_is(arguments: tuple[str, ...], program: Program, tmp_path: Path) -> None:
-    start = time.perf_counter()
     assert_refused(program, tmp_path, list(arguments), ["GiB of memory", "this machine has", "--num-train"])
-    assert time.perf_counter() - start < 20  # refused, not tried: sampling would take hours
 
 
 @pytest.mark.parametrize("device", ["cuda", "mps"])
@@ -133,30 +155,26 @@ def test_a_device_that_is_not_there(device: str, program: Program, tmp_path: Pat
     if (device == "cuda" and torch.cuda.is_available()) or (device == "mps" and torch.backends.mps.is_available()):
         pytest.skip("this machine has it")
     assert_refused(
-        program, tmp_path, ["--preset", "debug", "--device", device], [f"--device {device}", "--device auto"]
+        program,
+        tmp_path,
+        ["--preset", "debug", "--device", device],
+        [f"--device {device}", "--device auto"],
+        torch_is_needed=True,
     )
-
-
-def snapshot(folder: Path) -> dict[str, tuple[bytes, int]]:
-    return {str(p): (p.read_bytes(), p.stat().st_mtime_ns) for p in folder.rglob("*") if p.is_file()}
 
 
 def test_an_earlier_run_is_not_touched(program: Program, tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints" / "mine"
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}")
-    before = snapshot(tmp_path)
-    assert_refused(
-        program, tmp_path, ["--preset", "debug", "--run-name", "mine"], ["mine", "--overwrite", "--run-name"]
-    )
-    assert snapshot(tmp_path) == before
+    assert_refused(program, tmp_path, [*DEBUG, "--run-name", "mine"], ["mine", "--overwrite", "--run-name"])
 
 
 def test_overwrite_spares_folders_that_are_no_runs(program: Program, tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints" / "thesis"
     folder.mkdir(parents=True)
     (folder / "chapter1.tex").write_text("years of work")
-    done = program("--preset", "debug", "--run-name", "thesis", "--overwrite")
+    done = program(*DEBUG, "--run-name", "thesis", "--overwrite")
     assert done.returncode == 2
     assert "not the folder of a run" in done.stderr
     assert (folder / "chapter1.tex").read_text() == "years of work"
@@ -168,7 +186,7 @@ def test_a_run_folder_that_is_a_link_or_a_file(program: Program, tmp_path: Path)
     (tmp_path / "checkpoints" / "link").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "checkpoints" / "file").write_text("")
     for name, extra in (("link", []), ("file", ["--overwrite"])):
-        arguments = ["--preset", "debug", "--run-name", name, *extra]
+        arguments = [*DEBUG, "--run-name", name, *extra]
         assert_refused(program, tmp_path, arguments, [f"checkpoints/{name} is a link or a file", "--run-name"])
 
 
@@ -183,25 +201,21 @@ def test_a_run_that_another_process_is_writing(program: Program, tmp_path: Path)
         lock.write(f"{os.getpid()}\n")
         lock.flush()
         for extra in ([], ["--overwrite"]):
-            arguments = ["--preset", "debug", "--run-name", "busy", *extra]
+            arguments = [*DEBUG, "--run-name", "busy", *extra]
             assert_refused(program, tmp_path, arguments, ["busy", f"process {os.getpid()}"])
 
 
 def test_sweeps_that_are_too_few(program: Program, tmp_path: Path) -> None:
-    done = program("--preset", "debug", "--sweeps", "3", "--run-name", "short")
+    done = program(*DEBUG, "--sweeps", "3", "--run-name", "short")
     assert done.returncode == 2
     assert done.stderr.startswith("main.py: error: the train split is not in equilibrium")
     assert "--sweeps" in done.stderr
     assert json.loads((tmp_path / "checkpoints" / "short" / "run_info.json").read_text())["status"] == "failed"
 
 
-@pytest.mark.parametrize("script", ["main.py", "plots.py"])
-def test_help_needs_no_torch(script: str, program: Program) -> None:
-    done = program("--help", script=script)
-    assert done.returncode == 0
-    assert done.stdout.startswith("usage: ")
-    if script == "main.py":
-        done = program("--help", PYTHONVERBOSE="1")
-        assert "import 'pydantic" in done.stderr
-        assert "import 'torch" not in done.stderr
-        assert "import 'numpy" not in done.stderr
+def test_help_waits_for_neither_torch_nor_numpy(program: Program, tmp_path: Path) -> None:
+    for module in ("torch", "numpy"):
+        (tmp_path / f"{module}.py").write_text("raise SystemExit('loaded')")
+    done = program("--help", PYTHONPATH=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("usage: main.py")

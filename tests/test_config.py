@@ -140,7 +140,7 @@ configs = st.builds(
         patience=st.none() | st.integers(1, 10),
         warmup_epochs=st.integers(0, 10),
     ),
-    data=st.builds(DataConfig, lattice_size=st.integers(2, 512).map(lambda n: 2 * n), temp_min=st.floats(0.01, 3.99)),
+    data=st.builds(DataConfig, lattice_size=st.integers(2, 512).map(lambda n: 2 * n), temp_min=st.floats(0.02, 3.99)),
     seed=st.integers(0, 2**64 - 1),
 )
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from config import PRESETS, load_config
 from data import make_splits
 from evaluate import load_run
 from ising import lattice
-from tests.conftest import ROOT, Program, run_command
+from tests.conftest import DEBUG, ROOT, Program, run_command
 from utils import UnusableFileError
 
 DETERMINISTIC = ("epoch_metrics.json", "results.json")
@@ -85,15 +86,15 @@ def test_the_last_words_are_a_table_for_the_journal_and_the_path(finished_run: P
 
 def test_the_same_command_and_its_config_give_the_same_again(finished_run: Path) -> None:
     cwd = finished_run.parent.parent
-    for arguments in (
-        ("--preset", "debug", "--run-name", "second"),
-        ("--config", "checkpoints/first/config.json", "--run-name", "third", "--no-checkpoints"),
+    for name, arguments in (
+        ("second", DEBUG),
+        ("third", ("--config", "checkpoints/first/config.json", "--no-checkpoints")),
     ):
-        done = run_command(*arguments, cwd=cwd)
+        done = run_command(*arguments, "--run-name", name, cwd=cwd)
         assert done.returncode == 0, done.stderr
-        again = cwd / "checkpoints" / arguments[3]
-        for name in DETERMINISTIC:
-            assert (again / name).read_bytes() == (finished_run / name).read_bytes()
+        again = cwd / "checkpoints" / name
+        for file in DETERMINISTIC:
+            assert (again / file).read_bytes() == (finished_run / file).read_bytes()
         assert read(again, "run_info.json")["data_sha256"] == read(finished_run, "run_info.json")["data_sha256"]
         assert (again / "best.pt").exists() == ("--no-checkpoints" not in arguments)
 
@@ -119,9 +120,10 @@ def test_a_config_of_a_named_run_asks_for_another_name(finished_run: Path) -> No
 
 def test_options_reach_a_whole_run_and_overwrite_replaces_it(program: Program, tmp_path: Path) -> None:
     line = (
-        "--preset debug --lattice-size 4 --num-train 300 --epochs 60 --patience 2 --lr 0.05 --hidden 16 8 --run-name r"
+        "--preset debug --device cpu --lattice-size 4 --num-train 300 --epochs 60 --patience 2 --lr 0.05 --hidden 16 8"
     )
     line += " --architecture residual_mlp --temp-min 2 --temp-max 3 --activation relu --optimizer sgd --scheduler none"
+    line += " --run-name r"
     assert program(*line.split()).returncode == 0
     folder = tmp_path / "checkpoints" / "r"
     first = read(folder, "results.json")
@@ -137,15 +139,15 @@ def test_options_reach_a_whole_run_and_overwrite_replaces_it(program: Program, t
 
 
 def test_runs_without_a_name_do_not_meet(program: Program, tmp_path: Path) -> None:
-    assert program("--preset", "debug", "--epochs", "1").returncode == 0
-    assert program("--preset", "debug", "--epochs", "1").returncode == 0
+    assert program(*DEBUG, "--epochs", "1").returncode == 0
+    assert program(*DEBUG, "--epochs", "1").returncode == 0
     names = [path.name for path in (tmp_path / "checkpoints").iterdir()]
     assert len(names) == 2
     assert all(re.fullmatch(r"mlp-L8-seed42-\d{8}-\d{6}", name) for name in names)
 
 
 def test_divergence_is_told_and_kept(program: Program, tmp_path: Path) -> None:
-    done = program("--preset", "debug", "--optimizer", "sgd", "--lr", "1e20", "--run-name", "d")
+    done = program(*DEBUG, "--optimizer", "sgd", "--lr", "1e20", "--run-name", "d")
     assert done.returncode == 4
     assert done.stderr.startswith("main.py: error: the loss is")
     assert done.stderr.count("\n") == 1
@@ -154,7 +156,7 @@ def test_divergence_is_told_and_kept(program: Program, tmp_path: Path) -> None:
 
 def test_a_disk_that_cannot_be_written(program: Program, tmp_path: Path) -> None:
     (tmp_path / "checkpoints").write_text("a file where the folder of the runs should be")
-    done = program("--preset", "debug", "--run-name", "a")
+    done = program(*DEBUG, "--run-name", "a")
     assert done.returncode == 5
     assert done.stderr.startswith("main.py: error: ")
     assert done.stderr.count("\n") == 1
@@ -170,15 +172,49 @@ def test_print_config_prints_it_and_does_nothing_else(program: Program, tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["c.json"]
 
 
-def test_the_program_runs_in_a_locale_without_unicode_and_with_the_output_closed(tmp_path: Path) -> None:
-    command = f"{sys.executable} {ROOT / 'main.py'} --help | head -1"
+def test_two_threads_compute_the_same_twice(program: Program, tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        assert program(*DEBUG, "--run-name", name, OMP_NUM_THREADS="2").returncode == 0
+    one, other = (tmp_path / "checkpoints" / name for name in ("one", "other"))
+    assert read(one, "run_info.json")["threads"] == 2
+    for name in DETERMINISTIC:
+        assert (one / name).read_bytes() == (other / name).read_bytes()
+
+
+def test_a_reader_that_leaves_early_does_not_stop_the_run(tmp_path: Path) -> None:
+    command = f"{sys.executable} {ROOT / 'main.py'} {' '.join(DEBUG)} --run-name piped | head -1"
     done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("usage: main.py")
+    assert done.stdout.startswith("train: energy")
     assert done.stderr == ""
-    done = run_command(
-        "--preset", "debug", "--epochs", "1", cwd=tmp_path, LC_ALL="C", PYTHONUTF8="0", PYTHONIOENCODING="ascii"
-    )
+    assert read(tmp_path / "checkpoints" / "piped", "run_info.json")["status"] == "finished"
+
+
+def test_a_locale_without_unicode(program: Program) -> None:
+    done = program(*DEBUG, "--epochs", "1", LC_ALL="C", PYTHONUTF8="0", PYTHONIOENCODING="ascii")
     assert done.returncode == 0, done.stderr
+
+
+def test_an_interrupt_is_told_and_kept(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, str(ROOT / "main.py"), *DEBUG, "--epochs", "10000", "--run-name", "i"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        while "epoch 2/" not in process.stdout.readline():
+            pass
+        process.send_signal(signal.SIGINT)
+        error = process.stderr.read()
+    assert process.returncode == 130
+    assert error.startswith("main.py: interrupted")
+    assert error.count("\n") == 1
+    folder = tmp_path / "checkpoints" / "i"
+    assert read(folder, "run_info.json")["status"] == "interrupted"
+    assert len(read(folder, "epoch_metrics.json")) >= 2
+    assert load_run(folder)[0].train.epochs == 10_000
 
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "truncated", "other network", "no json"])

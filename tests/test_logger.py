@@ -1,9 +1,11 @@
 """What is kept of a run: whole files, strict JSON, W&B when it is there, a terminal of any kind."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import pty
+import re
 import struct
 import subprocess
 import sys
@@ -15,9 +17,9 @@ from typing import Any
 import pytest
 import torch
 
-from config import ExperimentConfig, LogConfig, load_config
-from logger import RunLogger, write_json
-from tests.conftest import ROOT, Program
+from config import ExperimentConfig, LogConfig, TrainConfig, load_config
+from logger import RunLogger, without_seed, write_json
+from tests.conftest import DEBUG, ROOT, Program
 from utils import DivergedError
 
 ROW = {"epoch": 1, "step": 10, "train_loss": 0.5, "val_loss": 0.25, "val_mae": 0.1, "learning_rate": 0.001}
@@ -97,7 +99,7 @@ def wandb_records(folder: Path) -> Iterator[Any]:
 
 
 def test_wandb_gets_one_row_an_epoch_the_config_and_the_summary(program: Program, tmp_path: Path) -> None:
-    done = program("--preset", "debug", "--wandb", "--run-name", "w", WANDB_MODE="offline")
+    done = program(*DEBUG, "--wandb", "--run-name", "w", WANDB_MODE="offline")
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "checkpoints" / "w"
     history: list[dict[str, Any]] = []
@@ -124,12 +126,20 @@ def test_wandb_gets_one_row_an_epoch_the_config_and_the_summary(program: Program
     assert config["train"]["lr"] == 0.001
     assert config["seed"] == 42
     assert run is not None
-    assert (run.display_name, run.run_group, list(run.tags)) == ("w", "mlp-L8-2000", ["mlp", "adamw", "cosine"])
+    assert (run.display_name, list(run.tags)) == ("w", ["mlp", "adamw", "cosine"])
+    assert re.fullmatch("mlp-L8-[0-9a-f]{8}", run.run_group)
     assert info(folder)["wandb_id"] == run.run_id
 
 
+def test_runs_that_differ_in_their_seed_alone_are_of_one_group() -> None:
+    base = ExperimentConfig()
+    same = dataclasses.replace(base, seed=7, log=LogConfig(run_name="b"))
+    other = dataclasses.replace(base, train=TrainConfig(lr=0.1))
+    assert without_seed(base) == without_seed(same) != without_seed(other)
+
+
 def test_wandb_without_login_is_a_warning_and_no_prompt(program: Program, tmp_path: Path) -> None:
-    done = program("--preset", "debug", "--wandb", "--run-name", "w", HOME=str(tmp_path), WANDB_API_KEY="")
+    done = program(*DEBUG, "--wandb", "--run-name", "w", HOME=str(tmp_path), WANDB_API_KEY="")
     assert done.returncode == 0, done.stderr
     assert "warning: no W&B" in done.stderr
     assert info(tmp_path / "checkpoints" / "w")["wandb_id"] is None
@@ -147,7 +157,7 @@ def test_wandb_that_is_not_installed_is_a_warning(
 
 
 def test_wandb_is_not_imported_unless_asked_for(program: Program) -> None:
-    done = program("--preset", "debug", "--epochs", "1", PYTHONVERBOSE="1")
+    done = program(*DEBUG, "--epochs", "1", PYTHONVERBOSE="1")
     assert "import 'torch'" in done.stderr
     assert "import 'wandb" not in done.stderr
 
@@ -160,7 +170,7 @@ def test_a_terminal_gets_a_bar_and_a_file_gets_lines(finished_run: Path, tmp_pat
     termios.tcsetwinsize(child, (24, 40))
     shown = b""
     with subprocess.Popen(
-        [sys.executable, str(ROOT / "main.py"), "--preset", "debug"],
+        [sys.executable, str(ROOT / "main.py"), *DEBUG],
         cwd=tmp_path,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdin=subprocess.DEVNULL,

@@ -1,6 +1,7 @@
 """Figures: drawn from a run's files alone, with axes that say what they show."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,17 @@ def test_a_folder_that_is_no_finished_run_is_refused(program: Program, tmp_path:
         assert done.stderr.startswith(f"plots.py: error: {folder} is not the folder of a finished run")
         assert done.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_file_is_told(finished_run: Path, program: Program, tmp_path: Path) -> None:
+    shutil.copytree(finished_run, tmp_path / "r")
+    whole = (tmp_path / "r" / "predictions.npz").read_bytes()
+    for damaged in (b"", whole[:-50], b"\0" * 100):
+        (tmp_path / "r" / "predictions.npz").write_bytes(damaged)
+        done = program("r", script="plots.py")
+        assert done.returncode == 3
+        assert done.stderr.startswith("plots.py: error: r holds a damaged file")
+        assert done.stderr.count("\n") == 1
 
 
 def test_training_curves_show_all_epochs_and_mark_the_best() -> None:

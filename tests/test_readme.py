@@ -31,7 +31,9 @@ def section(title: str) -> str:
 def option_table() -> str:
     lines = ["| option | default | allowed | what |", "|---|---|---|---|"]
     for option in OPTIONS.values():
-        lines.append(f"| `{option.flag}` | `{option.default}` | {option.allowed} | {option.info.description} |")
+        flags = f"`{option.flag}`, `--no-{option.flag[2:]}`" if option.kind is bool else f"`{option.flag}`"
+        allowed = "on or off" if option.kind is bool else option.allowed
+        lines.append(f"| {flags} | `{option.default}` | {allowed} | {option.info.description} |")
     return "\n".join(lines)
 
 

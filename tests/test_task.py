@@ -67,8 +67,11 @@ def test_exact_fraction_counts_energies_nearer_to_their_level_than_to_any_other(
     assert evaluate(Law(error), task, task.examples(spins, CPU))["exact_fraction"] == exact
 
 
-def test_r2_where_the_targets_do_not_vary() -> None:
-    task = EnergyTask(spins := np.ones((5, 4, 4), np.int8))
+@pytest.mark.parametrize("flipped", [0, 1, 3])
+def test_r2_where_the_targets_do_not_vary(flipped: int) -> None:
+    spins = np.ones((5, 6, 6), np.int8)
+    spins[:, 0, :flipped] = -1  # equal energies, of which the mean is not a number that binary holds exactly
+    task = EnergyTask(spins)
     examples = task.examples(spins, CPU)
     assert evaluate(Law(), task, examples)["r2"] == 1
     assert evaluate(Law(1.0), task, examples)["r2"] == 0

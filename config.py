@@ -48,6 +48,7 @@ class ModelConfig:
     architecture: Architecture = Field(default="mlp", description="kind of network")
     hidden: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = Field(
         default=(128, 64, 32),
+        strict=False,  # a list will do; its elements are strict
         min_length=1,
         max_length=32,
         description="widths of the hidden layers; in residual_mlp of the blocks, on a stream as wide as the first",
@@ -195,7 +196,7 @@ def build_parser() -> Parser:
         prog="main.py",
         usage="main.py [options]",
         description="Draw 2D Ising configurations, train a network to predict their energy, show how well it does.",
-        epilog="A flag goes before --config, and that before --preset; `none` switches off what can be off.",
+        epilog="Flags override --config, which overrides --preset, wherever they stand; `none` is off, where allowed.",
     )
     command = parser.add_argument_group("command")
     command.add_argument("--preset", choices=PRESETS, help="start from this config instead of `default`")

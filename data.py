@@ -112,12 +112,12 @@ def examples_around_tc(split: Split, n: int = 4) -> tuple[NDArray[np.int8], NDAr
     side of it, from the middle.
 
     Returns:
-        spins (3, n, L, L) int8, temperatures (3, n) in J / k_B; n is that of the split if it has fewer.
+        spins (3, n, L, L) int8, temperatures (3, n) in J / k_B; n is less if the split has not three times as many.
     """
     coldest, hottest = split.temperatures.min(), split.temperatures.max()
     centre = exact.T_CRITICAL if coldest < exact.T_CRITICAL < hottest else (coldest + hottest) / 2
     wanted = np.array([(coldest + centre) / 2, centre, (hottest + centre) / 2])
-    chosen = np.abs(split.temperatures - wanted[:, None]).argsort(axis=1)[:, :n]
+    chosen = np.abs(split.temperatures - wanted[:, None]).argsort(axis=1)[:, : max(1, min(n, len(split.spins) // 3))]
     return split.spins[chosen], split.temperatures[chosen]
 
 

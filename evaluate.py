@@ -11,12 +11,14 @@ from utils import UnusableFileError
 
 
 def load_run(run_dir: str | Path) -> tuple[ExperimentConfig, InPhysicalUnits]:
-    """The config of a run and its network, on the CPU in evaluation mode: spins (B, L, L) int8 -> energies (B,).
+    """The config of a run and its network, on the CPU and ready to be used: spins (B, L, L) int8 -> energies (B,).
 
     Raises:
         UnusableFileError: config.json or best.pt is missing, damaged, or of another network.
     """
     folder = Path(run_dir)
+    if not (folder / "best.pt").is_file():
+        raise UnusableFileError(f"{folder} has no best.pt: give the folder of a run that kept its weights")
     try:
         config = load_config(folder / "config.json")
         model = create_model(config.model, config.data.lattice_size)
@@ -27,4 +29,4 @@ def load_run(run_dir: str | Path) -> tuple[ExperimentConfig, InPhysicalUnits]:
     except Exception as error:  # a damaged file makes torch raise nearly anything
         reason = " ".join(str(error).split())[:200]
         raise UnusableFileError(f"{folder / 'best.pt'} cannot be used: {reason}; train the run again") from error
-    return config, model.eval()
+    return config, model.eval().requires_grad_(False)

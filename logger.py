@@ -56,6 +56,7 @@ class RunLogger:
         }
         self.bar: tqdm[Any] | None = None
         write_atomic(folder / "config.json", to_json(config).encode())
+        self.note()
         self.wandb = _start_wandb(folder, config) if config.log.wandb else None
         self.note(wandb_id=self.wandb.id if self.wandb else None)
 
@@ -90,13 +91,13 @@ class RunLogger:
         write_json(self.folder / "epoch_metrics.json", self.rows)
         if self.wandb is not None:
             self.wandb.log(dict(row))
-        shown = f"train loss {row['train_loss']:.4g}, val loss {row['val_loss']:.4g}, val mae {row['val_mae']:.4g}"
         if sys.stderr.isatty():
             self.bar = self.bar or tqdm(total=self.config.train.epochs, desc="training", unit="epoch")
-            self.bar.set_postfix_str(shown, refresh=False)
+            self.bar.set_postfix_str(f"val mae {row['val_mae']:.3g}", refresh=False)
             self.bar.update()
         else:
-            say(f"epoch {row['epoch']}/{self.config.train.epochs}: {shown}")
+            losses = f"train loss {row['train_loss']:.4g}, val loss {row['val_loss']:.4g}, val mae {row['val_mae']:.4g}"
+            say(f"epoch {row['epoch']}/{self.config.train.epochs}: {losses}")
 
     def _close_bar(self) -> None:
         if self.bar is not None:

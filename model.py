@@ -5,6 +5,7 @@ variance 1; `create_model` wraps it so that spins go in as int8 and answers come
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -81,7 +82,7 @@ class ResidualMLP(nn.Sequential):
         )
 
 
-ARCHITECTURES: dict[str, type[MLP] | type[ResidualMLP]] = {"mlp": MLP, "residual_mlp": ResidualMLP}
+ARCHITECTURES: dict[str, Callable[[ModelConfig, int], nn.Module]] = {"mlp": MLP, "residual_mlp": ResidualMLP}
 
 
 class InPhysicalUnits(nn.Module):

@@ -81,7 +81,8 @@ def _in_words(kind: Any, metadata: Iterable[Any]) -> str:
         return "one of " + ", ".join(get_args(kind))
     if get_origin(kind) is tuple:
         element, info = get_args(get_args(kind)[0])
-        return f"one or more, each {_in_words(element, info.metadata)}"
+        fewest, most = ([getattr(m, key) for m in metadata if hasattr(m, key)] for key in ("min_length", "max_length"))
+        return f"{fewest[0]} to {most[0]} values, each {_in_words(element, info.metadata)}"
     bounds = [f"{words} {getattr(m, key)}" for m in metadata for key, words in BOUNDS.items() if hasattr(m, key)]
     return ", ".join([NOUNS[kind], *bounds])
 

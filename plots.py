@@ -12,6 +12,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from ising.exact import T_CRITICAL
@@ -25,13 +26,14 @@ def training_curves(rows: Sequence[Mapping[str, float]], best_epoch: int) -> Fig
     epochs = [row["epoch"] for row in rows]
     figure = Figure(figsize=(6, 5), layout="constrained")
     loss, rate = figure.subplots(2, sharex=True, height_ratios=(3, 1))
-    loss.plot(epochs, [row["train_loss"] for row in rows], label="training")
-    loss.plot(epochs, [row["val_loss"] for row in rows], label="validation")
+    loss.plot(epochs, [row["train_loss"] for row in rows], ".-", markersize=4, label="training")
+    loss.plot(epochs, [row["val_loss"] for row in rows], ".-", markersize=4, label="validation")
     loss.axvline(best_epoch, color="0.5", linestyle=":", label=f"best, epoch {best_epoch}")
-    loss.set(yscale="log", ylabel="mean squared error / variance of $E$")
+    loss.set(yscale="log", ylabel="mean squared error / variance of $E / N$")
     loss.legend()
-    rate.plot(epochs, [row["learning_rate"] for row in rows], color="0.3")
+    rate.plot(epochs, [row["learning_rate"] for row in rows], ".-", markersize=4, color="0.3")
     rate.set(xlabel="epoch", ylabel="learning rate", ylim=(0, None))
+    rate.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 
@@ -40,29 +42,34 @@ def parity(true: Floats, predicted: Floats) -> Figure:
     figure = Figure(figsize=(8, 4), layout="constrained")
     scatter, histogram = figure.subplots(1, 2)
     scatter.plot(true, predicted, ".", markersize=3, alpha=0.4)
-    ends = [min(true.min(), predicted.min()), max(true.max(), predicted.max())]
+    margin = 0.1
+    ends = (min(true.min(), predicted.min()) - margin, max(true.max(), predicted.max()) + margin)
     scatter.plot(ends, ends, color="black", linewidth=1, label="predicted = true")
-    scatter.set(xlabel="true $E / N$ [J]", ylabel="predicted $E / N$ [J]", aspect="equal")
+    scatter.set(xlabel="true $E / N$ [J]", ylabel="predicted $E / N$ [J]", xlim=ends, ylim=ends, aspect="equal")
+    scatter.xaxis.set_major_locator(MaxNLocator(6))
+    scatter.yaxis.set_major_locator(MaxNLocator(6))
     scatter.legend()
-    errors = predicted - true
-    histogram.hist(errors, bins=60)
-    histogram.axvline(0, color="black", linewidth=1)
-    histogram.set(xlabel="predicted - true [J per spin]", ylabel="configurations")
+    histogram.hist(predicted - true, bins=int(np.clip(len(true) // 10, 10, 60)), zorder=2)
+    histogram.axvline(0, color="black", linewidth=1, zorder=1)
+    histogram.set(xlabel="predicted - true $E / N$ [J]", ylabel="configurations")
     return figure
 
 
 def error_by_temperature(temperatures: Floats, errors: Floats, n_bins: int = 20) -> Figure:
-    """Mean absolute error of the energy per spin in bins of temperature, with its standard error; (N,) each."""
-    edges = np.linspace(temperatures.min(), temperatures.max(), n_bins + 1)
-    index = np.clip(np.digitize(temperatures, edges) - 1, 0, n_bins - 1)
-    inside = [np.abs(errors[index == i]) for i in range(n_bins)]
-    filled = [i for i in range(n_bins) if len(inside[i]) > 1]
-    centres = (edges[1:] + edges[:-1]) / 2
-    means = [inside[i].mean() for i in filled]
-    standard_errors = [inside[i].std(ddof=1) / np.sqrt(len(inside[i])) for i in filled]
+    """Mean absolute error of the energy per spin against temperature, (N,) each, with its standard error.
+
+    In bins of equally many configurations, ten at least if there are so many.
+    """
+    bins = np.array_split(np.argsort(temperatures), int(np.clip(len(errors) // 10, 1, n_bins)))
+    centres = [temperatures[chosen].mean() for chosen in bins]
+    means = [np.abs(errors[chosen]).mean() for chosen in bins]
+    # The standard error of one configuration is unknown: it gets no bar.
+    deviations = [np.abs(errors[chosen]).std(ddof=1) if len(chosen) > 1 else np.nan for chosen in bins]
+    standard_errors = deviations / np.sqrt([len(chosen) for chosen in bins])
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    axes.errorbar(centres[filled], means, yerr=standard_errors, fmt="o", markersize=4, capsize=2, label="test set")
+    label = "test set, with standard error"
+    axes.errorbar(centres, means, yerr=standard_errors, fmt="o", markersize=4, capsize=2, label=label)
     if temperatures.min() < T_CRITICAL < temperatures.max():
         axes.axvline(T_CRITICAL, color="0.5", linestyle=":", label=f"$T_c$ = {T_CRITICAL:.3f}")
     axes.set(xlabel="temperature [J / $k_B$]", ylabel="mean absolute error of $E / N$ [J]", ylim=(0, None))
@@ -73,7 +80,7 @@ def error_by_temperature(temperatures: Floats, errors: Floats, n_bins: int = 20)
 def configurations(spins: NDArray[np.int8], temperatures: Floats) -> Figure:
     """Example configurations, a row for each neighbourhood in T: spins (rows, n, L, L), T (rows, n)."""
     n_rows, n_columns = temperatures.shape
-    figure = Figure(figsize=(1.8 * n_columns, 2.1 * n_rows), layout="constrained")
+    figure = Figure(figsize=(max(4, 1.8 * n_columns), 2.1 * n_rows), layout="constrained")
     for axes, lattice, temperature in zip(
         figure.subplots(n_rows, n_columns, squeeze=False).flat,
         spins.reshape(-1, *spins.shape[2:]),

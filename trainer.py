@@ -84,7 +84,7 @@ class Trainer:
         self.step = 0
 
     def fit(self) -> FitResult:
-        """Train to the last epoch, or until the patience is out, and leave the best weights in the model.
+        """Train to the last epoch, or until the patience is out, and leave the best weights in the model. Call it once.
 
         Raises:
             DivergedError: a loss is infinite or not a number; nothing of that epoch is kept.

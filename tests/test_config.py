@@ -156,6 +156,10 @@ def test_configs_are_frozen_and_valid_however_they_are_made() -> None:
         ExperimentConfig().seed = 3  # type: ignore[misc]
     with pytest.raises(ValidationError):
         dataclasses.replace(TrainConfig(), lr=-1.0)
+    assert ModelConfig(hidden=[8, 4]).hidden == (8, 4)  # type: ignore[arg-type]
+    for hidden in ([8, 4.0], [8, True], ["8"]):
+        with pytest.raises(ValidationError):
+            ModelConfig(hidden=hidden)  # type: ignore[arg-type]
     with pytest.raises(ValidationError):
         ExperimentConfig(data=DataConfig(num_train=10))  # fewer than the default batch
 
@@ -179,8 +183,8 @@ BROKEN_FILES: dict[str, tuple[str | bytes, list[str]]] = {
     "NUL in a name": ('{"log": {"run_name": "a\\u0000b"}}', ['log.run_name "a\\u0000b"']),
     "null for a number": ('{"seed": null}', ["seed null", "an integer"]),
     "list for a number": ('{"seed": [1]}', ["seed [1]", "an integer"]),
-    "number for a list": ('{"model": {"hidden": 8}}', ["model.hidden 8", "one or more"]),
-    "empty list": ('{"model": {"hidden": []}}', ["model.hidden []", "one or more"]),
+    "number for a list": ('{"model": {"hidden": 8}}', ["model.hidden 8", "1 to 32 values"]),
+    "empty list": ('{"model": {"hidden": []}}', ["model.hidden []", "1 to 32 values"]),
     "true in a list": ('{"model": {"hidden": [8, true]}}', ["model.hidden.1 true", "an integer"]),
     "NaN": ('{"train": {"lr": NaN}}', ["train.lr NaN", "a number"]),
     "Infinity": ('{"train": {"lr": Infinity}}', ["train.lr Infinity", "a number"]),

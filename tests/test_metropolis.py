@@ -8,7 +8,7 @@ from ising import exact, lattice, metropolis
 from ising.exact import T_CRITICAL
 from ising.metropolis import equilibration_sweeps, sample, sweep
 
-WHOLE_RANGE = [0.05, 0.5, 1.0, 1.5, 2.0, T_CRITICAL, 2.5, 3.0, 4.0, 6.0, 10.0]
+WHOLE_RANGE = [0.02, 0.5, 1.0, 1.5, 2.0, T_CRITICAL, 2.5, 3.0, 4.0, 6.0, 10.0]
 
 
 def standard_errors_from_exact(spins: NDArray[np.int8], temperature: float) -> float:

@@ -11,6 +11,7 @@ from config import Activation, Architecture, ModelConfig
 from model import ACTIVATIONS, ARCHITECTURES, ResidualBlock, create_model, gain
 
 EVERY = pytest.mark.parametrize("architecture", ARCHITECTURES)
+OF_LINEAR_LAYERS = pytest.mark.parametrize("architecture", ["mlp", "residual_mlp"])
 
 
 def spins(n: int, size: int) -> torch.Tensor:
@@ -59,7 +60,7 @@ def test_gain_keeps_the_size_of_activations(name: str, expected: float) -> None:
     assert (gain(activation) * activation(z)).square().mean().item() == pytest.approx(1, abs=0.01)
 
 
-@EVERY
+@OF_LINEAR_LAYERS
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_signals_neither_fade_nor_grow_with_depth_at_the_start(architecture: str, activation: str) -> None:
     torch.manual_seed(2)
@@ -75,7 +76,7 @@ def test_signals_neither_fade_nor_grow_with_depth_at_the_start(architecture: str
     assert max(written) < 3
 
 
-@EVERY
+@OF_LINEAR_LAYERS
 def test_biases_start_at_zero(architecture: str) -> None:
     model = create_model(config_for(architecture), 8)
     assert all(not layer.bias.any() for layer in model.modules() if isinstance(layer, nn.Linear))
@@ -99,7 +100,7 @@ def test_residual_network_normalises_its_stream_before_the_output() -> None:
     assert output.weight.abs().max() > 0
 
 
-@EVERY
+@OF_LINEAR_LAYERS
 def test_dropout_acts_in_training_alone(architecture: str) -> None:
     torch.manual_seed(3)
     model = create_model(config_for(architecture, dropout=0.5), 6)

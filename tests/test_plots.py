@@ -72,15 +72,25 @@ def test_error_by_temperature_is_a_mean_with_its_standard_error(coldest: float, 
     (axes,) = error_by_temperature(temperatures, errors, n_bins=5).axes
     container = axes.containers[0]
     points, bars = container[0].get_xydata(), container[2][0].get_segments()
-    edges = np.linspace(coldest, 4.0, 6)
     assert len(points) == 5
+    order = np.argsort(temperatures)
     for i, ((x, y), bar) in enumerate(zip(points, bars, strict=True)):
-        inside = np.abs(errors[(temperatures >= edges[i]) & (temperatures < edges[i + 1] + (i == 4))])
-        assert x == pytest.approx((edges[i] + edges[i + 1]) / 2)
+        chosen = order[200 * i : 200 * (i + 1)]
+        inside = np.abs(errors[chosen])
+        assert x == pytest.approx(temperatures[chosen].mean())
         assert y == pytest.approx(inside.mean())
-        assert (bar[1, 1] - bar[0, 1]) / 2 == pytest.approx(inside.std(ddof=1) / np.sqrt(len(inside)))
+        assert (bar[1, 1] - bar[0, 1]) / 2 == pytest.approx(inside.std(ddof=1) / np.sqrt(200))
     labels = axes.get_legend_handles_labels()[1]
     assert any(f"{T_CRITICAL:.3f}" in label for label in labels) == marked
+
+
+@pytest.mark.parametrize("n", [1, 2, 15])
+def test_few_configurations_are_shown_too(n: int) -> None:
+    rng = np.random.default_rng(2)
+    true, temperatures = rng.normal(size=n), rng.uniform(1, 4, n)
+    (axes,) = error_by_temperature(temperatures, true).axes
+    assert len(axes.containers[0][0].get_xydata()) == 1
+    assert sum(patch.get_height() for patch in parity(true, true).axes[1].patches) == n  # type: ignore[attr-defined]
 
 
 def test_configurations_are_shown_as_they_are() -> None:

@@ -225,6 +225,9 @@ def parse_args(argv: Sequence[str] | None = None) -> Command:
 
 def _resolve(given: dict[str, Any]) -> Command:
     """Merge defaults < preset < config file < flags, and check the result."""
+    for name in ("preset", "config"):
+        if not isinstance(given.get(name, ""), str):  # what argparse makes of --preset=--
+            raise ConfigError(f"--{name} --: give one value")
     if "print_config" in given and "overwrite" in given:
         raise ConfigError("--overwrite does nothing with --print-config: drop one")
     values = asdict(PRESETS[given.get("preset", "default")])
@@ -234,7 +237,8 @@ def _resolve(given: dict[str, Any]) -> Command:
             raise ConfigError(f"--preset {given['preset']} does nothing: {given['config']} sets every option; drop one")
         values = merge(values, content)
     flags = flags_given(given, OPTIONS)
-    values = merge(values, flags)
+    # A section that a file gives as something else stays as it is, to be refused.
+    values = merge(values, {k: v for k, v in flags.items() if isinstance(values[k], dict) or not isinstance(v, dict)})
     config = validate(ExperimentConfig, values, source=given.get("config", ""), flags=flags)
     if "overwrite" in given and config.log.run_name is None:
         raise ConfigError("--overwrite does nothing without --run-name: say which run to replace")

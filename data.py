@@ -96,7 +96,7 @@ def check_equilibrium(split: Split, n_bins: int = 10) -> Equilibrium:
 def require_equilibrium(name: str, check: Equilibrium) -> None:
     """Raise BadRequestError if the energies of a generated split are off: beyond 5 standard errors, 6 in one bin.
 
-    With honest samples this happens in less than one of 10^4 runs; of 10^5, unless the chains are few and cold.
+    With honest samples this happens in less than one of 10^3 runs; of 10^5, unless the chains are few and cold.
     """
     if abs(check.energy_z) > 5 or abs(check.largest_bin_z) > 6:
         raise BadRequestError(

@@ -6,9 +6,7 @@ import json
 import os
 import shlex
 import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,15 +19,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from config import ExperimentConfig, to_json
-from utils import DivergedError, provenance, write_atomic
-
-
-def say(text: str) -> None:
-    """Print a line for whoever listens; if nobody does any more (`| head`), the run goes on in silence."""
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+from utils import DivergedError, provenance, say, write_atomic
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -43,10 +33,10 @@ class RunLogger:
     As a context manager it notes how the run ended: finished, interrupted, diverged or failed.
     """
 
-    def __init__(self, folder: Path, config: ExperimentConfig) -> None:
+    def __init__(self, folder: Path, config: ExperimentConfig, timings: dict[str, float] | None = None) -> None:
         self.folder, self.config = folder, config
         self.rows: list[dict[str, float]] = []
-        self.timings: dict[str, float] = {}  # seconds, by stage
+        self.timings = {} if timings is None else timings  # seconds, by stage; kept with the rest of the record
         self.info: dict[str, Any] = {
             "status": "running",
             "argv": sys.argv,
@@ -69,35 +59,34 @@ class RunLogger:
         endings: dict[Any, str] = {None: "finished", KeyboardInterrupt: "interrupted", DivergedError: "diverged"}
         self._close_bar()
         self.note(status=endings.get(kind, "failed"))
-        if self.wandb is not None:
-            self.wandb.finish(exit_code=0 if kind is None else 1)
+        self._to_wandb(lambda run: run.finish(exit_code=0 if kind is None else 1))
 
     def note(self, **facts: Any) -> None:
         """Add to run_info.json what may differ between two equal runs."""
         self.info |= facts
         write_json(self.folder / "run_info.json", self.info)
 
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Time a part of the run."""
-        start = time.perf_counter()
-        yield
-        self.timings[name] = round(time.perf_counter() - start, 3)
-        self.note()
-
     def log_epoch(self, row: Mapping[str, float]) -> None:
         """Keep a row of epoch_metrics.json, which is a whole file after every epoch, and show it."""
         self.rows.append(dict(row))
         write_json(self.folder / "epoch_metrics.json", self.rows)
-        if self.wandb is not None:
-            self.wandb.log(dict(row))
-        if sys.stderr.isatty():
+        self._to_wandb(lambda run: run.log(dict(row)))
+        if sys.stderr is not None and sys.stderr.isatty():
             self.bar = self.bar or tqdm(total=self.config.train.epochs, desc="training", unit="epoch")
             self.bar.set_postfix_str(f"val mae {row['val_mae']:.3g}", refresh=False)
             self.bar.update()
         else:
             losses = f"train loss {row['train_loss']:.4g}, val loss {row['val_loss']:.4g}, val mae {row['val_mae']:.4g}"
             say(f"epoch {row['epoch']}/{self.config.train.epochs}: {losses}")
+
+    def _to_wandb(self, action: Callable[[Any], object]) -> None:
+        """Do something with the W&B run, if there is one; if that fails, go on without."""
+        if self.wandb is not None:
+            try:
+                action(self.wandb)
+            except Exception as error:  # whatever it is: the run's own files do not depend on it
+                _warn_of_wandb(error, self.folder)
+                self.wandb = None
 
     def _close_bar(self) -> None:
         if self.bar is not None:
@@ -107,9 +96,8 @@ class RunLogger:
         """Keep results.json, and put the test metrics into W&B's summary."""
         self._close_bar()
         write_json(self.folder / "results.json", results)
-        if self.wandb is not None:
-            self.wandb.summary.update({f"test_{name}": value for name, value in results["test"].items()})
-            self.wandb.summary.update({"best_epoch": results["best_epoch"]})
+        test_metrics = {f"test_{name}": value for name, value in results["test"].items()}
+        self._to_wandb(lambda run: run.summary.update(test_metrics | {"best_epoch": results["best_epoch"]}))
 
     def log_weights(self, name: str, epoch: int, weights: Mapping[str, Any]) -> None:
         """Keep a model's weights with the config they belong to: tensors and plain values only, no classes."""
@@ -156,6 +144,11 @@ def without_seed(config: ExperimentConfig) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:8]
 
 
+def _warn_of_wandb(error: Exception, folder: Path) -> None:
+    reason = " ".join(repr(error).split())[:200]
+    print(f"warning: no W&B ({reason}); logging goes on in {folder}", file=sys.stderr)
+
+
 def _start_wandb(folder: Path, config: ExperimentConfig) -> Any:
     """A W&B run, or None with a line of warning: the run's own files do not depend on it.
 
@@ -176,7 +169,7 @@ def _start_wandb(folder: Path, config: ExperimentConfig) -> Any:
             settings=wandb.Settings(init_timeout=30, silent=True),
         )
     except Exception as error:  # whatever it is: no package, no login, no network
-        print(f"warning: no W&B ({' '.join(repr(error).split())[:200]}); logging goes on in {folder}", file=sys.stderr)
+        _warn_of_wandb(error, folder)
         return None
     run.define_metric("epoch")
     run.define_metric("*", step_metric="epoch")

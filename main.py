@@ -10,7 +10,17 @@ from datetime import datetime
 from pathlib import Path
 
 from config import ExperimentConfig, parse_args, to_json
-from utils import RunError, claim_folder, require_free, require_memory, seed_everything, select_device
+from utils import (
+    RunError,
+    claim_folder,
+    empty_folder,
+    require_free,
+    require_memory,
+    say,
+    seed_everything,
+    select_device,
+    timed,
+)
 
 
 def run(config: ExperimentConfig, folder: Path, overwrite: bool = False) -> None:
@@ -28,78 +38,79 @@ def run(config: ExperimentConfig, folder: Path, overwrite: bool = False) -> None
 
     import torch
 
-    from logger import RunLogger, say
+    from logger import RunLogger
     from model import create_model
     from task import EnergyTask, baselines, evaluate, predict
     from trainer import Trainer
 
-    with claim_folder(folder, overwrite), RunLogger(folder, config) as logger:
-        logger.note(device=str(device), threads=torch.get_num_threads())
-        with logger.stage("data"):
+    timings: dict[str, float] = {}
+    with claim_folder(folder, overwrite):
+        with timed("data", timings):
             splits = data.make_splits(config.data, config.seed)
             equilibrium = {name: data.check_equilibrium(split) for name, split in splits._asdict().items()}
-        logger.note(data_sha256=data.fingerprint(splits))
         for name, check in equilibrium.items():
             say(f"{name}: energy {check.energy_z:+.2f} standard errors from exact, chi2/dof {check.chi2_per_dof:.2f}")
             data.require_equilibrium(name, check)
+        empty_folder(folder)  # only now: a request that is refused leaves the earlier run as it is
+        with RunLogger(folder, config, timings) as logger:
+            logger.note(device=str(device), threads=torch.get_num_threads(), data_sha256=data.fingerprint(splits))
+            task = EnergyTask(splits.train.spins)
+            train, val, test = (task.examples(split.spins, device) for split in splits)
+            with timed("baselines", timings):
+                baseline_metrics = baselines(task, train, test)
 
-        task = EnergyTask(splits.train.spins)
-        train, val, test = (task.examples(split.spins, device) for split in splits)
-        with logger.stage("baselines"):
-            baseline_metrics = baselines(task, train, test)
+            with timed("training", timings):
+                seed_everything(config.seed)
+                model = create_model(config.model, config.data.lattice_size, task.mean, task.std).to(device)
+                fit = Trainer(model, task, config, train=train, val=val, logger=logger).fit()
 
-        with logger.stage("training"):
-            seed_everything(config.seed)
-            model = create_model(config.model, config.data.lattice_size, task.mean, task.std).to(device)
-            fit = Trainer(model, task, config, train=train, val=val, logger=logger).fit()
+            results = {
+                "test": evaluate(model, task, test),
+                "baselines": baseline_metrics,
+                "equilibrium": {name: check._asdict() for name, check in equilibrium.items()},
+                "best_epoch": fit.best_epoch,
+                "epochs_trained": fit.epochs_trained,
+            }
+            logger.log_results(results)
+            with timed("figures", timings):
+                from plots import draw_run  # and with it matplotlib
 
-        results = {
-            "test": evaluate(model, task, test),
-            "baselines": baseline_metrics,
-            "equilibrium": {name: check._asdict() for name, check in equilibrium.items()},
-            "best_epoch": fit.best_epoch,
-            "epochs_trained": fit.epochs_trained,
-        }
-        logger.log_results(results)
-        with logger.stage("figures"):
-            from plots import draw_run  # and with it matplotlib
-
-            example_spins, example_temperatures = data.examples_around_tc(splits.test)
-            logger.log_arrays(
-                "predictions",
-                targets=test.targets.cpu().numpy(),
-                predictions=predict(model, test.spins).cpu().numpy(),
-                temperatures=splits.test.temperatures,
-                example_spins=example_spins,
-                example_temperatures=example_temperatures,
-            )
-            draw_run(folder)
-        say(f"\n{logger.summary(results)}\n\n{folder}")
+                example_spins, example_temperatures = data.examples_around_tc(splits.test)
+                logger.log_arrays(
+                    "predictions",
+                    targets=test.targets.cpu().numpy(),
+                    predictions=predict(model, test.spins).cpu().numpy(),
+                    temperatures=splits.test.temperatures,
+                    example_spins=example_spins,
+                    example_temperatures=example_temperatures,
+                )
+                draw_run(folder)
+            say(f"\n{logger.summary(results)}\n\n{folder}")
 
 
 def default_name(config: ExperimentConfig) -> str:
     """A folder name that tells runs apart: network, lattice, seed and the time of day."""
-    now = datetime.now().strftime("%Y%m%d-%H%M%S")
+    now = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
     return f"{config.model.architecture}-L{config.data.lattice_size}-seed{config.seed}-{now}"
 
 
 def main() -> int:
     """Run what the command line asks for; return the exit code."""
     command = parse_args()
-    if command.print_config:
-        print(to_json(command.config), end="")
-        return 0
     folder = Path("checkpoints") / (command.config.log.run_name or default_name(command.config))
     try:
-        run(command.config, folder, command.overwrite)
+        if command.print_config:
+            say(to_json(command.config).rstrip())
+        else:
+            run(command.config, folder, command.overwrite)
     except RunError as error:
         print(f"main.py: error: {error}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
-        print(f"main.py: error: {error}: free the disk or choose another folder", file=sys.stderr)
+        print(f"main.py: error: {error}: make room on the disk, and {folder} a place to write", file=sys.stderr)
         return 5
     except KeyboardInterrupt:
-        print(f"main.py: interrupted; what was logged until then is in {folder}", file=sys.stderr)
+        print(f"main.py: interrupted; what was logged, if anything, is in {folder}", file=sys.stderr)
         return 130
     return 0
 

@@ -24,6 +24,7 @@ Config = TypeVar("Config")
 INTEGER = re.compile(r"[+-]?[0-9]+")
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
+MAX_BYTES = 2**20  # of a config file: a thousand times what one needs
 NOUNS = {bool: "true or false", int: "an integer", float: "a number", str: "a name"}
 BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most", "multiple_of": "a multiple of"}
 
@@ -122,7 +123,11 @@ def read_json(path: str | Path) -> dict[str, Any]:
         return content
 
     try:
-        text = Path(path).read_bytes().decode("utf-8")
+        with Path(path).open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+        if len(raw) > MAX_BYTES:
+            raise ConfigError(f"{path}: is larger than {MAX_BYTES} bytes; give the path of a config.json")
+        text = raw.decode("utf-8")
         content = json.loads(text, object_pairs_hook=refuse_duplicates, parse_int=_integer)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; give the path of a config.json") from None
@@ -170,8 +175,10 @@ def _fault(
     """One fault that pydantic found: what was given, what is allowed, what to do."""
     path = tuple(str(part) for part in error["loc"])
     option = options.get(path[:2]) or options.get(path[:1])
+    if error["type"] == "json_invalid":
+        return f"{source or 'command line'}: text that is not Unicode, or nested too deeply; a config has two levels"
     if error["type"] == "unexpected_keyword_argument":
-        places = {key: ".".join((*section, key)) for *section, key in options}
+        places = {section: section for section, *_ in options} | {path[-1]: ".".join(path) for path in options}
         return f"{source}: {'.'.join(path)}: no such key; {nearest(path[-1], places)}"
     if error["type"] == "value_error" and option is None:  # options that contradict each other; the text names them
         by_flag = _holds(flags, path) and flags
@@ -207,7 +214,8 @@ class Parser(argparse.ArgumentParser):
         self._negative_number_matcher = re.compile("-[^-]")
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}\n")
+        one_line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
+        self.exit(2, f"{self.prog}: error: {one_line[:2000]}\n")
 
 
 def add_flags(parser: Parser, options: Mapping[tuple[str, ...], Option], top: str) -> None:

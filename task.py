@@ -74,7 +74,7 @@ class EnergyTask:
 def predict(model: nn.Module, spins: Tensor) -> Tensor:
     """The model's predictions in evaluation mode: spins (N, L, L) int8 -> (N,) float32, in physical units."""
     model.eval()
-    chunk = max(1, SITES_PER_CHUNK // spins[0].numel())
+    chunk = max(1, min(8192, SITES_PER_CHUNK // spins[0].numel()))
     return torch.cat([model(part) for part in torch.split(spins, chunk)])
 
 

@@ -8,6 +8,8 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -79,6 +81,22 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+def say(text: str) -> None:
+    """Print a line for whoever listens; if nobody does any more (`| head`), the run goes on in silence."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextmanager
+def timed(name: str, timings: dict[str, float]) -> Iterator[None]:
+    """Note how many seconds the block takes."""
+    start = time.perf_counter()
+    yield
+    timings[name] = round(time.perf_counter() - start, 3)
+
+
 def write_atomic(path: Path, content: bytes) -> None:
     """Write a file that is, at any moment, the old one or the new one, whole: also after a crash or a power cut."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -99,6 +117,8 @@ def require_free(folder: Path, overwrite: bool = False) -> None:
     if not folder.exists():
         return
     names = {entry.name for entry in folder.iterdir()}
+    if names == {".lock"}:  # left by a run that was refused or killed before it began
+        overwrite = True
     if ".lock" in names:
         with (folder / ".lock").open() as lock:
             try:
@@ -109,13 +129,13 @@ def require_free(folder: Path, overwrite: bool = False) -> None:
                 ) from None
     if not overwrite:
         raise BadRequestError(f"{folder} exists already: --overwrite replaces it, another --run-name keeps it")
-    if names - {".lock"} and "config.json" not in names:
+    if names and ".lock" not in names:  # whatever it is, main.py did not make it
         raise BadRequestError(f"{folder} is not the folder of a run and is left alone: choose another --run-name")
 
 
 @contextmanager
 def claim_folder(folder: Path, overwrite: bool = False) -> Iterator[None]:
-    """Make a run's folder and hold it, so that no other process writes there; with `overwrite`, empty it first.
+    """Make a run's folder, or with `overwrite` take an earlier one's, and hold it against other processes.
 
     Raises:
         BadRequestError: as from require_free, also if another process comes first in this moment.
@@ -137,10 +157,14 @@ def claim_folder(folder: Path, overwrite: bool = False) -> Iterator[None]:
         lock.truncate(0)
         lock.write(f"{os.getpid()}\n")
         lock.flush()
-        for entry in folder.iterdir():
-            if entry.name != ".lock":
-                shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
         yield
+
+
+def empty_folder(folder: Path) -> None:
+    """Remove an earlier run from a claimed folder."""
+    for entry in folder.iterdir():
+        if entry.name != ".lock":
+            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
 
 
 def provenance() -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -206,12 +207,33 @@ def test_a_run_that_another_process_is_writing(program: Program, tmp_path: Path)
             assert_refused(program, tmp_path, arguments, ["busy", f"process {os.getpid()}"])
 
 
-def test_sweeps_that_are_too_few(program: Program, tmp_path: Path) -> None:
-    done = program(*DEBUG, "--sweeps", "3", "--run-name", "short")
+def test_sweeps_that_are_too_few(program: Program, tmp_path: Path, finished_run: Path) -> None:
+    shutil.copytree(finished_run, tmp_path / "checkpoints" / "good")
+    before = snapshot(tmp_path / "checkpoints" / "good" / "figures")
+    done = program(*DEBUG, "--sweeps", "3", "--run-name", "good", "--overwrite")
     assert done.returncode == 2
     assert done.stderr.startswith("main.py: error: the train split is not in equilibrium")
     assert "--sweeps" in done.stderr
-    assert json.loads((tmp_path / "checkpoints" / "short" / "run_info.json").read_text())["status"] == "failed"
+    assert snapshot(tmp_path / "checkpoints" / "good" / "figures") == before  # the earlier run is still there
+    assert (tmp_path / "checkpoints" / "good" / "best.pt").read_bytes() == (finished_run / "best.pt").read_bytes()
+
+    for sweeps in ("3", "100"):  # a refused run leaves nothing that is in the way of the next
+        done = program(*DEBUG, "--sweeps", sweeps, "--run-name", "new", "--epochs", "1")
+        assert done.returncode == (2 if sweeps == "3" else 0), done.stderr
+
+
+def test_a_file_is_refused_in_one_line_whatever_it_holds(program: Program, tmp_path: Path) -> None:
+    for content, named in (
+        ('{"train": "x"}', ["train", "an object"]),
+        ('{"a\\nb": 1}', ["no such key"]),
+        ('{"trian": {}}', ["did you mean train?"]),
+        ('{"device": "\\ud800"}', ["not Unicode"]),
+        (" " * 2**21, ["larger than"]),
+    ):
+        (tmp_path / "c.json").write_text(content)
+        assert_refused(program, tmp_path, ["--config", "c.json", "--lr", "0.1"], ["c.json", *named])
+    for arguments in (["--preset=--"], ["--config=--"], ["a\nb"], ["--config", "a\nb"]):
+        assert_refused(program, tmp_path, arguments, [])
 
 
 def test_help_waits_for_neither_torch_nor_numpy(program: Program, tmp_path: Path) -> None:

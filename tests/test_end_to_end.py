@@ -143,7 +143,7 @@ def test_runs_without_a_name_do_not_meet(program: Program, tmp_path: Path) -> No
     assert program(*DEBUG, "--epochs", "1").returncode == 0
     names = [path.name for path in (tmp_path / "checkpoints").iterdir()]
     assert len(names) == 2
-    assert all(re.fullmatch(r"mlp-L8-seed42-\d{8}-\d{6}", name) for name in names)
+    assert all(re.fullmatch(r"mlp-L8-seed42-\d{8}-\d{6}-\d{6}", name) for name in names)
 
 
 def test_divergence_is_told_and_kept(program: Program, tmp_path: Path) -> None:

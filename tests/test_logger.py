@@ -20,7 +20,7 @@ import torch
 from config import ExperimentConfig, LogConfig, TrainConfig, load_config
 from logger import RunLogger, without_seed, write_json
 from tests.conftest import DEBUG, ROOT, Program
-from utils import DivergedError
+from utils import DivergedError, timed
 
 ROW = {"epoch": 1, "step": 10, "train_loss": 0.5, "val_loss": 0.25, "val_mae": 0.1, "learning_rate": 0.001}
 
@@ -64,10 +64,25 @@ def test_the_record_says_how_a_run_ended(error: type[BaseException], status: str
     with pytest.raises(error), RunLogger(tmp_path, ExperimentConfig()):
         raise error
     assert info(tmp_path)["status"] == status
-    with RunLogger(tmp_path, ExperimentConfig()) as logger, logger.stage("data"):
+    timings: dict[str, float] = {}
+    with RunLogger(tmp_path, ExperimentConfig(), timings), timed("data", timings):
         pass
     assert info(tmp_path)["status"] == "finished"
-    assert info(tmp_path)["timings"]["data"] >= 0
+    assert info(tmp_path)["timings"] == timings
+    assert timings["data"] >= 0
+
+
+def test_wandb_that_breaks_off_is_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Broken:
+        def log(self, row: object) -> None:
+            raise ConnectionError("lost")
+
+    with RunLogger(tmp_path, ExperimentConfig()) as logger:
+        logger.wandb = Broken()
+        logger.log_epoch(ROW)
+        logger.log_epoch(ROW)
+    assert capsys.readouterr().err.count("warning: no W&B (ConnectionError('lost'))") == 1
+    assert json.loads((tmp_path / "epoch_metrics.json").read_text()) == [ROW, ROW]
 
 
 def test_weights_are_tensors_and_plain_values(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ python main.py --config checkpoints/wide/config.json --run-name again --seed 7
 import sys
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from config import ExperimentConfig, parse_args, to_json
 from utils import (
@@ -21,6 +22,12 @@ from utils import (
     select_device,
     timed,
 )
+
+if TYPE_CHECKING:
+    import torch
+
+    from data import Splits
+    from logger import RunLogger
 
 
 def run(config: ExperimentConfig, folder: Path, overwrite: bool = False) -> None:
@@ -39,11 +46,8 @@ def run(config: ExperimentConfig, folder: Path, overwrite: bool = False) -> None
     import torch
 
     from logger import RunLogger
-    from model import create_model
-    from task import EnergyTask, baselines, evaluate, predict
-    from trainer import Trainer
 
-    timings: dict[str, float] = {}
+    timings: dict[str, float] = {}  # seconds, by stage
     with claim_folder(folder, overwrite):
         with timed("data", timings):
             splits = data.make_splits(config.data, config.seed)
@@ -54,38 +58,49 @@ def run(config: ExperimentConfig, folder: Path, overwrite: bool = False) -> None
         empty_folder(folder)  # only now: a request that is refused leaves the earlier run as it is
         with RunLogger(folder, config, timings) as logger:
             logger.note(device=str(device), threads=torch.get_num_threads(), data_sha256=data.fingerprint(splits))
-            task = EnergyTask(splits.train.spins)
-            train, val, test = (task.examples(split.spins, device) for split in splits)
-            with timed("baselines", timings):
-                baseline_metrics = baselines(task, train, test)
-
-            with timed("training", timings):
-                seed_everything(config.seed)
-                model = create_model(config.model, config.data.lattice_size, task.mean, task.std).to(device)
-                fit = Trainer(model, task, config, train=train, val=val, logger=logger).fit()
-
-            results = {
-                "test": evaluate(model, task, test),
-                "baselines": baseline_metrics,
-                "equilibrium": {name: check._asdict() for name, check in equilibrium.items()},
-                "best_epoch": fit.best_epoch,
-                "epochs_trained": fit.epochs_trained,
-            }
+            results = train_and_test(config, splits, device, logger)
+            results["equilibrium"] = {name: check._asdict() for name, check in equilibrium.items()}
             logger.log_results(results)
             with timed("figures", timings):
                 from plots import draw_run  # and with it matplotlib
 
-                example_spins, example_temperatures = data.examples_around_tc(splits.test)
-                logger.log_arrays(
-                    "predictions",
-                    targets=test.targets.cpu().numpy(),
-                    predictions=predict(model, test.spins).cpu().numpy(),
-                    temperatures=splits.test.temperatures,
-                    example_spins=example_spins,
-                    example_temperatures=example_temperatures,
-                )
                 draw_run(folder)
             say(f"\n{logger.summary(results)}\n\n{folder}")
+
+
+def train_and_test(
+    config: ExperimentConfig, splits: "Splits", device: "torch.device", logger: "RunLogger"
+) -> dict[str, Any]:
+    """Train the network of the config, and hold it against the baselines on the test split."""
+    from data import examples_around_tc
+    from model import create_model
+    from task import EnergyTask, baselines, evaluate, predict
+    from trainer import Trainer
+
+    task = EnergyTask(splits.train.spins)
+    train, val, test = (task.examples(split.spins, device) for split in splits)
+    with timed("baselines", logger.timings):
+        baseline_metrics = baselines(task, train, test)
+    with timed("training", logger.timings):
+        seed_everything(config.seed)
+        model = create_model(config.model, config.data.lattice_size, task.mean, task.std).to(device)
+        fit = Trainer(model, task, config, train=train, val=val, logger=logger).fit()
+
+    example_spins, example_temperatures = examples_around_tc(splits.test)
+    logger.log_arrays(
+        "predictions",
+        targets=test.targets.cpu().numpy(),
+        predictions=predict(model, test.spins).cpu().numpy(),
+        temperatures=splits.test.temperatures,
+        example_spins=example_spins,
+        example_temperatures=example_temperatures,
+    )
+    return {
+        "test": evaluate(model, task, test),
+        "baselines": baseline_metrics,
+        "best_epoch": fit.best_epoch,
+        "epochs_trained": fit.epochs_trained,
+    }
 
 
 def default_name(config: ExperimentConfig) -> str:

@@ -44,7 +44,7 @@ def test_a_run_leaves_what_it_promises(finished_run: Path) -> None:
         *("val_loss", "val_mae", "val_rmse", "val_r2", "val_exact_fraction", "learning_rate"),
     ]
     results = read(finished_run, "results.json")
-    assert list(results) == ["test", "baselines", "equilibrium", "best_epoch", "epochs_trained"]
+    assert list(results) == ["test", "baselines", "best_epoch", "epochs_trained", "equilibrium"]
     assert list(results["baselines"]) == ["mean", "pair_products", "symmetric_correlators"]
     for metrics in (results["test"], *results["baselines"].values()):
         assert list(metrics) == ["loss", "mae", "rmse", "r2", "exact_fraction"]

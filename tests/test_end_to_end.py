@@ -202,7 +202,7 @@ def test_an_interrupt_is_told_and_kept(tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
         # Whoever runs the tests in the background may have them ignore SIGINT, which children inherit.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - takes no lock
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None

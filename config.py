@@ -22,6 +22,7 @@ Activation = Literal["relu", "gelu", "silu", "tanh"]
 Architecture = Literal["mlp", "residual_mlp"]
 Optimizer = Literal["adam", "adamw", "sgd"]
 Scheduler = Literal["none", "cosine", "step"]
+Sampler = Literal["multispin", "numpy"]
 Device = Literal["auto", "cuda", "mps", "cpu"]
 
 # Names that Windows keeps for devices: a folder of that name cannot be copied there.
@@ -90,7 +91,7 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class DataConfig:
-    """The configurations that are drawn."""
+    """The configurations that are drawn, or those of a file."""
 
     lattice_size: int = Field(
         default=8, ge=4, le=1024, multiple_of=2, description="sites along one edge of the lattice"
@@ -102,6 +103,16 @@ class DataConfig:
     temp_max: float = Field(default=4.0, ge=0.02, le=10, description="highest temperature, in J / k_B")
     sweeps: int | None = Field(
         default=None, ge=0, description="Metropolis sweeps before a configuration is taken; none: as the lattice needs"
+    )
+    sampler: Sampler = Field(
+        default="multispin", description="compiled, 64 chains in a machine word; or the textbook's in NumPy, slower"
+    )
+    cache: bool = Field(default=True, description="keep what is drawn in the folder cache, to be found there next time")
+    file: str | None = Field(
+        default=None,
+        min_length=1,
+        json_schema_extra={"flag": "--data"},
+        description="an .npz file with spins (N, L, L) and temperatures (N,), to use instead of drawing",
     )
 
     @model_validator(mode="after")
@@ -188,6 +199,7 @@ class Command(NamedTuple):
     config: ExperimentConfig
     print_config: bool
     overwrite: bool
+    save_data: Path | None
 
 
 def build_parser() -> Parser:
@@ -202,7 +214,10 @@ def build_parser() -> Parser:
     command.add_argument("--preset", choices=PRESETS, help="start from this config instead of `default`")
     command.add_argument("--config", metavar="FILE", help="take the values of a config.json, such as an earlier run's")
     command.add_argument("--print-config", action="store_true", help="print the resulting config.json and stop")
-    command.add_argument("--overwrite", action="store_true", help="replace an earlier run of the same name")
+    command.add_argument(
+        "--save-data", metavar="FILE", help="write the data to an .npz file, as --data takes it, and stop"
+    )
+    command.add_argument("--overwrite", action="store_true", help="replace an earlier run, or file, of the same name")
     add_flags(parser, OPTIONS, top="experiment")
     return parser
 
@@ -225,11 +240,9 @@ def parse_args(argv: Sequence[str] | None = None) -> Command:
 
 def _resolve(given: dict[str, Any]) -> Command:
     """Merge defaults < preset < config file < flags, and check the result."""
-    for name in ("preset", "config"):
+    for name in ("preset", "config", "save_data"):
         if not isinstance(given.get(name, ""), str):  # what argparse makes of --preset=--
-            raise ConfigError(f"--{name} --: give one value")
-    if "print_config" in given and "overwrite" in given:
-        raise ConfigError("--overwrite does nothing with --print-config: drop one")
+            raise ConfigError(f"--{name.replace('_', '-')} --: give one value")
     values = asdict(PRESETS[given.get("preset", "default")])
     if "config" in given:
         content = read_json(given["config"])
@@ -240,6 +253,28 @@ def _resolve(given: dict[str, Any]) -> Command:
     # A section that a file gives as something else stays as it is, to be refused.
     values = merge(values, {k: v for k, v in flags.items() if isinstance(values[k], dict) or not isinstance(v, dict)})
     config = validate(ExperimentConfig, values, source=given.get("config", ""), flags=flags)
-    if "overwrite" in given and config.log.run_name is None:
+    _refuse_idle(given, config)
+    return Command(
+        config,
+        print_config="print_config" in given,
+        overwrite="overwrite" in given,
+        save_data=Path(given["save_data"]) if "save_data" in given else None,
+    )
+
+
+def _refuse_idle(given: dict[str, Any], config: ExperimentConfig) -> None:
+    """Raise ConfigError if something on the command line does nothing beside the rest of it."""
+    used = [option.flag for path, option in OPTIONS.items() if ".".join(path) in given]
+    used += [f"--{name.replace('_', '-')}" for name in ("print_config", "overwrite", "save_data") if name in given]
+    if config.data.file is not None:
+        used.append("--data")  # perhaps from a config file
+    idle_beside = {
+        "--print-config": {"--overwrite", "--save-data"},
+        "--save-data": {option.flag for path, option in OPTIONS.items() if path[0] not in ("data", "seed")},
+        "--data": {"--temp-min", "--temp-max", "--sweeps", "--sampler", "--cache", "--save-data"},
+    }
+    for option, idle in idle_beside.items():
+        if option in used and (found := [flag for flag in used if flag in idle]):
+            raise ConfigError(f"{', '.join(found)} does nothing with {option}: drop one")
+    if "--overwrite" in used and "--save-data" not in used and config.log.run_name is None:
         raise ConfigError("--overwrite does nothing without --run-name: say which run to replace")
-    return Command(config, print_config="print_config" in given, overwrite="overwrite" in given)

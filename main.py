@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from config import ExperimentConfig, parse_args, to_json
 from utils import (
+    BadRequestError,
     RunError,
     claim_folder,
     empty_folder,
@@ -50,22 +51,58 @@ def run(config: ExperimentConfig, folder: Path, overwrite: bool = False) -> None
     timings: dict[str, float] = {}  # seconds, by stage
     with claim_folder(folder, overwrite):
         with timed("data", timings):
-            splits = data.make_splits(config.data, config.seed)
-            equilibrium = {name: data.check_equilibrium(split) for name, split in splits._asdict().items()}
-        for name, check in equilibrium.items():
-            say(f"{name}: energy {check.energy_z:+.2f} standard errors from exact, chi2/dof {check.chi2_per_dof:.2f}")
-            data.require_equilibrium(name, check)
+            splits, source, equilibrium = checked_splits(config)
         empty_folder(folder)  # only now: a request that is refused leaves the earlier run as it is
         with RunLogger(folder, config, timings) as logger:
-            logger.note(device=str(device), threads=torch.get_num_threads(), data_sha256=data.fingerprint(splits))
+            logger.note(device=str(device), threads=torch.get_num_threads())
+            logger.note(data_source=source, data_sha256=data.fingerprint(splits))
             results = train_and_test(config, splits, device, logger)
-            results["equilibrium"] = {name: check._asdict() for name, check in equilibrium.items()}
+            results["equilibrium"] = equilibrium
             logger.log_results(results)
             with timed("figures", timings):
                 from plots import draw_run  # and with it matplotlib
 
                 draw_run(folder)
             say(f"\n{logger.summary(results)}\n\n{folder}")
+
+
+def checked_splits(config: ExperimentConfig) -> tuple["Splits", str, dict[str, Any]]:
+    """The data of a run, where they came from, and how far each split is from equilibrium.
+
+    Raises:
+        RunError: the data cannot be had, or are not what theory says.
+    """
+    import data
+    from datafiles import get_splits
+
+    splits, source = get_splits(config.data, config.seed)
+    say(f"data {source}")
+    equilibrium = {}
+    for name, split in splits._asdict().items():
+        check = data.check_equilibrium(split)
+        say(f"{name}: energy {check.energy_z:+.2f} standard errors from exact, chi2/dof {check.chi2_per_dof:.2f}")
+        data.require_equilibrium(name, check, made_here=config.data.file is None)
+        equilibrium[name] = check._asdict()
+    return splits, source, equilibrium
+
+
+def save_data(config: ExperimentConfig, path: Path, overwrite: bool = False) -> None:
+    """Draw the data of a run and write them to a file, for others to use.
+
+    Raises:
+        RunError: what was asked for cannot be done here.
+    """
+    import data
+    from datafiles import write_configurations
+
+    require_memory(data.memory_needed(config.data))
+    if not path.parent.is_dir() or path.is_dir():
+        raise BadRequestError(f"--save-data {path}: no place for a file: give another path")
+    if path.exists() and not overwrite:
+        raise BadRequestError(f"--save-data {path}: exists already: --overwrite replaces it")
+    splits, _, _ = checked_splits(config)
+    write_configurations(path, splits)
+    say(f"{sum(len(split.spins) for split in splits):,} configurations in {path}")
 
 
 def train_and_test(
@@ -116,13 +153,16 @@ def main() -> int:
     try:
         if command.print_config:
             say(to_json(command.config).rstrip())
+        elif command.save_data:
+            save_data(command.config, command.save_data, command.overwrite)
         else:
             run(command.config, folder, command.overwrite)
     except RunError as error:
         print(f"main.py: error: {error}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
-        print(f"main.py: error: {error}: make room on the disk, and {folder} a place to write", file=sys.stderr)
+        place = command.save_data or folder
+        print(f"main.py: error: {error}: make room on the disk, and {place} a place to write", file=sys.stderr)
         return 5
     except KeyboardInterrupt:
         print(f"main.py: interrupted; what was logged, if anything, is in {folder}", file=sys.stderr)

@@ -41,7 +41,9 @@ class Option(NamedTuple):
 
     @property
     def flag(self) -> str:
-        return "--" + self.path[-1].replace("_", "-")
+        """`--lr` for `lr`, unless the field has another word for it in its `json_schema_extra`."""
+        extra = self.info.json_schema_extra
+        return str(extra["flag"]) if isinstance(extra, dict) else "--" + self.path[-1].replace("_", "-")
 
     @property
     def optional(self) -> bool:

@@ -4,6 +4,7 @@ Importing this module loads no torch, so that refusals come at once.
 """
 
 import fcntl
+import hashlib
 import os
 import platform
 import shutil
@@ -44,9 +45,14 @@ class DivergedError(RunError):
     exit_code = 4
 
 
+def physical_memory() -> int:
+    """Bytes of memory that this machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def require_memory(n_bytes: int) -> None:
     """Raise BadRequestError if this machine has less physical memory than that."""
-    there_is = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    there_is = physical_memory()
     if n_bytes > there_is:
         raise BadRequestError(
             f"the data need {n_bytes / 2**30:,.1f} GiB of memory and this machine has {there_is / 2**30:,.1f} GiB: "
@@ -108,6 +114,23 @@ def write_atomic(path: Path, content: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_checked(path: Path, content: bytes) -> None:
+    """Write a file as write_atomic does, behind the SHA-256 of its content, for read_checked to find damage."""
+    write_atomic(path, hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
+
+
+def read_checked(path: Path) -> bytes:
+    """The content of a file of write_checked.
+
+    Raises:
+        UnusableFileError: the file is damaged, or another one.
+    """
+    checksum, _, content = path.read_bytes().partition(b"\n")
+    if checksum != hashlib.sha256(content).hexdigest().encode():
+        raise UnusableFileError(f"{path} is damaged")
+    return content
 
 
 def require_free(folder: Path, overwrite: bool = False) -> None:

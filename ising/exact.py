@@ -6,12 +6,13 @@ Sources: L. Onsager, Phys. Rev. 65, 117 (1944); B. Kaufman, Phys. Rev. 76, 1232 
 form of A. E. Ferdinand and M. E. Fisher, Phys. Rev. 185, 832 (1969).
 """
 
+import functools
 import math
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ising.lattice import check_lattice_size, energy
+from ising.lattice import check_lattice_size
 
 Floats = NDArray[np.float64]
 
@@ -111,9 +112,78 @@ def enumerate_configurations() -> NDArray[np.int8]:
     return (2 * bits - 1).astype(np.int8).reshape(-1, 4, 4)
 
 
+@functools.cache
 def density_of_states(lattice_size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The energy levels and how many configurations have each: two arrays (levels,), by enumeration, for L = 4."""
-    if lattice_size != 4:
-        raise ValueError(f"lattice size {lattice_size}: only 4 x 4 has few enough configurations to enumerate")
-    levels, counts = np.unique(energy(enumerate_configurations()), return_counts=True)
+    """The energy levels and how many configurations have each: two arrays (levels,), exact, for L = 4, 6, 8.
+
+    The number of configurations with u unlike bonds, energy 2 u - 2 L^2, is the coefficient of x^u in tr M^L, where the
+    transfer matrix M(a, b) = x^(unlike bonds between rows a and b, and within b) adds a row. Its part between rows is a
+    product over columns, since every spin of b is like the one above it or, at the price of x, unlike. Numbers stay
+    below 2^63; only the sum of all counts at L = 8 is 2^64 (for which take Python's integers).
+
+    Raises:
+        ValueError: another lattice size.
+    """
+    rows, unlike_within = _rows(lattice_size)
+    unlike = np.zeros((len(rows), 2 * lattice_size**2 + 1), np.int64)  # polynomials by last row: coefficient of x^u
+    counts = np.zeros(unlike.shape[1], np.int64)
+    for first, n_alike in zip(*np.unique(_simplest(lattice_size), return_counts=True), strict=True):
+        unlike[:] = 0
+        unlike[first, 0] = 1
+        for _ in range(lattice_size):
+            for column in range(lattice_size):
+                unlike[:, 1:] += unlike[rows ^ 1 << column, :-1]
+            for n in range(2, lattice_size + 1, 2):
+                shifted = unlike[unlike_within == n]
+                unlike[unlike_within == n] = np.roll(shifted, n, axis=1)  # what would be rolled over the end is zero
+        counts += n_alike * unlike[first]
+    levels = 2 * np.arange(len(counts)) - 2 * lattice_size**2
+    levels, counts = levels[counts > 0], counts[counts > 0]
+    for array in (levels, counts):
+        array.flags.writeable = False  # it is handed out again
     return levels, counts
+
+
+def _rows(lattice_size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Every configuration of a row, as the bits of a number, and its unlike bonds: two arrays (2^L,)."""
+    if lattice_size not in (4, 6, 8):
+        raise ValueError(f"lattice size {lattice_size}: the transfer matrix is for 4, 6 and 8")
+    rows = np.arange(2**lattice_size)
+    rotated = rows >> 1 | (rows & 1) << lattice_size - 1
+    return rows, np.bitwise_count(rows ^ rotated).astype(np.int64)
+
+
+def _simplest(lattice_size: int) -> NDArray[np.int64]:
+    """For each row of spins the smallest number that shifts and a spin flip make of it: (2^L,)."""
+    rows, _ = _rows(lattice_size)
+    shifted = np.array([rows >> n | rows << lattice_size - n for n in range(lattice_size)]) & len(rows) - 1
+    return np.asarray(np.minimum(shifted, shifted ^ len(rows) - 1).min(axis=0))
+
+
+def sample(lattice_size: int, temperature: float, n: int, seed: int | np.random.SeedSequence) -> NDArray[np.int8]:
+    """Independent configurations drawn without a Markov chain: (n, L, L) int8, for L = 4, 6, 8.
+
+    With the transfer matrix M(a, b) = exp(-2 / T (unlike bonds between rows a and b, and within b)), the first row r_0
+    is a with probability M^L(a, a) / tr M^L and row i, given the one before it and the first, is b with probability
+    M(r_{i-1}, b) M^{L-i}(b, r_0) / M^{L-i+1}(r_{i-1}, r_0).
+
+    Raises:
+        ValueError: another lattice size, or the temperature is not positive and finite.
+    """
+    rows, unlike_within = _rows(lattice_size)
+    unlike = np.bitwise_count(rows[:, None] ^ rows) + unlike_within
+    powers = [np.eye(len(rows)), np.exp(-2 * _couplings(temperature) * unlike)]
+    while len(powers) <= lattice_size:
+        powers.append(powers[-1] @ powers[1])
+    rng = np.random.default_rng(seed)
+    weights = powers[-1].diagonal()
+    first = rng.choice(rows, n, p=weights / weights.sum())
+    drawn = np.empty((n, lattice_size), np.int64)
+    for start in range(0, n, 2**12):  # of the configurations, to bound the memory
+        part = drawn[start : start + 2**12]
+        part[:, 0] = first[start : start + 2**12]
+        for i in range(1, lattice_size):
+            cumulative = (powers[1][part[:, i - 1]] * powers[lattice_size - i].T[part[:, 0]]).cumsum(axis=1)
+            target = rng.random((len(part), 1)) * cumulative[:, -1:]
+            part[:, i] = (cumulative <= target).sum(axis=1)
+    return (2 * (drawn[..., None] >> np.arange(lattice_size) & 1) - 1).astype(np.int8)

@@ -70,6 +70,9 @@ CHANGES: dict[str, tuple[list[str], Any]] = {
     "data.temp_min": (["1.5"], 1.5),
     "data.temp_max": (["3.5"], 3.5),
     "data.sweeps": (["7"], 7),
+    "data.sampler": (["numpy"], "numpy"),
+    "data.cache": ([], False),
+    "data.file": (["some.npz"], "some.npz"),
     "log.run_name": (["some.name_1-2"], "some.name_1-2"),
     "log.wandb": ([], True),
     "log.checkpoints": ([], False),
@@ -85,7 +88,9 @@ def test_every_option_is_tested() -> None:
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_flag_sets_its_field_and_no_other(name: str) -> None:
     words, value = CHANGES[name]
-    flag = "--no-checkpoints" if name == "log.checkpoints" else OPTIONS[tuple(name.split("."))].flag
+    flag = OPTIONS[tuple(name.split("."))].flag
+    if value is False:
+        flag = "--no-" + flag[2:]
     default = dataclasses.asdict(ExperimentConfig())
     changed = dataclasses.asdict(config_of(flag, *words))
     *section, key = name.split(".")

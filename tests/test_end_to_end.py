@@ -184,7 +184,7 @@ def test_two_threads_compute_the_same_twice(program: Program, tmp_path: Path) ->
 def test_a_reader_that_leaves_early_does_not_stop_the_run(tmp_path: Path) -> None:
     command = f"{sys.executable} {ROOT / 'main.py'} {' '.join(DEBUG)} --run-name piped | head -1"
     done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("train: energy")
+    assert done.stdout.startswith("data drawn with multispin")
     assert done.stderr == ""
     assert read(tmp_path / "checkpoints" / "piped", "run_info.json")["status"] == "finished"
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ising import lattice
-from ising.exact import T_CRITICAL, density_of_states, enumerate_configurations, kaufman, onsager_energy
+from ising.exact import T_CRITICAL, density_of_states, enumerate_configurations, kaufman, onsager_energy, sample
 
 # L, E / N and C / N at T_c
 AT_T_CRITICAL = [
@@ -124,9 +124,63 @@ def test_density_of_states_4x4() -> None:
     assert counts.sum() == 2**16
 
 
-def test_density_of_states_refuses_what_cannot_be_enumerated() -> None:
-    with pytest.raises(ValueError, match="lattice size 8"):
-        density_of_states(8)
+def test_density_of_states_8x8() -> None:
+    levels, counts = density_of_states(8)
+    by_level = dict(zip(levels.tolist(), counts.tolist(), strict=True))
+    assert sum(by_level.values()) == 2**64
+    # By hand: all alike; one spin turned; two neighbours; two that are none, or three in a row or an angle, or a square.
+    apart, triples, squares = 64 * 63 // 2 - 128, 6 * 64, 64
+    by_hand = [2, 2 * 64, 2 * 128, 2 * (apart + triples + squares)]
+    assert [by_level[energy] for energy in (-128, -120, -116, -112)] == by_hand
+    assert -124 not in by_level
+    assert all(by_level[level] == by_level[-level] for level in by_level)  # turning one colour over changes the sign
+
+
+@pytest.mark.parametrize("size", [4, 6, 8])
+def test_density_of_states_gives_kaufmans_energy_and_specific_heat(size: int) -> None:
+    levels, counts = density_of_states(size)
+    temperatures = np.array([0.7, 1.0, 2.0, T_CRITICAL, 2.5, 4.0, 10.0])
+    weights = counts * np.exp(-(levels - levels[0]) / temperatures[:, None])
+    weights /= weights.sum(axis=1, keepdims=True)
+    mean = weights @ levels
+    variance = (weights * (levels - mean[:, None]) ** 2).sum(axis=1)
+    energy, specific_heat = kaufman(temperatures, size)
+    np.testing.assert_allclose(mean / size**2, energy, rtol=1e-12)
+    np.testing.assert_allclose(variance / temperatures**2 / size**2, specific_heat, rtol=1e-9)
+
+
+@pytest.mark.parametrize("size", [2, 5, 10])
+def test_density_of_states_refuses_what_is_too_large(size: int) -> None:
+    with pytest.raises(ValueError, match=f"lattice size {size}"):
+        density_of_states(size)
+    with pytest.raises(ValueError, match=f"lattice size {size}"):
+        sample(size, 1.0, 1, seed=0)
+
+
+def test_exact_samples_4x4_have_boltzmanns_weights() -> None:
+    # Every one of the 65,536 configurations by itself, at a temperature where all of them are drawn.
+    n = 2_000_000
+    drawn = sample(4, 40.0, n, seed=1)
+    numbers = (drawn.reshape(n, 16) > 0) @ (1 << np.arange(16))
+    observed = np.bincount(numbers, minlength=2**16)
+    expected = np.exp(-lattice.energy(enumerate_configurations()) / 40.0)
+    expected *= n / expected.sum()
+    chi2 = ((observed - expected) ** 2 / expected).sum()
+    assert expected.min() > 3
+    assert abs(chi2 - (2**16 - 1)) < 4 * np.sqrt(2 * 2**16)
+
+
+@pytest.mark.parametrize("temperature", [0.1, 1.5, T_CRITICAL, 4.0])
+def test_exact_samples_8x8_have_the_right_energies(temperature: float) -> None:
+    n = 20_000
+    drawn = sample(8, temperature, n, seed=2)
+    assert drawn.shape == (n, 8, 8)
+    assert drawn.dtype == np.int8
+    energies = lattice.energy(drawn)
+    energy, specific_heat = kaufman(temperature, 8)
+    excess = energies.sum() - n * 64 * float(energy)
+    assert abs(excess) < 4 * np.sqrt(n * 64 * temperature**2 * float(specific_heat) + 8**2)
+    np.testing.assert_array_equal(drawn, sample(8, temperature, n, seed=2))
 
 
 def test_magnetisation_4x4_at_the_critical_temperature() -> None:

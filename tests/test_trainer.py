@@ -128,9 +128,8 @@ def test_an_epoch_takes_every_example_once(build: Build) -> None:
 
 
 def test_the_best_weights_are_restored(build: Build) -> None:
-    trainer = build(
-        optimizer="sgd", lr=0.05, scheduler="none", epochs=12
-    )  # so large a rate that the loss goes up and down
+    # so large a rate that the loss goes up and down
+    trainer = build(optimizer="sgd", lr=0.1, scheduler="none", epochs=12)
     fit = trainer.fit()
     losses = [row["val_loss"] for row in trainer.logger.rows]
     assert losses[-1] > min(losses)  # else this test shows nothing

@@ -1,0 +1,75 @@
+"""From samples to numbers with errors: autocorrelation times, jackknife errors, and what is measured near T_c.
+
+Estimators take samples along the last axis. Magnetisations are per spin, energies those of the whole lattice; units and
+signs are those of lattice.py.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+
+def autocorrelation_time(series: Floats, window: float = 6) -> tuple[float, float]:
+    """Integrated autocorrelation time of equilibrium time series, with its standard error, in steps of the series.
+
+    tau = 1/2 + sum_t rho(t), such that n steps are worth n / (2 tau) independent ones; the sum is cut off at the first
+    t >= `window` tau, where what is left out is small and noise not yet large. The error is tau sqrt((4 t + 2) / n).
+    N. Madras, A. D. Sokal, J. Stat. Phys. 50, 109 (1988), appendix C; A. D. Sokal's lectures, Cargese 1996, section 3.
+
+    Args:
+        series: (chains, steps) or (steps,): independent chains of one process, which are averaged over.
+
+    Raises:
+        ValueError: the series is too short to tell, or constant.
+    """
+    series = np.atleast_2d(series) - np.mean(series)
+    n_steps = series.shape[-1]
+    spectrum = np.abs(np.fft.rfft(series, 2 * n_steps)) ** 2  # padded with zeros: the series is not periodic
+    covariance = np.fft.irfft(spectrum)[:, :n_steps].mean(axis=0) / np.arange(n_steps, 0, -1)
+    if covariance[0] == 0:
+        raise ValueError("the series is constant: it has no autocorrelation time")
+    times = np.cumsum(covariance / covariance[0]) - 0.5  # tau if cut off behind t = 0, 1, 2, ...
+    far_enough = np.flatnonzero(np.arange(n_steps) >= window * times)
+    if not far_enough.size or far_enough[0] > n_steps / 10:
+        raise ValueError(
+            f"{n_steps} steps are too few for an autocorrelation time of {times[n_steps // 10]:.3g} or more"
+        )
+    cut = int(far_enough[0])
+    tau = float(times[cut])
+    return tau, tau * float(np.sqrt((4 * cut + 2) / series.size))
+
+
+def jackknife(estimator: Callable[..., float], *samples: Floats, n_blocks: int = 50) -> tuple[float, float]:
+    """What an estimator makes of independent samples, freed of its leading bias, and its standard error.
+
+    The estimator is evaluated on all samples but one block, for each block (M. H. Quenouille 1956, J. W. Tukey 1958).
+
+    Args:
+        estimator: takes arrays such as `samples`, gives a number.
+        samples: arrays (N, ...) that belong together along their first axis.
+    """
+    blocks = np.array_split(np.arange(len(samples[0])), min(n_blocks, len(samples[0])))
+    without = [estimator(*(np.delete(sample, block, axis=0) for sample in samples)) for block in blocks]
+    n = len(blocks)
+    return n * estimator(*samples) - (n - 1) * float(np.mean(without)), float(np.sqrt((n - 1) * np.var(without)))
+
+
+def specific_heat(energies: Floats, temperature: float, n_sites: int) -> float:
+    """C / N = (<E^2> - <E>^2) / (N T^2), in units of k_B."""
+    return float(np.var(energies)) / (n_sites * temperature**2)
+
+
+def susceptibility(magnetizations: Floats, temperature: float, n_sites: int) -> float:
+    """chi / N = N (<m^2> - <|m|>^2) / T: of |m|, since on a finite lattice m itself vanishes on average at every T."""
+    return n_sites * float(np.var(np.abs(magnetizations))) / temperature
+
+
+def binder_cumulant(magnetizations: Floats) -> float:
+    """U_4 = 1 - <m^4> / (3 <m^2>^2): 2/3 in the ordered phase, 0 in the other, 0.61069 at T_c of a large lattice.
+
+    K. Binder, Z. Phys. B 43, 119 (1981); the value at T_c: G. Kamieniarz, H. W. J. Bloete, J. Phys. A 26, 201 (1993).
+    """
+    return 1 - float(np.mean(magnetizations**4)) / (3 * float(np.mean(magnetizations**2)) ** 2)

@@ -55,7 +55,7 @@ def sample(
     """One configuration from each of N independent chains: temperatures (N,) in J / k_B -> spins (N, L, L) int8.
 
     A chain starts ordered below T_c and random above, and is flipped as a whole or not at the end, as in metropolis.py.
-    Equal arguments give equal spins whatever the number of threads, and a chain does not depend on those behind it.
+    Equal arguments give equal spins, whatever the number of threads.
 
     Args:
         n_threads: as many as there are cores that this process may use, if left out.

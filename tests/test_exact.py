@@ -128,7 +128,7 @@ def test_density_of_states_8x8() -> None:
     levels, counts = density_of_states(8)
     by_level = dict(zip(levels.tolist(), counts.tolist(), strict=True))
     assert sum(by_level.values()) == 2**64
-    # By hand: all alike; one spin turned; two neighbours; two that are none, or three in a row or an angle, or a square.
+    # By hand: all alike; one spin turned; two neighbours; two apart, or three in a row or an angle, or a square.
     apart, triples, squares = 64 * 63 // 2 - 128, 6 * 64, 64
     by_hand = [2, 2 * 64, 2 * 128, 2 * (apart + triples + squares)]
     assert [by_level[energy] for energy in (-128, -120, -116, -112)] == by_hand

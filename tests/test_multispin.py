@@ -1,0 +1,252 @@
+"""The compiled sampler against exact theory, and its promise that equal arguments give equal bytes.
+
+Seeds are fixed and the bytes do not depend on the machine, so a statistical test that passes once passes always.
+"""
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from ising import exact, kernel, lattice, metropolis, multispin, scaling
+from ising.exact import T_CRITICAL
+from ising.metropolis import equilibration_sweeps
+from ising.multispin import sample
+from tests.conftest import ROOT
+
+COLD_AT_TC = np.nextafter(T_CRITICAL, 0)  # the same temperature to all digits that matter, with a cold start
+
+
+def draw(size: int, temperature: float, n: int, seed: int) -> NDArray[np.int8]:
+    """Equilibrium configurations (n, L, L) at one temperature."""
+    return sample(size, np.full(n, temperature), equilibration_sweeps(size), seed)
+
+
+def chi2_excess(observed: NDArray[np.int64], expected: NDArray[np.float64]) -> float:
+    """How far chi-square is above its mean, in its standard deviations; levels that are too rare count as one."""
+    rare = expected < 10
+    observed = np.append(observed[~rare], observed[rare].sum())
+    expected = np.append(expected[~rare], expected[rare].sum())
+    observed, expected = observed[expected > 0], expected[expected > 0]
+    degrees = len(expected) - 1
+    return float((((observed - expected) ** 2 / expected).sum() - degrees) / np.sqrt(2 * degrees))
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 1.5, 2.0, 2.2, T_CRITICAL, 2.4, 3.0, 4.0, 5.0])
+def test_energy_histogram_8x8_is_boltzmanns(temperature: float) -> None:
+    n = 100_000
+    energies = lattice.energy(draw(8, temperature, n, seed=8))
+    levels, counts = exact.density_of_states(8)
+    expected = counts * np.exp(-(levels - levels[0]) / temperature)
+    assert chi2_excess((energies[:, None] == levels).sum(axis=0), n * expected / expected.sum()) < 4
+
+
+@pytest.mark.parametrize("temperature", [1.0, T_CRITICAL, 10.0])
+def test_every_configuration_4x4_has_its_probability(temperature: float) -> None:
+    n = 1_000_000
+    spins = draw(4, temperature, n, seed=4)
+    numbers = (spins.reshape(n, 16) > 0) @ (1 << np.arange(16))
+    weights = np.exp(-(lattice.energy(exact.enumerate_configurations()) + 32) / temperature)
+    assert chi2_excess(np.bincount(numbers, minlength=2**16), n * weights / weights.sum()) < 4
+
+
+@pytest.mark.parametrize("temperature", [1.5, 2.0, 2.2, T_CRITICAL, 2.35, 2.6, 4.0])
+@pytest.mark.parametrize(("size", "n"), [(16, 16_384), (32, 4096), (64, 1024)])
+def test_energy_and_specific_heat_are_kaufmans(size: int, n: int, temperature: float) -> None:
+    energies = lattice.energy(draw(size, temperature, n, seed=size)).astype(np.float64)
+    energy, specific_heat = (float(value) for value in exact.kaufman(temperature, size))
+    assert abs(energies.mean() / size**2 - energy) < 4 * temperature * np.sqrt(specific_heat / (n * size**2))
+    measured, error = scaling.jackknife(lambda e: scaling.specific_heat(e, temperature, size**2), energies)
+    assert abs(measured - specific_heat) < 4 * error
+
+
+def test_magnetisation_4x4_at_the_critical_temperature() -> None:
+    m = lattice.magnetization(draw(4, T_CRITICAL, 200_000, seed=5))
+    for estimator, expected in (
+        (lambda m: float(np.abs(m).mean()), 0.8438604448),
+        (lambda m: float((m**2).mean()), 0.7613589086),
+        (lambda m: float(m.mean()), 0.0),
+        (scaling.binder_cumulant, 0.6171993),
+    ):
+        value, error = scaling.jackknife(estimator, m)
+        assert abs(value - expected) < 4 * error
+
+
+@pytest.mark.parametrize("temperature", [1.5, T_CRITICAL, 3.0])
+def test_magnetisation_8x8_is_distributed_as_in_exact_samples(temperature: float) -> None:
+    n = 40_000
+    levels = np.linspace(-1, 1, 65)
+    ours = lattice.magnetization(draw(8, temperature, n, seed=6))
+    truth = lattice.magnetization(exact.sample(8, temperature, n, seed=7))
+    one, two = ((m[:, None] == levels).sum(axis=0) for m in (ours, truth))
+    seen = one + two >= 20
+    degrees = seen.sum()
+    chi2 = ((one - two)[seen] ** 2 / (one + two)[seen]).sum()
+    assert chi2 < degrees + 4 * np.sqrt(2 * degrees)
+
+
+@pytest.mark.parametrize("temperature", [0.9, 1.3, 2.0])
+def test_one_sweep_flips_as_often_as_metropolis_says(temperature: float) -> None:
+    # From the ordered state, every site of the first colour costs 8 J. At T = 0.9 no digit of exp(-8 / T) that is
+    # tossed for is 1: all flips come from the tail.
+    n = 8_192
+    spins = sample(32, np.full(n, temperature), 1, seed=9)
+    rows, columns = np.indices((32, 32))
+    first = spins[:, (rows + columns) % 2 == 0]
+    flipped = (first != np.sign(first.sum(axis=1, keepdims=True))).sum()
+    expected = first.size * np.exp(-8 / temperature)
+    assert abs(flipped - expected) < 4 * np.sqrt(expected)
+
+
+@pytest.mark.parametrize("size", [4, 6, 10, 130])
+def test_a_sweep_offers_every_site_one_flip(size: int) -> None:
+    # At a temperature without end every flip is accepted: after one sweep each spin has been turned over once.
+    before, after = (sample(size, np.full(70, 1e300), n_sweeps, seed=1) for n_sweeps in (0, 1))
+    turned = (before * after).reshape(70, -1)
+    assert (turned == turned[:, :1]).all()
+    assert {-1, 1} == set(turned[:, 0])  # the last step flips a chain as a whole, or not
+
+
+@pytest.mark.parametrize("distance", [1, 2, 63, 64, 65, 256, 1024])
+def test_chains_are_independent(distance: int) -> None:
+    # neighbours in a word, in neighbouring words, in neighbouring blocks
+    energies = lattice.energy(draw(8, T_CRITICAL, 200_000, seed=10)).astype(np.float64)
+    correlation = np.corrcoef(energies[:-distance], energies[distance:])[0, 1]
+    assert abs(correlation) < 4 / np.sqrt(len(energies))
+
+
+@pytest.mark.parametrize("size", [8, 16, 32])
+def test_automatic_sweeps_forget_the_start_at_the_critical_temperature(size: int) -> None:
+    n = 16_384
+    energy, specific_heat = (float(value) for value in exact.kaufman(T_CRITICAL, size))
+    moments = []
+    for temperature in (COLD_AT_TC, T_CRITICAL):
+        spins = draw(size, temperature, n, seed=11)
+        excess = lattice.energy(spins).mean() / size**2 - energy
+        assert abs(excess) < 4 * T_CRITICAL * np.sqrt(specific_heat / (n * size**2))
+        m2 = lattice.magnetization(spins) ** 2
+        moments.append((m2.mean(), m2.var() / n))
+    (cold, cold_variance), (hot, hot_variance) = moments
+    assert abs(cold - hot) < 4 * np.sqrt(cold_variance + hot_variance)
+
+
+def test_starts_are_cold_below_the_critical_temperature_and_hot_above() -> None:
+    cold, hot = (sample(16, np.full(100, temperature), 0, seed=12) for temperature in (COLD_AT_TC, T_CRITICAL))
+    assert (np.abs(lattice.magnetization(cold)) == 1).all()
+    assert abs(lattice.magnetization(hot).mean()) < 4 / np.sqrt(100 * 256)
+    assert 30 < (lattice.magnetization(cold) > 0).sum() < 70
+
+
+# ------------------------------------------------------------------------------------------------------ equal bytes
+
+GOLDEN = {
+    4: "344cc4c6d1f9a927aa1bae4fe5f87c3105a06734197f4ed133d398808094781e",
+    8: "9aa2fc6e49346a6309c29f593e54466607b59d185c804f82e0f238d11c824475",
+    20: "46c50fa15b68cc22974b5c701cef342952cc115c7b9bcda3f5a9f6b0d879b22a",
+    128: "a62e3a90f3315c24f1f353df4a6ec9c1ddfca2707c205594fea6dba49f1b46e0",
+}
+
+
+def digest(size: int) -> str:
+    """SHA-256 of 300 configurations between T = 0.5 and 10, in which every part of the sampler has a share."""
+    return hashlib.sha256(sample(size, np.linspace(0.5, 10, 300), 20, seed=2**63).tobytes()).hexdigest()
+
+
+@pytest.mark.parametrize("size", GOLDEN)
+def test_the_bytes_are_those_of_all_machines(size: int) -> None:
+    # If these change on purpose, raise datafiles.CACHE_VERSION.
+    assert digest(size) == GOLDEN[size]
+
+
+def test_the_bytes_do_not_depend_on_the_instruction_set(tmp_path: Path) -> None:
+    code = (
+        f"from tests.test_multispin import digest, GOLDEN; assert [digest(L) for L in GOLDEN] == {[*GOLDEN.values()]}"
+    )
+    plain = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": "", "NUMBA_CACHE_DIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, **plain}, check=True)
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 7])
+@pytest.mark.parametrize("size", [4, 8, 10, 32])
+def test_the_bytes_do_not_depend_on_threads_and_tasks(
+    size: int, n_threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temperatures = np.linspace(1, 4, 3000)
+    expected = sample(size, temperatures, 11, seed=13)
+    np.testing.assert_array_equal(sample(size, temperatures, 11, seed=13, n_threads=n_threads), expected)
+    monkeypatch.setattr(multispin, "SPINS_PER_TASK", 1)
+    monkeypatch.setattr(multispin, "UPDATES_PER_CALL", 1)
+    np.testing.assert_array_equal(sample(size, temperatures, 11, seed=13, n_threads=n_threads), expected)
+
+
+@pytest.mark.parametrize("n", [64, 128, 320, 1024])
+def test_a_word_of_chains_does_not_depend_on_those_behind_it(n: int) -> None:
+    temperatures = np.linspace(1, 4, 1100)
+    np.testing.assert_array_equal(sample(8, temperatures[:n], 9, seed=14), sample(8, temperatures, 9, seed=14)[:n])
+
+
+def test_a_seed_is_a_number_or_a_sequence() -> None:
+    temperatures = np.linspace(1, 4, 10)
+    spins = sample(6, temperatures, 7, seed=5)
+    np.testing.assert_array_equal(spins, sample(6, temperatures, 7, seed=np.random.SeedSequence(5)))
+    assert not np.array_equal(spins, sample(6, temperatures, 7, seed=6))
+
+
+def test_streams_differ_from_lane_to_lane() -> None:
+    states = set()
+    for first in (0, 16):
+        blocks = kernel.new_blocks(8, 4, 4)
+        kernel.start(blocks, np.ones((4, 4, 64)), np.arange(4, dtype=np.uint64), first)
+        states |= {lane.tobytes() for lanes in blocks.lanes for lane in lanes["state"].T}
+    assert len(states) == 2 * 4 * kernel.LANES
+
+
+# -------------------------------------------------------------------------------------------------------- manners
+
+
+def test_the_two_samplers_agree_in_what_they_give() -> None:
+    temperatures = np.linspace(1, 4, 130)
+    for sampler in (sample, metropolis.sample):
+        spins = sampler(6, temperatures, 3, seed=15)
+        assert spins.shape == (130, 6, 6)
+        assert spins.dtype == np.int8
+        assert set(np.unique(spins)) == {-1, 1}
+        assert sampler(6, [], 3, seed=15).shape == (0, 6, 6)
+
+
+def test_progress_is_told_in_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(multispin, "UPDATES_PER_CALL", 2**16)
+    told: list[int] = []
+    sample(16, np.full(100, 3.0), 50, seed=16, advance=told.append)
+    assert len(told) > 10
+    assert sum(told) == 50 * 100 * 16**2
+
+
+def test_an_interrupt_leaves_the_rest_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(multispin, "UPDATES_PER_CALL", 1)
+    told: list[int] = []
+
+    def interrupt(n_spins: int) -> None:
+        told.append(n_spins)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sample(64, np.full(640, 3.0), 10**6, seed=17, n_threads=2, advance=interrupt)  # hours, else
+    assert len(told) <= 20  # each of the ten tasks may have begun
+
+
+@pytest.mark.parametrize("size", [2, 15, 0])
+def test_lattices_without_a_checkerboard_are_refused(size: int) -> None:
+    with pytest.raises(ValueError, match="must be even and at least 4"):
+        sample(size, np.ones(3), 1, seed=0)
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, np.nan, np.inf])
+def test_impossible_temperatures_are_refused(temperature: float) -> None:
+    with pytest.raises(ValueError, match="temperatures must be positive"):
+        sample(4, [1.0, temperature], 1, seed=0)

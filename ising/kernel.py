@@ -247,8 +247,8 @@ def unpack(blocks: Blocks, configurations: NDArray[np.int8]) -> None:
         block, word = divmod(first // 64, n_words)
         turn = _draw(blocks.lanes[block], word)
         for row in range(size):
-            for column in range(size):
-                spins = blocks.spins[block, (row + column) % 2, 1 + row, column // 2 * n_words + word] ^ turn
-                for chain in range(min(64, n_chains - first)):
+            for chain in range(min(64, n_chains - first)):
+                for column in range(size):
+                    spins = blocks.spins[block, (row + column) % 2, 1 + row, column // 2 * n_words + word] ^ turn
                     up = spins >> uint64(chain) & uint64(1)
                     configurations[first + chain, row, column] = 2 * np.int8(up) - 1

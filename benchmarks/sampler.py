@@ -1,0 +1,260 @@
+"""How fast the sampler is, beside what one can install and what one would write.
+
+python -m benchmarks.sampler           measure, for some ten minutes; writes results/sampler.json and the figure
+python -m benchmarks.sampler --draw    the tables and the figure once more
+
+Every contestant draws one configuration from each of N chains at temperatures between 1 and 4, by attempting to flip
+every spin once a sweep; what counts is attempted flips a second, from the call to the configurations (peapods hands out
+averages alone, and slow ones do a part of the work: a rate is a rate). They take turns, in one process for each number
+of cores, and what is compared is the ratio within a turn. The peers have an environment of their own, which is made on
+the first run.
+"""
+
+import argparse
+import json
+import math
+import os
+import platform
+import random
+import subprocess
+import sys
+import time
+import venv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ising import metropolis, multispin
+
+ROOT = Path(__file__).parent.parent
+ENVIRONMENT = ROOT / "benchmarks" / ".peers"
+PACKAGES = ["numpy==2.4.6", "numba==0.68.1", "mcising==1.1.0", "peapods==0.2.0"]
+RESULTS = ROOT / "benchmarks" / "results" / "sampler.json"
+FIGURE = ROOT / "docs" / "figures" / "sampler.png"
+
+SHAPES = [(8, 14_000), (32, 4096), (64, 1024), (128, 64)]
+N_UPDATES = 1e9  # in one turn of a contestant that does the whole work
+N_TURNS = 7
+SIZES = [(size, 64) for size in (8, 16, 32, 64, 128, 256)]  # from 4 thousand to 4 million spins
+CHAINS = [(8, 64 * 4**k) for k in range(6)]
+
+Temperatures = NDArray[np.float64]
+Draw = Callable[[int, Temperatures, int, int], object]  # lattice size, temperatures, sweeps, cores
+
+
+def draw_multispin(size: int, temperatures: Temperatures, n_sweeps: int, n_cores: int) -> object:
+    return multispin.sample(size, temperatures, n_sweeps, seed=1, n_threads=n_cores)
+
+
+def draw_mcising(size: int, temperatures: Temperatures, n_sweeps: int, n_cores: int) -> object:
+    # What mcising.Simulation calls in its parallel mode, without the statistics that it makes of the result. Rayon has
+    # been told the number of cores.
+    from mcising._core import run_independent_temperatures
+
+    couplings = (1.0, 0.0, 0.0, 0.0)
+    run = (temperatures.tolist(), n_sweeps - 1, 1, 1, True)  # all but the last sweep, one, measure after it, keep it
+    return run_independent_temperatures(size, *couplings, 1, "metropolis", "square", *run)
+
+
+def draw_peapods(size: int, temperatures: Temperatures, n_sweeps: int, n_cores: int) -> object:
+    import peapods
+
+    with np.errstate(invalid="ignore"):
+        return peapods.Ising((size, size), temperatures=temperatures).sample(n_sweeps, warmup_ratio=0.99)
+
+
+def draw_numpy(size: int, temperatures: Temperatures, n_sweeps: int, n_cores: int) -> object:
+    block = max(1, 2**18 // size**2)
+    blocks = [temperatures[start : start + block] for start in range(0, len(temperatures), block)]
+    return [metropolis.sample(size, part, n_sweeps, seed=1) for part in blocks]
+
+
+def draw_textbook(size: int, temperatures: Temperatures, n_sweeps: int, n_cores: int) -> object:
+    """The program of a first exercise: lists, loops, one spin at a time."""
+    lattices = []
+    for temperature in temperatures:
+        spins = [[random.choice((-1, 1)) for _ in range(size)] for _ in range(size)]
+        for _ in range(n_sweeps * size**2):
+            i, j = random.randrange(size), random.randrange(size)
+            neighbours = spins[i - 1][j] + spins[(i + 1) % size][j] + spins[i][j - 1] + spins[i][(j + 1) % size]
+            energy_change = 2 * spins[i][j] * neighbours
+            if energy_change <= 0 or random.random() < math.exp(-energy_change / temperature):
+                spins[i][j] = -spins[i][j]
+        lattices.append(spins)
+    return lattices
+
+
+# Each with the share of the work that it is given.
+CONTESTANTS: dict[str, tuple[Draw, float]] = {
+    "multispin": (draw_multispin, 1),
+    "mcising": (draw_mcising, 1),
+    "peapods": (draw_peapods, 0.1),
+    "numpy": (draw_numpy, 0.1),
+    "textbook": (draw_textbook, 2e-4),
+}
+
+
+def rate(draw: Draw, size: int, n_chains: int, n_updates: float, n_cores: int) -> float:
+    """Attempted flips a second."""
+    n_chains = max(1, min(n_chains, int(n_updates / (10 * size**2))))  # at least ten sweeps
+    n_sweeps = max(1, round(n_updates / (n_chains * size**2)))
+    temperatures = np.random.default_rng(0).uniform(1, 4, n_chains)
+    start = time.perf_counter()
+    draw(size, temperatures, n_sweeps, n_cores)
+    return n_sweeps * n_chains * size**2 / (time.perf_counter() - start)
+
+
+def measure(n_cores: int) -> dict[str, Any]:
+    """All that is measured on a number of cores; runs in the environment of the peers."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:n_cores])
+    multispin.get_ready()
+    shapes = []
+    for size, n_chains in SHAPES:
+        rates: dict[str, list[float]] = {name: [] for name in CONTESTANTS}
+        for _ in range(N_TURNS):
+            for name, (draw, share) in CONTESTANTS.items():
+                rates[name].append(rate(draw, size, n_chains, share * N_UPDATES, n_cores))
+        n_sweeps = metropolis.equilibration_sweeps(size)
+        temperatures = np.random.default_rng(0).uniform(1, 4, n_chains)
+        start = time.perf_counter()
+        multispin.sample(size, temperatures, n_sweeps, seed=1, n_threads=n_cores)
+        seconds = time.perf_counter() - start
+        shapes.append({"size": size, "n_chains": n_chains, "n_sweeps": n_sweeps, "seconds": seconds, "rates": rates})
+        print(f"{n_cores} cores, {size} x {size}, {n_chains} chains", file=sys.stderr)
+    costs: list[dict[str, Any]] = [{"size": size, "n_chains": n, "rates": []} for size, n in [*SIZES, *CHAINS]]
+    for _ in range(N_TURNS):
+        for cost in costs:
+            cost["rates"].append(rate(draw_multispin, cost["size"], cost["n_chains"], N_UPDATES, n_cores))
+    return {"n_cores": n_cores, "shapes": shapes, "costs": costs}
+
+
+def spread(values: list[float]) -> tuple[float, float, float]:
+    """Median, least and largest."""
+    return float(np.median(values)), min(values), max(values)
+
+
+def ratios(rates: dict[str, list[float]], name: str) -> list[float]:
+    """How many times faster multispin was than another, turn by turn."""
+    return [ours / theirs for ours, theirs in zip(rates["multispin"], rates[name], strict=True)]
+
+
+def table(results: dict[str, Any]) -> str:
+    """What README.md shows."""
+    names = list(CONTESTANTS)
+    lines = [
+        "| lattice, chains | cores | "
+        + " | ".join(names[:1])
+        + " | "
+        + " | ".join(f"{n}, slower by" for n in names[1:])
+        + " |",
+        "|---|---|" + "---:|" * len(names),
+    ]
+    for run in results["runs"]:
+        for shape in run["shapes"]:
+            cells = [f"{np.median(shape['rates']['multispin']) / 1e9:.1f}e9 /s"]
+            for name in names[1:]:
+                median, low, high = spread(ratios(shape["rates"], name))
+                cells.append(f"{median:,.0f} ({low:,.0f} to {high:,.0f})")
+            size, n_chains = shape["size"], shape["n_chains"]
+            lines.append(f"| {size}x{size}, {n_chains:,} | {run['n_cores']} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def equilibrium_table(results: dict[str, Any]) -> str:
+    """Time to independent equilibrium configurations: ours as measured, that of others from their rates."""
+    others = ["mcising", "numpy"]
+    lines = [
+        "| independent configurations | cores | sweeps | multispin | " + " | ".join(others) + " |",
+        "|---|---|---|" + "---:|" * 3,
+    ]
+    for run in results["runs"]:
+        for shape in run["shapes"]:
+            size, n_chains, n_sweeps = shape["size"], shape["n_chains"], shape["n_sweeps"]
+            work = size**2 * n_chains * n_sweeps
+            cells = [
+                f"{shape['seconds']:.3g} s",
+                *(f"{work / np.median(shape['rates'][name]):.3g} s" for name in others),
+            ]
+            lines.append(
+                f"| {n_chains:,} of {size}x{size} | {run['n_cores']} | {n_sweeps:,} | " + " | ".join(cells) + " |"
+            )
+    return "\n".join(lines)
+
+
+def linearity(results: dict[str, Any]) -> str:
+    """How far the cost of a flip is from being the same for all lattices and numbers of chains, on one core."""
+    costs = results["runs"][0]["costs"]
+    lines = []
+    for what, part in (("lattice sizes", costs[: len(SIZES)]), ("numbers of chains", costs[len(SIZES) :])):
+        medians = [float(np.median(cost["rates"])) for cost in part]
+        lines.append(
+            f"{what}, 4 thousand to 4 million spins: dearest flip / cheapest {max(medians) / min(medians):.2f}"
+        )
+    return "\n".join(lines)
+
+
+def draw_figure(results: dict[str, Any]) -> None:
+    """Rates by shape, and the cost of a flip against the number of spins, with all turns to be seen."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    run = results["runs"][-1]
+    for k, name in enumerate(CONTESTANTS):
+        medians, low, high = np.transpose([spread(shape["rates"][name]) for shape in run["shapes"]])
+        places = np.arange(len(SHAPES)) + 0.16 * (k - 2)
+        left.bar(places, medians, width=0.15, label=name, yerr=(medians - low, high - medians), capsize=2)
+    labels = [f"{size}x{size}\n{n_chains:,} chains" for size, n_chains in SHAPES]
+    left.set(yscale="log", ylabel="attempted flips / s", xticks=range(len(SHAPES)), xticklabels=labels)
+    left.set(title=f"{run['n_cores']} cores; bars: least and largest of {N_TURNS}", ylim=(None, 1e12))
+    left.legend(ncols=3, fontsize="small")
+    costs = results["runs"][0]["costs"]
+    for label, marker, part in (
+        ("64 chains, L = 8 to 256", "o", costs[: len(SIZES)]),
+        ("8x8, 64 to 65,536 chains", "s", costs[len(SIZES) :]),
+    ):
+        n_spins = [cost["size"] ** 2 * cost["n_chains"] for cost in part]
+        medians, low, high = np.transpose([spread([1e9 / rate for rate in cost["rates"]]) for cost in part])
+        right.errorbar(n_spins, medians, (medians - low, high - medians), marker=marker, capsize=3, label=label)
+    right.set(
+        xscale="log", xlabel="spins", ylabel="time per attempted flip [ns]", ylim=(0, None), title="multispin, 1 core"
+    )
+    right.legend(loc="lower right")
+    FIGURE.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(FIGURE, dpi=120)
+
+
+def main() -> None:
+    """Measure in the environment of the peers, keep the numbers, show them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--draw", action="store_true", help="measure nothing: show what was measured last")
+    parser.add_argument("--measure", type=int, metavar="CORES", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        print(json.dumps(measure(arguments.measure)))
+        return
+    if not arguments.draw:
+        python = ENVIRONMENT / "bin" / "python"
+        if not python.exists():
+            venv.create(ENVIRONMENT, with_pip=True)
+            subprocess.run([python, "-m", "pip", "install", "--quiet", *PACKAGES], check=True)
+        runs = []
+        for n_cores in (1, 2):
+            command = [str(python), "-m", "benchmarks.sampler", "--measure", str(n_cores)]
+            threads = {"RAYON_NUM_THREADS": str(n_cores)}
+            done = subprocess.run(command, cwd=ROOT, env={**os.environ, **threads}, stdout=subprocess.PIPE, check=True)
+            runs.append(json.loads(done.stdout))
+        results = {"machine": platform.processor() or platform.machine(), "packages": PACKAGES, "runs": runs}
+        RESULTS.parent.mkdir(parents=True, exist_ok=True)
+        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    results = json.loads(RESULTS.read_text())
+    draw_figure(results)
+    print(table(results), equilibrium_table(results), linearity(results), FIGURE.relative_to(ROOT), sep="\n\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -29,11 +29,11 @@ class Task(NamedTuple):
 
 
 def _tasks(lattice_size: int, n_words: int, n_threads: int) -> list[Task]:
-    """Hand out words of chains: in blocks that fill the lanes, and in tasks that leave no thread without work."""
+    """Hand out words of chains: in blocks that fill the lanes, and in a few tasks a thread, so that none waits long."""
     per_block = kernel.LANES // min(lattice_size**2 // 2, kernel.LANES)
     n_blocks, left_over = divmod(n_words, per_block)
     at_most = SPINS_PER_TASK // (64 * per_block * lattice_size**2)
-    step = max(1, min(at_most, -(-n_blocks // n_threads)))
+    step = max(1, min(at_most, -(-n_blocks // (4 * n_threads))))
     tasks = [Task(block * per_block, min(step, n_blocks - block), per_block) for block in range(0, n_blocks, step)]
     return [*tasks, Task(n_blocks * per_block, 1, left_over)] if left_over else tasks
 

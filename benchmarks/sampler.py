@@ -143,7 +143,7 @@ def ratios(rates: dict[str, list[float]], name: str) -> list[float]:
 
 
 def table(results: dict[str, Any]) -> str:
-    """What README.md shows."""
+    """Rates of multispin, and how many times slower the others are."""
     names = list(CONTESTANTS)
     lines = [
         "| lattice, chains | cores | "
@@ -195,6 +195,11 @@ def linearity(results: dict[str, Any]) -> str:
             f"{what}, 4 thousand to 4 million spins: dearest flip / cheapest {max(medians) / min(medians):.2f}"
         )
     return "\n".join(lines)
+
+
+def report(results: dict[str, Any]) -> str:
+    """All of it in words, for README.md."""
+    return "\n\n".join([table(results), equilibrium_table(results), linearity(results)])
 
 
 def draw_figure(results: dict[str, Any]) -> None:
@@ -253,7 +258,7 @@ def main() -> None:
         RESULTS.write_text(json.dumps(results, indent=1) + "\n")
     results = json.loads(RESULTS.read_text())
     draw_figure(results)
-    print(table(results), equilibrium_table(results), linearity(results), FIGURE.relative_to(ROOT), sep="\n\n")
+    print(report(results))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How long does a chain remember? The measurement behind the automatic number of sweeps.
 
-python -m experiments.equilibration [--quick]     in some minutes, results/equilibration.json and the figure of that name
+python -m experiments.equilibration [--quick]      takes minutes; writes results/equilibration.json and the figure
 
 At T_c, where it is longest: the integrated autocorrelation time of |m| and of the energy in equilibrium, and how far
 chains are from exact theory and from each other that started cold (ordered) and hot (random), after the automatic
@@ -79,6 +79,7 @@ def draw(results: dict[str, Any]) -> Figure:
             )
     right.axhline(0, color="black", linewidth=0.8)
     right.set(xscale="log", xlabel="sweeps / automatic number", ylabel="energy $-$ exact [standard errors]")
+    right.set_xticks([0.1, 0.5, 1], ["0.1", "0.5", "1"])
     right.set_yscale("symlog", linthresh=4)
     right.legend(ncols=2, fontsize="small")
     return figure
@@ -97,7 +98,8 @@ def main() -> None:
             "L = {size}: tau |m| {tau_m:.2f} +- {error_m:.2f}, E {tau_energy:.2f} +- {error_energy:.2f}".format(**row)
         )
     print(f"tau of |m| grows as L^{slope:.2f} over the last {len(times[-3:])} sizes")
-    rows = [memory(size, 2**20 // size**2 * 64, f) for size in sizes for f in (0.1, 0.5, 1)]
+    n_spins = 2**20 if quick else 2**26
+    rows = [memory(size, n_spins // size**2, f) for size in sizes for f in (0.1, 0.5, 1)]
     line = (
         "L = {size}, {n_sweeps} sweeps, in errors: energy cold {cold:+.1f}, hot {hot:+.1f}; m^2 cold - hot {m2_z:+.1f}"
     )

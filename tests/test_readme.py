@@ -1,4 +1,4 @@
-"""README.md against the program. `python -m tests.test_readme` writes its table of options anew."""
+"""README.md against the program. `python -m tests.test_readme` writes its tables anew."""
 
 import importlib
 import json
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import sampler
 from config import OPTIONS, build_parser, parse_args, to_json
 from tests.conftest import ROOT
 
@@ -133,7 +134,17 @@ def test_the_python_of_the_readme_runs(code: str, finished_run: Path, tmp_path: 
     assert len(done.stdout.splitlines()) == code.count("print(")
 
 
+def sampler_report() -> str:
+    return sampler.report(json.loads(sampler.RESULTS.read_text()))
+
+
+def test_the_rates_of_the_sampler_are_those_that_were_measured() -> None:
+    assert sampler_report() in TEXT, "run `python -m tests.test_readme`"
+
+
 if __name__ == "__main__":
-    start, end = re.search(r"<!-- options[^>]*-->\n", TEXT), TEXT.index("<!-- end of options -->")
-    assert start
-    README.write_text(TEXT[: start.end()] + option_table() + "\n" + TEXT[end:])
+    for block, content in (("options", option_table()), ("sampler", sampler_report())):
+        start, end = re.search(rf"<!-- {block}[^>]*-->\n", TEXT), TEXT.index(f"<!-- end of {block} -->")
+        assert start
+        TEXT = TEXT[: start.end()] + content + "\n" + TEXT[end:]
+    README.write_text(TEXT)

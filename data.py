@@ -55,11 +55,15 @@ def working_sampler(name: Sampler) -> Sampler:
     if name == "multispin":
         try:
             from ising import multispin  # half a second, which data from the cache need not wait for
+
+            if (seconds := multispin.get_ready()) is not None:
+                say(f"compiled the sampler in {seconds:.1f} s, once for all runs")
         except ImportError as error:
             say(f"Numba cannot be imported ({error}): drawing with the sampler numpy, which is slower")
             return "numpy"
-        if (seconds := multispin.get_ready()) is not None:
-            say(f"compiled the sampler in {seconds:.1f} s, once for all runs")
+        except Exception as error:  # Numba keeps files, and trusts those that it finds
+            say(f"Numba fails ({error!r}; a damaged __pycache__?): drawing with the sampler numpy, which is slower")
+            return "numpy"
     return name
 
 

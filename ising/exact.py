@@ -172,7 +172,7 @@ def sample(lattice_size: int, temperature: float, n: int, seed: int | np.random.
     """
     rows, unlike_within = _rows(lattice_size)
     unlike = np.bitwise_count(rows[:, None] ^ rows) + unlike_within
-    powers = [np.eye(len(rows)), np.exp(-2 * _couplings(temperature) * unlike)]
+    powers = [np.eye(len(rows)), np.exp(-2 * float(_couplings(float(temperature))) * unlike)]
     while len(powers) <= lattice_size:
         powers.append(powers[-1] @ powers[1])
     rng = np.random.default_rng(seed)

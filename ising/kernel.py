@@ -12,20 +12,20 @@ else u = 0, a flip with p^2 = exp(-8 / T). Every chain has its own T and so its 
 **A bit that is 1 with probability p.** Toss a coin until it shows heads; if that is toss k, take the k-th binary digit
 of p = 0.p1 p2 p3 ...: it is 1 with probability sum_k 2^-k p_k = p. A random word is one toss for 64 chains, here four:
 
-                chain 3   2   1   0        p of chain 3 = 0.101..., of 2 = 0.011..., of 1 = 0.110..., of 0 = 0.000...
+                chain 3   2   1   0        p of chain 3 = 0.101..., of 2 = 0.011..., of 1 = 0.110..., of 0 = 0.010...
     1st word          0   1   0   0        heads for chain 2, which takes its 1st digit: 0
-    2nd word          1   1   0   1        heads for 3 and 0 (and 2, which is decided): their 2nd digits: 0 and 0
+    2nd word          1   1   0   1        heads for 3 and 0 (and 2, which is decided): their 2nd digits: 0 and 1
     3rd word          0   0   1   0        heads for 1: its 3rd digit: 0
 
 One draw serves for p and p^2, since all that matters is whose digit is taken. After TOSSES tosses one bit in 1024 is
 undecided. Such a bit draws a random number of 64 bits for itself, and is 1 if that is below the rest of p, behind the
-digits that were tossed for: p is right to 64 bits.
+digits that were tossed for: p is right to double precision, cut off below 2^-64.
 
 **Random numbers.** Each lane of a vector has a stream of its own (xoshiro256++: D. Blackman, S. Vigna, ACM Trans. Math.
 Softw. 47, 36 (2021)), which belongs to one word of chains and one position on the lattice; a chain has its own bit of
 it. So no two chains share a random bit, and it makes no difference how chains are shared out among blocks and threads.
 
-All of it is in this one file: Numba keeps what it compiles, and looks for changes in the file of the caller alone.
+All that is compiled is in this one file: Numba keeps the result, and looks for changes in the caller's file alone.
 """
 
 import math
@@ -50,10 +50,10 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 LANE_ARRAYS = np.dtype(
     [
         ("state", np.uint64, (4, LANES)),  # of the lane's random stream
-        ("digit", np.uint64, (2, TOSSES, LANES)),  # the first binary digits of p^2 and of p
-        ("flip", np.uint64, LANES),  # the chains that flip the spin
+        ("digit", np.uint64, (2, TOSSES, LANES)),  # the first binary digits of p^2 (index 0) and of p (index 1)
+        ("flip", np.uint64, LANES),  # the chains that flip the spin; while starting, those that start cold
         ("one", np.uint64, LANES),  # the chains in which one neighbour is unlike the spin
-        ("undecided", np.uint64, LANES),
+        ("undecided", np.uint64, LANES),  # the chains to toss on for; while comparing, a neighbour
     ]
 )
 
@@ -70,7 +70,9 @@ class Blocks(NamedTuple):
 
     spins: Words  # (B, 2, L + 2, L W / 2): by colour and row; the row before the first is a copy of the last, and so on
     beside: NDArray[np.int32]  # (2, L^2 W / 2): how far from the first the second neighbour in the same row stands
-    lanes: NDArray[np.void]  # (B,) LANE_ARRAYS: W lanes for each of P sites, and for those P, 2 P ... places further on
+    lanes: NDArray[
+        np.void
+    ]  # (B,) LANE_ARRAYS; site s of word w is served by lane (s % P) W + w, P = min(L^2 / 2, LANES)
     rest: Words  # (B, 2, W, 64): of p^2 and p, behind the digits that are tossed for, in units of 2^-64
 
 
@@ -78,7 +80,7 @@ def compiled(function: Function) -> Function:
     """Compile a function with Numba, when it is first called on a machine: the result is kept, if there is a place."""
     try:
         return cast(Function, numba.njit(nogil=True, cache=True)(function))
-    except RuntimeError:
+    except (RuntimeError, OSError):
         return cast(Function, numba.njit(nogil=True)(function))
 
 
@@ -139,10 +141,13 @@ def _zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
 
 @compiled
 def start(blocks: Blocks, temperatures: NDArray[np.float64], key: Words, first_word: int) -> None:
-    """Set up streams, probabilities, and spins: random ones, ordered below T_c. temperatures (B, W, 64), key (4,)."""
+    """Set up streams, probabilities, and spins: random ones, ordered below T_c.
+
+    temperatures (B, W, 64); key (4,) of all streams; the number of the first word here among all that are drawn.
+    """
     n_blocks, n_words, _ = temperatures.shape
     n_positions = min(blocks.beside.shape[1] // n_words, LANES)
-    row = blocks.spins.shape[3]
+    row_length = blocks.spins.shape[3]
     for block in range(n_blocks):
         lanes = blocks.lanes[block]
         _set_probabilities(lanes, blocks.rest[block], temperatures[block])
@@ -156,9 +161,9 @@ def start(blocks: Blocks, temperatures: NDArray[np.float64], key: Words, first_w
                     lanes.digit[one, k, lane] = lanes.digit[one, k, word]
         for colour in range(2):
             spins = blocks.spins[block, colour].reshape(-1)
-            for i in range(row, spins.size - row):
+            for i in range(row_length, spins.size - row_length):
                 cold = lanes.flip[i % n_words]
-                spins[i] = cold | _draw(lanes, (i - row) % (n_positions * n_words))
+                spins[i] = cold | _draw(lanes, (i - row_length) % (n_positions * n_words))
 
 
 @compiled
@@ -179,21 +184,21 @@ def _set_probabilities(lanes: Any, rest: Words, temperatures: NDArray[np.float64
 @compiled
 def sweep(blocks: Blocks, n_sweeps: int) -> None:
     """Offer every spin of every chain a flip, n_sweeps times."""
-    n_blocks, _, _, row = blocks.spins.shape
+    n_blocks, _, _, row_length = blocks.spins.shape
     n_words = blocks.rest.shape[2]
     n_lanes = min(blocks.beside.shape[1] // n_words, LANES) * n_words
     for block in range(n_blocks):
         lanes = blocks.lanes[block]
         for half_sweep in range(2 * n_sweeps):
             colour = half_sweep % 2
-            here = blocks.spins[block, colour].reshape(-1)[row:-row]
+            here = blocks.spins[block, colour].reshape(-1)[row_length:-row_length]
             there = blocks.spins[block, 1 - colour].reshape(-1)
-            for i in range(row):  # periodic boundaries
+            for i in range(row_length):  # periodic boundaries
                 there[i] = there[here.size + i]
-                there[row + here.size + i] = there[row + i]
-            for start in range(0, here.size, n_lanes):
-                spins = here[start : start + n_lanes]
-                _compare(lanes, spins, there[start:], blocks.beside[colour, start:], row)
+                there[row_length + here.size + i] = there[row_length + i]
+            for first in range(0, here.size, n_lanes):
+                spins = here[first : first + n_lanes]
+                _compare(lanes, spins, there[first:], blocks.beside[colour, first:], row_length)
                 _toss(lanes, spins.size)
                 _decide(lanes, blocks.rest[block], spins.size)
                 for i in range(spins.size):
@@ -201,11 +206,12 @@ def sweep(blocks: Blocks, n_sweeps: int) -> None:
 
 
 @compiled
-def _compare(lanes: Any, spins: Words, there: Words, beside: NDArray[np.int32], row: int) -> None:
+def _compare(lanes: Any, spins: Words, there: Words, beside: NDArray[np.int32], row_length: int) -> None:
     """Find out where two neighbours or more are unlike the spin, and where exactly one is."""
-    above, same, below = there, there[row:], there[2 * row :]
+    above, same, below = there, there[row_length:], there[2 * row_length :]
     for i in range(spins.size):
-        lanes.undecided[i] = same[i + beside[i]]  # copied first, so that the loop below reads memory in order
+        # copied first, so that the loop below reads memory in order; an index below 0 would count from the end
+        lanes.undecided[i] = there[row_length + i + beside[i]]
     for i in range(spins.size):
         a = spins[i] ^ above[i]
         b = spins[i] ^ below[i]

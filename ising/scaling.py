@@ -23,7 +23,7 @@ def autocorrelation_time(series: Floats, window: float = 6) -> tuple[float, floa
         series: (chains, steps) or (steps,): independent chains of one process, which are averaged over.
 
     Raises:
-        ValueError: the series is too short to tell, or constant.
+        ValueError: the series is too short to tell, constant, or swings to and fro.
     """
     series = np.atleast_2d(series) - np.mean(series)
     n_steps = series.shape[-1]
@@ -39,6 +39,8 @@ def autocorrelation_time(series: Floats, window: float = 6) -> tuple[float, floa
         )
     cut = int(far_enough[0])
     tau = float(times[cut])
+    if tau <= 0:
+        raise ValueError("the series swings to and fro, and the sum over it does not converge where it is cut off")
     return tau, tau * float(np.sqrt((4 * cut + 2) / series.size))
 
 
@@ -50,7 +52,12 @@ def jackknife(estimator: Callable[..., float], *samples: Floats, n_blocks: int =
     Args:
         estimator: takes arrays such as `samples`, gives a number.
         samples: arrays (N, ...) that belong together along their first axis.
+
+    Raises:
+        ValueError: there are fewer than two samples.
     """
+    if len(samples[0]) < 2:
+        raise ValueError("an error takes two samples or more")
     blocks = np.array_split(np.arange(len(samples[0])), min(n_blocks, len(samples[0])))
     without = [estimator(*(np.delete(sample, block, axis=0) for sample in samples)) for block in blocks]
     n = len(blocks)

@@ -40,6 +40,8 @@ def test_autocorrelation_time_refuses_what_it_cannot_tell() -> None:
         scaling.autocorrelation_time(np.ones((2, 1000)))
     with pytest.raises(ValueError, match="200 steps are too few"):
         scaling.autocorrelation_time(autoregressive(0.99, (2, 200), seed=2))
+    with pytest.raises(ValueError, match="to and fro"):
+        scaling.autocorrelation_time(np.resize([1.0, -1.0], 1000))
 
 
 def test_jackknife_of_a_mean_is_its_standard_error() -> None:

@@ -264,10 +264,10 @@ def _resolve(given: dict[str, Any]) -> Command:
 
 def _refuse_idle(given: dict[str, Any], config: ExperimentConfig) -> None:
     """Raise ConfigError if something on the command line does nothing beside the rest of it."""
-    used = [option.flag for path, option in OPTIONS.items() if ".".join(path) in given]
+    used = [option.flag for path, option in OPTIONS.items() if ".".join(path) in given and option.flag != "--data"]
     used += [f"--{name.replace('_', '-')}" for name in ("print_config", "overwrite", "save_data") if name in given]
     if config.data.file is not None:
-        used.append("--data")  # perhaps from a config file
+        used.append("--data")  # on the line or in a config file
     idle_beside = {
         "--print-config": {"--overwrite", "--save-data"},
         "--save-data": {option.flag for path, option in OPTIONS.items() if path[0] not in ("data", "seed")},
@@ -275,6 +275,7 @@ def _refuse_idle(given: dict[str, Any], config: ExperimentConfig) -> None:
     }
     for option, idle in idle_beside.items():
         if option in used and (found := [flag for flag in used if flag in idle]):
-            raise ConfigError(f"{', '.join(found)} does nothing with {option}: drop one")
+            way_out = "drop one" if option != "--data" or "data.file" in given else "drop it, or give --data none"
+            raise ConfigError(f"{', '.join(found)} does nothing with {option}: {way_out}")
     if "--overwrite" in used and "--save-data" not in used and config.log.run_name is None:
         raise ConfigError("--overwrite does nothing without --run-name: say which run to replace")

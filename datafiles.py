@@ -9,13 +9,13 @@ import io
 import json
 import math
 import zipfile
-import zlib
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.lib import format as npy
+from numpy.typing import NDArray
 
 from config import DataConfig
 from data import Split, Splits, make_splits, n_sweeps, working_sampler
@@ -29,6 +29,7 @@ from utils import (
     write_checked,
 )
 
+HOTTEST = 1e6  # above that the exact energy, -2 / T per spin, is lost in rounding
 CACHE_VERSION = 1  # to be raised when the same config gives other data: what was kept is then drawn anew
 
 
@@ -41,9 +42,11 @@ def get_splits(config: DataConfig, seed: int) -> tuple[Splits, str]:
     if config.file is not None:
         return divide(read_configurations(config.file), config, seed), f"taken from {config.file}"
     kept = cache_path(config, seed)
-    if config.cache and kept.exists():
+    if config.cache:
         try:
             return _unpack(read_checked(kept), config.lattice_size), f"taken from {kept}"
+        except FileNotFoundError:
+            pass
         except (UnusableFileError, OSError) as error:
             say(f"warning: {error}: drawing these data again")
     sampler = working_sampler(config.sampler)
@@ -105,28 +108,11 @@ def read_configurations(path: str | Path) -> Split:
             for name in ("spins", "temperatures"):
                 _check_array(archive, name)
         with np.load(path, allow_pickle=False) as arrays:
-            spins, temperatures = arrays["spins"], arrays["temperatures"].astype(np.float64)
-    except _UNREADABLE as error:
+            return _configurations(arrays["spins.npy"], arrays["temperatures.npy"])
+    except Exception as error:  # there is no end to what the readers of a damaged or malicious file raise
         raise UnusableFileError(
-            f"{path}: {error}: give an .npz file with spins (N, L, L) and temperatures (N,)"
+            f"{path}: {error or repr(error)}: give an .npz file with spins (N, L, L) and temperatures (N,)"
         ) from None
-    fault = None
-    if spins.ndim != 3 or spins.shape[1] != spins.shape[2] or len(spins) == 0:
-        fault = f"spins have the shape {spins.shape} and not (N, L, L)"
-    elif spins.shape[1] % 2 or not 4 <= spins.shape[1] <= 1024:
-        fault = f"the lattices are {spins.shape[1]} x {spins.shape[1]}, and an even size from 4 to 1024 is needed"
-    elif temperatures.shape != spins.shape[:1]:
-        fault = f"temperatures have the shape {temperatures.shape} and not ({len(spins)},), one a configuration"
-    elif not np.all((temperatures > 0) & np.isfinite(temperatures)):
-        fault = "temperatures must be positive and finite"
-    elif not np.all((spins == 1) | (spins == -1)):
-        fault = "spins must be -1 or +1 (2 * bits - 1 makes them of 0 and 1)"
-    if fault:
-        raise UnusableFileError(f"{path}: {fault}: mend the file")
-    return Split(spins.astype(np.int8), temperatures)
-
-
-_UNREADABLE = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 def _check_array(archive: zipfile.ZipFile, name: str) -> None:
@@ -137,10 +123,25 @@ def _check_array(archive: zipfile.ZipFile, name: str) -> None:
         size = math.prod(shape) * dtype.itemsize
         if dtype.kind not in "iuf":
             raise ValueError(f"{name} are no numbers but {dtype}")
-        if size > physical_memory():
-            raise ValueError(f"{name} claim {size / 2**30:,.1f} GiB, more than this machine has memory")
+        if 4 * size > physical_memory():  # the array, what is said of each of its elements, and a copy
+            raise ValueError(f"{name} claim {size / 2**30:,.1f} GiB, too much for the memory of this machine")
         if size != archive.getinfo(f"{name}.npy").file_size - file.tell():
             raise ValueError(f"{name} are not as large as they claim")
+
+
+def _configurations(spins: NDArray[Any], temperatures: NDArray[Any]) -> Split:
+    """The arrays of a file as a split; raises ValueError if they are none."""
+    if spins.ndim != 3 or spins.shape[1] != spins.shape[2] or len(spins) == 0:
+        raise ValueError(f"spins have the shape {spins.shape} and not (N, L, L)")
+    if spins.shape[1] % 2 or not 4 <= spins.shape[1] <= 1024:
+        raise ValueError(f"the lattices are {spins.shape[1]} x {spins.shape[1]}, not of an even size from 4 to 1024")
+    if temperatures.shape != spins.shape[:1]:
+        raise ValueError(f"temperatures have the shape {temperatures.shape} and not ({len(spins)},)")
+    if not np.all((temperatures > 0) & (temperatures <= HOTTEST)):
+        raise ValueError(f"temperatures must be positive and at most {HOTTEST:.0f}")
+    if not np.all((spins == 1) | (spins == -1)):
+        raise ValueError("spins must be -1 or +1 (2 * bits - 1 makes them of 0 and 1)")
+    return Split(spins.astype(np.int8), temperatures.astype(np.float64))
 
 
 def write_configurations(path: Path, splits: Splits) -> None:

@@ -5,12 +5,14 @@ python main.py --lr 0.0005 --hidden 256 128 64 --run-name wide
 python main.py --config checkpoints/wide/config.json --run-name again --seed 7
 """
 
+import os
 import sys
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from config import ExperimentConfig, parse_args, to_json
+from options import one_line
 from utils import (
     BadRequestError,
     RunError,
@@ -96,8 +98,10 @@ def save_data(config: ExperimentConfig, path: Path, overwrite: bool = False) -> 
     from datafiles import write_configurations
 
     require_memory(data.memory_needed(config.data))
-    if not path.parent.is_dir() or path.is_dir():
-        raise BadRequestError(f"--save-data {path}: no place for a file: give another path")
+    if path.suffix != ".npz" or path.is_symlink() or (path.exists() and not path.is_file()):
+        raise BadRequestError(f"--save-data {path}: is no plain .npz file: give another path")
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise BadRequestError(f"--save-data {path}: cannot be written in that folder: give another path")
     if path.exists() and not overwrite:
         raise BadRequestError(f"--save-data {path}: exists already: --overwrite replaces it")
     splits, _, _ = checked_splits(config)
@@ -150,6 +154,7 @@ def main() -> int:
     """Run what the command line asks for; return the exit code."""
     command = parse_args()
     folder = Path("checkpoints") / (command.config.log.run_name or default_name(command.config))
+    place = command.save_data or folder
     try:
         if command.print_config:
             say(to_json(command.config).rstrip())
@@ -158,14 +163,13 @@ def main() -> int:
         else:
             run(command.config, folder, command.overwrite)
     except RunError as error:
-        print(f"main.py: error: {error}", file=sys.stderr)
+        print(f"main.py: error: {one_line(str(error))}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
-        place = command.save_data or folder
         print(f"main.py: error: {error}: make room on the disk, and {place} a place to write", file=sys.stderr)
         return 5
     except KeyboardInterrupt:
-        print(f"main.py: interrupted; what was logged, if anything, is in {folder}", file=sys.stderr)
+        print(f"main.py: interrupted; what was written, if anything, is in {place}", file=sys.stderr)
         return 130
     return 0
 

@@ -206,6 +206,11 @@ def nearest(word: str, names: Mapping[str, str]) -> str:
 # ------------------------------------------------------------------------------------------------------------- flags
 
 
+def one_line(message: str) -> str:
+    """A message for the terminal, whatever names of files it quotes."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)[:2000]
+
+
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser that takes no abbreviations, keeps what was given alone, and has errors of one line."""
 
@@ -216,8 +221,7 @@ class Parser(argparse.ArgumentParser):
         self._negative_number_matcher = re.compile("-[^-]")
 
     def error(self, message: str) -> NoReturn:
-        one_line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
-        self.exit(2, f"{self.prog}: error: {one_line[:2000]}\n")
+        self.exit(2, f"{self.prog}: error: {one_line(message)}\n")
 
 
 def add_flags(parser: Parser, options: Mapping[tuple[str, ...], Option], top: str) -> None:

@@ -49,7 +49,8 @@ def parity(true: Floats, predicted: Floats) -> Figure:
     scatter.xaxis.set_major_locator(MaxNLocator(6))
     scatter.yaxis.set_major_locator(MaxNLocator(6))
     scatter.legend()
-    histogram.hist(predicted - true, bins=int(np.clip(len(true) // 10, 10, 60)), zorder=2)
+    errors = predicted.astype(np.float64) - true  # in float32, errors that are nearly equal leave no room for bins
+    histogram.hist(errors, bins=int(np.clip(len(true) // 10, 10, 60)), zorder=2)
     histogram.axvline(0, color="black", linewidth=1, zorder=1)
     histogram.set(xlabel="predicted - true $E / N$ [J]", ylabel="configurations")
     return figure

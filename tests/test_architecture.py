@@ -22,7 +22,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "trainer": {"config", "task", "logger", "utils"},
     "plots": {"ising", "options"},
     "evaluate": {"config", "model", "options", "utils"},
-    "main": {"config", "data", "datafiles", "logger", "model", "plots", "task", "trainer", "utils"},
+    "main": {"config", "data", "datafiles", "logger", "model", "options", "plots", "task", "trainer", "utils"},
 }
 ISING_MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),

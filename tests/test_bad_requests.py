@@ -64,7 +64,7 @@ BAD_OPTIONS: list[tuple[str, list[str]]] = [
     ("--save-data x.npz --print-config", ["--save-data does nothing with --print-config", "drop"]),
     ("--save-data x.npz --run-name a", ["--run-name does nothing with --save-data", "drop"]),
     ("--save-data no/such/folder/x.npz", ["no/such/folder/x.npz", "give another path"]),
-    ("--save-data .", ["--save-data .", "give another path"]),
+    *((f"--save-data {path} --overwrite", [f"--save-data {path}", "give another path"]) for path in (".", "a.json")),
     ("--epoch 3", ["--epoch", "--epochs"]),
     ("--epochs 1_0", ["1_0", "an integer"]),
     ("--epochs \uff11\uff10", ["--epochs", "an integer"]),

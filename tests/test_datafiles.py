@@ -233,8 +233,13 @@ UNUSABLE: dict[str, tuple[bytes | dict[str, Any], str]] = {
     "no lattice": ({"spins": np.ones((0, 8, 8)), "temperatures": np.ones(0)}, "(N, L, L)"),
     "odd": ({"spins": np.ones((3, 5, 5)), "temperatures": np.ones(3)}, "5 x 5"),
     "too few temperatures": ({**good(4), "temperatures": np.ones(3)}, "(3,)"),
-    "no temperature": ({**good(4), "temperatures": np.array([1, 2, np.nan, 3])}, "positive and finite"),
-    "absolute zero": ({**good(4), "temperatures": np.array([1, 2, 0, 3])}, "positive and finite"),
+    "no temperature": ({**good(4), "temperatures": np.array([1, 2, np.nan, 3])}, "positive and at most"),
+    "absolute zero": ({**good(4), "temperatures": np.array([1, 2, 0, 3])}, "positive and at most"),
+    "too hot": ({**good(4), "temperatures": np.array([1, 2, 1e160, 3])}, "positive and at most"),
+    "no numbers for a shape": (claiming("(True, True, True)"), "spins"),
+    "unbalanced": (claiming("(((((("), "data.npz"),
+    "endless": (claiming(f"({10**400},)"), "data.npz"),
+    "deep": (claiming("-" * 9000), "data.npz"),
     "9 TiB": (claiming("(9895604649984,)"), "9,216.0 GiB"),
     "less than it claims": (claiming("(100, 8, 8)"), "not as large as they claim"),
     "a number that is none": (claiming("(-1, 8, 8)"), "not as large as they claim"),
@@ -277,6 +282,38 @@ def test_a_flipped_byte_is_refused_or_does_no_harm() -> None:
             continue
         np.testing.assert_array_equal(found.spins, split.spins)
         np.testing.assert_array_equal(found.temperatures, split.temperatures)
+
+
+def test_a_second_spins_beside_the_array_is_no_trouble() -> None:
+    path = written(good(4))
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("spins", "not these")
+    np.testing.assert_array_equal(read_configurations(path).spins, good(4)["spins"])
+
+
+def test_save_data_leaves_links_alone(program: Program, tmp_path: Path) -> None:
+    (tmp_path / "run.npz").write_text("precious")
+    (tmp_path / "link.npz").symlink_to("run.npz")
+    done = program(*TINY[:8], "--save-data", "link.npz", "--overwrite")
+    assert (done.returncode, "is no plain .npz file" in done.stderr) == (2, True)
+    assert (tmp_path / "run.npz").read_text() == "precious"
+    assert (tmp_path / "link.npz").is_symlink()
+
+
+def test_a_damaged_numba_cache_does_not_stop_a_run(program: Program, tmp_path: Path) -> None:
+    kept = {"NUMBA_CACHE_DIR": str(tmp_path / "numba")}
+    assert program(*TINY[:8], "--save-data", "one.npz", **kept).returncode == 0
+    for path in (tmp_path / "numba").rglob("*.nbi"):
+        path.write_bytes(b"")
+    done = program(*TINY[:8], "--no-cache", "--save-data", "two.npz", **kept)
+    assert done.returncode == 0, done.stderr
+    assert "drawing with the sampler numpy" in done.stdout
+
+
+def test_an_error_is_one_line_whatever_the_file_is_called(program: Program) -> None:
+    done = program(*DEBUG, "--data", "a\nb.npz")
+    assert done.returncode == 3
+    assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("name", ["missing.npz", ".", "data.npz"])

@@ -70,9 +70,7 @@ class Blocks(NamedTuple):
 
     spins: Words  # (B, 2, L + 2, L W / 2): by colour and row; the row before the first is a copy of the last, and so on
     beside: NDArray[np.int32]  # (2, L^2 W / 2): how far from the first the second neighbour in the same row stands
-    lanes: NDArray[
-        np.void
-    ]  # (B,) LANE_ARRAYS; site s of word w is served by lane (s % P) W + w, P = min(L^2 / 2, LANES)
+    lanes: NDArray[np.void]  # (B,) LANE_ARRAYS; lane (s % P) W + w serves site s of word w; P = min(L^2 / 2, LANES)
     rest: Words  # (B, 2, W, 64): of p^2 and p, behind the digits that are tossed for, in units of 2^-64
 
 

@@ -78,9 +78,14 @@ def draw(results: dict[str, Any]) -> Figure:
                 place, z, 1, marker=marker, capsize=3, linestyle="none", color=f"C{k}", label=f"L = {size}, {start}"
             )
     right.axhline(0, color="black", linewidth=0.8)
-    right.set(xscale="log", xlabel="sweeps / automatic number", ylabel="energy $-$ exact [standard errors]")
+    right.set(
+        xscale="log",
+        xlabel="sweeps / automatic number (sizes side by side)",
+        ylabel="energy $-$ exact [standard errors]",
+    )
     right.set_xticks([0.1, 0.5, 1], ["0.1", "0.5", "1"])
     right.set_yscale("symlog", linthresh=4)
+    right.margins(y=0.15)
     right.legend(ncols=2, fontsize="small")
     return figure
 

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
@@ -147,6 +148,10 @@ class ExperimentConfig:
     device: Device = Field(
         default="auto", description="where to train; auto takes the first there is of cuda, mps, cpu"
     )
+    threads: int | None = Field(
+        default=None, ge=1, le=1024, description="CPU threads; none: as many as there are, but one for small networks"
+    )
+    compile: bool = Field(default=False, description="compile the training step: a slow start, then faster steps")
 
     @model_validator(mode="after")
     def _check_batches(self) -> Self:
@@ -200,6 +205,7 @@ class Command(NamedTuple):
     print_config: bool
     overwrite: bool
     save_data: Path | None
+    resume: Path | None  # the folder of the run to go on with
 
 
 def build_parser() -> Parser:
@@ -213,6 +219,7 @@ def build_parser() -> Parser:
     command = parser.add_argument_group("command")
     command.add_argument("--preset", choices=PRESETS, help="start from this config instead of `default`")
     command.add_argument("--config", metavar="FILE", help="take the values of a config.json, such as an earlier run's")
+    command.add_argument("--resume", metavar="RUN", help="go on with a run that was cut off, by name or folder")
     command.add_argument("--print-config", action="store_true", help="print the resulting config.json and stop")
     command.add_argument(
         "--save-data", metavar="FILE", help="write the data to an .npz file, as --data takes it, and stop"
@@ -230,7 +237,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Command:
     parser = build_parser()
     namespace, unknown = parser.parse_known_args(argv)
     if unknown:
-        flags = ["--preset", "--config", "--overwrite", *(option.flag for option in OPTIONS.values())]
+        flags = ["--preset", "--config", "--resume", "--overwrite", *(option.flag for option in OPTIONS.values())]
         parser.error(f"{unknown[0]}: no such option; {nearest(unknown[0], {flag: flag for flag in flags})}")
     try:
         return _resolve(vars(namespace))
@@ -240,9 +247,11 @@ def parse_args(argv: Sequence[str] | None = None) -> Command:
 
 def _resolve(given: dict[str, Any]) -> Command:
     """Merge defaults < preset < config file < flags, and check the result."""
-    for name in ("preset", "config", "save_data"):
+    for name in ("preset", "config", "save_data", "resume"):
         if not isinstance(given.get(name, ""), str):  # what argparse makes of --preset=--
             raise ConfigError(f"--{name.replace('_', '-')} --: give one value")
+    if "resume" in given:
+        return _resolve_resume(given)
     values = asdict(PRESETS[given.get("preset", "default")])
     if "config" in given:
         content = read_json(given["config"])
@@ -259,7 +268,36 @@ def _resolve(given: dict[str, Any]) -> Command:
         print_config="print_config" in given,
         overwrite="overwrite" in given,
         save_data=Path(given["save_data"]) if "save_data" in given else None,
+        resume=None,
     )
+
+
+# When a run goes on: it may become longer, and do so on another machine, with other records.
+MAY_CHANGE = {"--epochs", "--cache", "--wandb", "--checkpoints", "--device", "--threads", "--compile"}
+
+
+def _resolve_resume(given: dict[str, Any]) -> Command:
+    """The config of the run to go on with, with what may change as the flags say."""
+    folder = Path(given["resume"]) if "/" in given["resume"] else Path("checkpoints") / given["resume"]
+    idle = [f"--{name.replace('_', '-')}" for name in ("preset", "config", "overwrite", "save_data") if name in given]
+    if idle:
+        raise ConfigError(f"{', '.join(idle)} does nothing with --resume, which takes the config of the run: drop it")
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"--resume {given['resume']}: nothing to go on with: {folder} has no config.json")
+    earlier = load_config(folder / "config.json")
+    if not earlier.log.checkpoints:
+        raise ConfigError(f"--resume {given['resume']}: nothing to go on with: the run has --no-checkpoints")
+    flags = flags_given(given, OPTIONS)
+    config = validate(ExperimentConfig, merge(asdict(earlier), flags), source=str(folder / "config.json"), flags=flags)
+    for path, option in OPTIONS.items():
+        before, now = (reduce(getattr, path, each) for each in (earlier, config))
+        if before != now and option.flag not in MAY_CHANGE:
+            raise ConfigError(
+                f"{option.flag} {option.typed(now)}: the run has {option.typed(before)}: drop it, or begin another run"
+            )
+    if config.train.epochs < earlier.train.epochs:
+        raise ConfigError(f"--epochs {config.train.epochs}: the run has {earlier.train.epochs}, and may only get more")
+    return Command(config, "print_config" in given, overwrite=False, save_data=None, resume=folder)
 
 
 def _refuse_idle(given: dict[str, Any], config: ExperimentConfig) -> None:
@@ -270,7 +308,7 @@ def _refuse_idle(given: dict[str, Any], config: ExperimentConfig) -> None:
         used.append("--data")  # on the line or in a config file
     idle_beside = {
         "--print-config": {"--overwrite", "--save-data"},
-        "--save-data": {option.flag for path, option in OPTIONS.items() if path[0] not in ("data", "seed")},
+        "--save-data": {option.flag for path, option in OPTIONS.items() if path[0] not in ("data", "seed", "threads")},
         "--data": {"--temp-min", "--temp-max", "--sweeps", "--sampler", "--cache", "--save-data"},
     }
     for option, idle in idle_beside.items():

@@ -67,15 +67,20 @@ def working_sampler(name: Sampler) -> Sampler:
     return name
 
 
-def make_splits(config: DataConfig, seed: int) -> Splits:
-    """Draw the three splits: a function of (config, seed) alone, and each split of its own size alone."""
+def make_splits(config: DataConfig, seed: int, n_threads: int | None = None) -> Splits:
+    """Draw the three splits: a function of (config, seed) alone, and each split of its own size alone.
+
+    The work is shared among so many threads; without a number, among as many as there are cores.
+    """
     sizes = (config.num_train, config.num_val, config.num_test)
     children = np.random.SeedSequence(seed).spawn(len(sizes))
     n_updates = sum(sizes) * config.lattice_size**2 * n_sweeps(config)
     with tqdm(
         total=n_updates, desc="sampling", unit=" flips", unit_scale=True, delay=2, leave=False, disable=None
     ) as bar:
-        return Splits(*(_draw(config, n, child, bar.update) for n, child in zip(sizes, children, strict=True)))
+        return Splits(
+            *(_draw(config, n, child, n_threads, bar.update) for n, child in zip(sizes, children, strict=True))
+        )
 
 
 def n_sweeps(config: DataConfig) -> int:
@@ -83,14 +88,17 @@ def n_sweeps(config: DataConfig) -> int:
     return metropolis.equilibration_sweeps(config.lattice_size) if config.sweeps is None else config.sweeps
 
 
-def _draw(config: DataConfig, n: int, seed: np.random.SeedSequence, advance: Callable[[int], object]) -> Split:
+def _draw(
+    config: DataConfig, n: int, seed: np.random.SeedSequence, n_threads: int | None, advance: Callable[[int], object]
+) -> Split:
     temperature_seed, chain_seed = seed.spawn(2)
     temperatures = np.random.default_rng(temperature_seed).uniform(config.temp_min, config.temp_max, n)
     size, sweeps = config.lattice_size, n_sweeps(config)
     if config.sampler == "multispin":
         from ising import multispin
 
-        return Split(multispin.sample(size, temperatures, sweeps, chain_seed, advance=advance), temperatures)
+        spins = multispin.sample(size, temperatures, sweeps, chain_seed, n_threads, advance=advance)
+        return Split(spins, temperatures)
     spins = np.empty((n, size, size), dtype=np.int8)
     block = max(1, SPINS_PER_BLOCK // size**2)
     for start in range(0, n, block):

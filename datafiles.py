@@ -33,7 +33,7 @@ HOTTEST = 1e6  # above that the exact energy, -2 / T per spin, is lost in roundi
 CACHE_VERSION = 1  # to be raised when the same config gives other data: what was kept is then drawn anew
 
 
-def get_splits(config: DataConfig, seed: int) -> tuple[Splits, str]:
+def get_splits(config: DataConfig, seed: int, n_threads: int | None = None) -> tuple[Splits, str]:
     """The data of a run, and in a few words where they came from: a file, the cache, or drawn just now.
 
     Raises:
@@ -51,8 +51,8 @@ def get_splits(config: DataConfig, seed: int) -> tuple[Splits, str]:
             say(f"warning: {error}: drawing these data again")
     sampler = working_sampler(config.sampler)
     if sampler != config.sampler:
-        return get_splits(replace(config, sampler=sampler), seed)
-    splits = make_splits(config, seed)
+        return get_splits(replace(config, sampler=sampler), seed, n_threads)
+    splits = make_splits(config, seed, n_threads)
     if not config.cache:
         return splits, f"drawn with {sampler}"
     try:

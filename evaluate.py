@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-import torch
-
+import checkpoint
 from config import ExperimentConfig, load_config
 from model import InPhysicalUnits, create_model
 from options import ConfigError
@@ -22,11 +21,7 @@ def load_run(run_dir: str | Path) -> tuple[ExperimentConfig, InPhysicalUnits]:
     try:
         config = load_config(folder / "config.json")
         model = create_model(config.model, config.data.lattice_size)
-        saved = torch.load(folder / "best.pt", map_location="cpu", weights_only=True)
-        model.load_state_dict(saved["model"])
+        model.load_state_dict(checkpoint.load(folder / "best.pt", config)["model"])
     except ConfigError as error:
         raise UnusableFileError(str(error)) from None
-    except Exception as error:  # a damaged file makes torch raise nearly anything
-        reason = " ".join(str(error).split())[:200]
-        raise UnusableFileError(f"{folder / 'best.pt'} cannot be used: {reason}; train the run again") from error
     return config, model.eval().requires_grad_(False)

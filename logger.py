@@ -1,5 +1,6 @@
 """Where numbers go: the run's folder, the terminal, and W&B if asked for."""
 
+import contextlib
 import hashlib
 import io
 import json
@@ -14,12 +15,12 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+import checkpoint
 from config import ExperimentConfig, to_json
-from utils import DivergedError, provenance, say, write_atomic
+from utils import DivergedError, Interrupted, provenance, say, write_atomic
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -31,12 +32,24 @@ class RunLogger:
     """Keeps a run's record: config.json and run_info.json from the start, a row of numbers an epoch, the results.
 
     As a context manager it notes how the run ended: finished, interrupted, diverged or failed.
+
+    Args:
+        folder: the run's, which is there.
+        config: what is run.
+        timings: seconds, by stage; kept with the rest of the record.
+        earlier: the run that this one goes on with; its rows and its W&B run are continued.
     """
 
-    def __init__(self, folder: Path, config: ExperimentConfig, timings: dict[str, float] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config: ExperimentConfig,
+        timings: dict[str, float] | None = None,
+        earlier: checkpoint.EarlierRun = checkpoint.NOTHING,
+    ) -> None:
         self.folder, self.config = folder, config
-        self.rows: list[dict[str, float]] = []
-        self.timings = {} if timings is None else timings  # seconds, by stage; kept with the rest of the record
+        self.rows: list[dict[str, float]] = earlier.state["rows"] if earlier.state else []
+        self.timings = {} if timings is None else timings
         self.info: dict[str, Any] = {
             "status": "running",
             "argv": sys.argv,
@@ -45,10 +58,17 @@ class RunLogger:
             "timings": self.timings,
         }
         self.bar: tqdm[Any] | None = None
+        if earlier.info:
+            before = {key: value for key, value in earlier.info.items() if key != "earlier"}
+            self.info["earlier"] = [*earlier.info.get("earlier", []), before]
+        if self.rows:  # the file may have a row more, of an epoch that was not kept, or be damaged
+            write_json(folder / "epoch_metrics.json", self.rows)
         write_atomic(folder / "config.json", to_json(config).encode())
-        self.note()
-        self.wandb = _start_wandb(folder, config) if config.log.wandb else None
-        self.note(wandb_id=self.wandb.id if self.wandb else None)
+        wandb_id = earlier.info.get("wandb_id")
+        self.note(wandb_id=wandb_id)
+        self.wandb = _start_wandb(folder, config, wandb_id) if config.log.wandb else None
+        if self.wandb:
+            self.note(wandb_id=self.wandb.id)
 
     def __enter__(self) -> Self:
         return self
@@ -56,9 +76,10 @@ class RunLogger:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        endings: dict[Any, str] = {None: "finished", KeyboardInterrupt: "interrupted", DivergedError: "diverged"}
+        endings: dict[Any, str] = {None: "finished", Interrupted: "interrupted", DivergedError: "diverged"}
         self._close_bar()
-        self.note(status=endings.get(kind, "failed"))
+        with contextlib.suppress(OSError):  # a disk that is full has its say already
+            self.note(status=endings.get(kind, "failed"))
         self._to_wandb(lambda run: run.finish(exit_code=0 if kind is None else 1))
 
     def note(self, **facts: Any) -> None:
@@ -70,9 +91,11 @@ class RunLogger:
         """Keep a row of epoch_metrics.json, which is a whole file after every epoch, and show it."""
         self.rows.append(dict(row))
         write_json(self.folder / "epoch_metrics.json", self.rows)
-        self._to_wandb(lambda run: run.log(dict(row)))
+        self._to_wandb(lambda run: run.log(dict(row), step=row["epoch"]))
         if sys.stderr is not None and sys.stderr.isatty():
-            self.bar = self.bar or tqdm(total=self.config.train.epochs, desc="training", unit="epoch")
+            self.bar = self.bar or tqdm(
+                total=self.config.train.epochs, initial=len(self.rows) - 1, desc="training", unit="epoch"
+            )
             self.bar.set_postfix_str(f"val mae {row['val_mae']:.3g}", refresh=False)
             self.bar.update()
         else:
@@ -100,10 +123,15 @@ class RunLogger:
         self._to_wandb(lambda run: run.summary.update(test_metrics | {"best_epoch": results["best_epoch"]}))
 
     def log_weights(self, name: str, epoch: int, weights: Mapping[str, Any]) -> None:
-        """Keep a model's weights with the config they belong to: tensors and plain values only, no classes."""
-        buffer = io.BytesIO()
-        torch.save({"format": 1, "epoch": epoch, "config": asdict(self.config), "model": dict(weights)}, buffer)
-        write_atomic(self.folder / f"{name}.pt", buffer.getvalue())
+        """Keep a model's weights, if the config says so."""
+        if self.config.log.checkpoints:
+            checkpoint.save(self.folder / f"{name}.pt", self.config, {"epoch": epoch, "model": dict(weights)})
+
+    def log_checkpoint(self, state: Mapping[str, Any]) -> None:
+        """Keep all that the rest of a run depends on in last.pt, and the one before it, if the config says so."""
+        if self.config.log.checkpoints:
+            content = {"rows": self.rows, **state}
+            checkpoint.save(self.folder / "last.pt", self.config, content, keep=self.folder / "previous.pt")
 
     def log_arrays(self, name: str, **arrays: NDArray[Any]) -> None:
         """Keep arrays by name, in an .npz file."""
@@ -124,6 +152,26 @@ class RunLogger:
         commit = (info["git_commit"] or "none")[:10] + (", with changes" if info["git_dirty"] else "")
         times = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in self.timings.items())
         return f"{table}\n\n`{command}`  \ncommit {commit}; seed {config.seed}; {times}"
+
+
+class SilentLogger(RunLogger):
+    """The logger of the processes that write nothing."""
+
+    def __init__(self) -> None:
+        self.timings = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def note(self, **facts: Any) -> None: ...
+
+    def log_epoch(self, row: Mapping[str, float]) -> None: ...
+
+    def log_weights(self, name: str, epoch: int, weights: Mapping[str, Any]) -> None: ...
+
+    def log_checkpoint(self, state: Mapping[str, Any]) -> None: ...
 
 
 def _table(title: str, rows: Mapping[str, Mapping[str, float]], columns: Sequence[str]) -> str:
@@ -149,7 +197,7 @@ def _warn_of_wandb(error: Exception, folder: Path) -> None:
     print(f"warning: no W&B ({reason}); logging goes on in {folder}", file=sys.stderr)
 
 
-def _start_wandb(folder: Path, config: ExperimentConfig) -> Any:
+def _start_wandb(folder: Path, config: ExperimentConfig, run_id: str | None = None) -> Any:
     """A W&B run, or None with a line of warning: the run's own files do not depend on it.
 
     WANDB_MODE, WANDB_PROJECT and the other variables of W&B are honoured. Runs that differ in their seed alone fall
@@ -165,6 +213,8 @@ def _start_wandb(folder: Path, config: ExperimentConfig) -> Any:
             group=f"{model.architecture}-L{data.lattice_size}-{without_seed(config)}",
             tags=[model.architecture, train.optimizer, train.scheduler],
             config=asdict(config),
+            id=run_id,
+            resume="allow" if run_id else None,
             dir=folder,
             settings=wandb.Settings(init_timeout=30, silent=True),
         )

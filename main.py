@@ -3,19 +3,25 @@
 python main.py --preset debug
 python main.py --lr 0.0005 --hidden 256 128 64 --run-name wide
 python main.py --config checkpoints/wide/config.json --run-name again --seed 7
+python main.py --resume wide
+torchrun --nproc-per-node 2 main.py --preset large
 """
 
 import os
 import sys
+from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from config import ExperimentConfig, parse_args, to_json
+from config import Command, ExperimentConfig, parse_args, to_json
 from options import one_line
+from processes import Group, group_from_environment
 from utils import (
     BadRequestError,
+    Interrupted,
     RunError,
+    UnusableFileError,
     claim_folder,
     empty_folder,
     require_free,
@@ -23,6 +29,7 @@ from utils import (
     say,
     seed_everything,
     select_device,
+    stop_on_signals,
     timed,
 )
 
@@ -31,10 +38,15 @@ if TYPE_CHECKING:
 
     from data import Splits
     from logger import RunLogger
+    from model import InPhysicalUnits
+    from task import EnergyTask
+    from trainer import FitResult
 
 
-def run(config: ExperimentConfig, folder: Path, overwrite: bool = False) -> None:
+def run(config: ExperimentConfig, folder: Path, group: Group, *, overwrite: bool = False, resume: bool = False) -> None:
     """Draw data, train a network on them, and leave its weights, numbers and figures in the folder.
+
+    Of several processes, the first draws and writes; all train. With `resume`, go on with the run in the folder.
 
     Raises:
         RunError: what was asked for cannot be done here, or training diverged.
@@ -43,23 +55,35 @@ def run(config: ExperimentConfig, folder: Path, overwrite: bool = False) -> None
 
     # What can be refused is refused before torch is loaded, which takes seconds.
     require_memory(data.memory_needed(config.data))
-    require_free(folder, overwrite)
-    device = select_device(config.device)
+    if group.first:
+        require_free(folder, overwrite or resume)
+    device = select_device(config.device, group.local_rank if group.size > 1 else None)
 
-    import torch
-
-    from logger import RunLogger
+    from checkpoint import NOTHING, earlier_run
+    from logger import RunLogger, SilentLogger
+    from trainer import is_over
 
     timings: dict[str, float] = {}  # seconds, by stage
-    with claim_folder(folder, overwrite):
+    with claim_folder(folder, overwrite or resume) if group.first else nullcontext(), group.joined(device):
+        earlier = group.from_first(lambda: earlier_run(folder, config) if resume else NOTHING)
+        if earlier.finished and is_over(config.train, earlier.state or {}):
+            say(f"{folder} is finished: there is nothing to go on with")
+            return
         with timed("data", timings):
-            splits, source, equilibrium = checked_splits(config)
-        empty_folder(folder)  # only now: a request that is refused leaves the earlier run as it is
-        with RunLogger(folder, config, timings) as logger:
-            logger.note(device=str(device), threads=torch.get_num_threads())
-            logger.note(data_source=source, data_sha256=data.fingerprint(splits))
-            results = train_and_test(config, splits, device, logger)
-            results["equilibrium"] = equilibrium
+            splits, source, equilibrium = group.from_first(lambda: checked_splits(config))
+        sha256 = data.fingerprint(splits)
+        if sha256 != earlier.info.get("data_sha256", sha256):
+            raise UnusableFileError(f"the data are no longer those of {folder}: bring them back, or begin another run")
+        if group.first and not resume:
+            empty_folder(folder)  # only now: a request that is refused leaves the earlier run as it is
+        with RunLogger(folder, config, timings, earlier) if group.first else SilentLogger() as logger:
+            logger.note(device=str(device), processes=group.size, data_source=source, data_sha256=sha256)
+            model, task, fit = train(config, splits, device, logger=logger, group=group, state=earlier.state)
+            if not group.first:
+                return
+            results = test(config, splits, model=model, task=task, fit=fit, logger=logger) | {
+                "equilibrium": equilibrium
+            }
             logger.log_results(results)
             with timed("figures", timings):
                 from plots import draw_run  # and with it matplotlib
@@ -77,7 +101,7 @@ def checked_splits(config: ExperimentConfig) -> tuple["Splits", str, dict[str, A
     import data
     from datafiles import get_splits
 
-    splits, source = get_splits(config.data, config.seed)
+    splits, source = get_splits(config.data, config.seed, config.threads)
     say(f"data {source}")
     equilibrium = {}
     for name, split in splits._asdict().items():
@@ -109,24 +133,54 @@ def save_data(config: ExperimentConfig, path: Path, overwrite: bool = False) -> 
     say(f"{sum(len(split.spins) for split in splits):,} configurations in {path}")
 
 
-def train_and_test(
-    config: ExperimentConfig, splits: "Splits", device: "torch.device", logger: "RunLogger"
-) -> dict[str, Any]:
-    """Train the network of the config, and hold it against the baselines on the test split."""
-    from data import examples_around_tc
+def train(
+    config: ExperimentConfig,
+    splits: "Splits",
+    device: "torch.device",
+    *,
+    logger: "RunLogger",
+    group: Group,
+    state: dict[str, Any] | None,
+) -> tuple["InPhysicalUnits", "EnergyTask", "FitResult"]:
+    """Train the network of the config, from a state that a trainer has left or from the start."""
+    import torch
+
     from model import create_model
-    from task import EnergyTask, baselines, evaluate, predict
-    from trainer import Trainer
+    from task import EnergyTask
+    from trainer import Trainer, fitting_threads
 
     task = EnergyTask(splits.train.spins)
-    train, val, test = (task.examples(split.spins, device) for split in splits)
-    with timed("baselines", logger.timings):
-        baseline_metrics = baselines(task, train, test)
+    train, val = (task.examples(split.spins, device) for split in (splits.train, splits.val))
     with timed("training", logger.timings):
         seed_everything(config.seed)
         model = create_model(config.model, config.data.lattice_size, task.mean, task.std).to(device)
-        fit = Trainer(model, task, config, train=train, val=val, logger=logger).fit()
+        torch.set_num_threads(config.threads or fitting_threads(model, config.train.batch_size))
+        logger.note(threads=torch.get_num_threads())
+        trainer = Trainer(model, task, config, train=train, val=val, logger=logger, group=group)
+        if state is not None:
+            trainer.restore(state)
+            say(f"going on after epoch {trainer.epoch} of {config.train.epochs}")
+        fit = trainer.fit()
+    return model, task, fit
 
+
+def test(
+    config: ExperimentConfig,
+    splits: "Splits",
+    *,
+    model: "InPhysicalUnits",
+    task: "EnergyTask",
+    fit: "FitResult",
+    logger: "RunLogger",
+) -> dict[str, Any]:
+    """Hold the trained network against the baselines on the test split, and keep its predictions."""
+    from data import examples_around_tc
+    from task import baselines, evaluate, predict
+
+    device = model.mean.device
+    train, test = (task.examples(split.spins, device) for split in (splits.train, splits.test))
+    with timed("baselines", logger.timings):
+        baseline_metrics = baselines(task, train, test)
     example_spins, example_temperatures = examples_around_tc(splits.test)
     logger.log_arrays(
         "predictions",
@@ -152,26 +206,41 @@ def default_name(config: ExperimentConfig) -> str:
 
 def main() -> int:
     """Run what the command line asks for; return the exit code."""
+    stop_on_signals()
     command = parse_args()
-    folder = Path("checkpoints") / (command.config.log.run_name or default_name(command.config))
+    config, group = command.config, group_from_environment()
+    folder = command.resume or Path("checkpoints") / (config.log.run_name or default_name(config))
     place = command.save_data or folder
+    if not group.first:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the first process speaks for all
     try:
         if command.print_config:
-            say(to_json(command.config).rstrip())
-        elif command.save_data:
-            save_data(command.config, command.save_data, command.overwrite)
-        else:
-            run(command.config, folder, command.overwrite)
+            say(to_json(config).rstrip())
+        elif command.save_data and group.first:
+            save_data(config, command.save_data, command.overwrite)
+        elif not command.save_data:
+            run(config, folder, group, overwrite=command.overwrite, resume=command.resume is not None)
     except RunError as error:
         print(f"main.py: error: {one_line(str(error))}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
         print(f"main.py: error: {error}: make room on the disk, and {place} a place to write", file=sys.stderr)
         return 5
-    except KeyboardInterrupt:
-        print(f"main.py: interrupted; what was written, if anything, is in {place}", file=sys.stderr)
-        return 130
+    except Interrupted as error:
+        if group.first:
+            print(f"main.py: interrupted: {way_on(command, folder)}", file=sys.stderr)
+        return error.exit_code
     return 0
+
+
+def way_on(command: Command, folder: Path) -> str:
+    """What to tell somebody who has interrupted a run."""
+    if command.save_data or not (folder / "config.json").exists():
+        return "there was nothing to keep yet"
+    if not command.config.log.checkpoints:
+        return f"its numbers are in {folder}; it cannot go on, because of --no-checkpoints"
+    name = folder.name if folder.parent == Path("checkpoints") else str(folder)
+    return f"python main.py --resume {name} goes on after the last whole epoch"
 
 
 if __name__ == "__main__":

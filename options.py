@@ -63,10 +63,13 @@ class Option(NamedTuple):
     @property
     def default(self) -> str:
         """The default as one would type it."""
-        default = self.info.default
-        if isinstance(default, bool):
-            return self.flag if default else "--no-" + self.flag[2:]
-        return "none" if default is None else " ".join(map(str, default if isinstance(default, tuple) else (default,)))
+        return self.typed(self.info.default)
+
+    def typed(self, value: Any) -> str:
+        """A value as one would type it; of a switch, with its flag."""
+        if isinstance(value, bool):
+            return self.flag if value else "--no-" + self.flag[2:]
+        return "none" if value is None else " ".join(map(str, value if isinstance(value, tuple) else (value,)))
 
     def value(self, words: Any) -> Any:
         """What argparse found after the flag, as a value. A word without meaning stays, to be refused with the rest."""

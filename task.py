@@ -78,9 +78,14 @@ def predict(model: nn.Module, spins: Tensor) -> Tensor:
     return torch.cat([model(part) for part in torch.split(spins, chunk)])
 
 
-def evaluate(model: nn.Module, task: EnergyTask, examples: Examples) -> Metrics:
-    """The metrics of a model on some examples: the same for validation and test."""
-    return task.metrics(task.sums(predict(model, examples.spins), examples.targets))
+def evaluate(
+    model: nn.Module, task: EnergyTask, examples: Examples, add_up: Callable[[Tensor], Tensor] = lambda sums: sums
+) -> Metrics:
+    """The metrics of a model on some examples: the same for validation and test, and for processes that share them.
+
+    `add_up` makes of the sums over the examples of one process those over all.
+    """
+    return task.metrics(add_up(task.sums(predict(model, examples.spins), examples.targets)))
 
 
 # ------------------------------------------------------------------------------------------------------- baselines

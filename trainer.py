@@ -1,12 +1,12 @@
-"""The training loop: optimiser, schedule, early stopping, the best weights.
+"""The training loop: optimiser, schedule, early stopping, the best weights, going on where a run was cut off.
 
 The trainer is handed what it works on, and knows nothing of lattices or architectures. Its unit of time is the
-optimiser step.
+optimiser step. All that is random in an epoch is a function of (seed, epoch), so that no generator has to be saved.
 """
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,9 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from config import ExperimentConfig, TrainConfig
+from graphs import GraphedStep, Step
 from logger import RunLogger
+from processes import Group
 from task import EnergyTask, Examples, evaluate
-from utils import DivergedError
+from utils import DivergedError, seed_everything
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
@@ -40,15 +42,42 @@ def lr_factor(scheduler: str, step: int, total_steps: int, warmup_steps: int) ->
     return SCHEDULES[scheduler]((step - warmup_steps) / (total_steps - warmup_steps))
 
 
-def create_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """The optimiser of a config, which decays matrices and leaves biases and norms, which are vectors, alone."""
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    vectors = [p for p in model.parameters() if p.ndim <= 1]
+def flatten(model: nn.Module) -> tuple[nn.Parameter, nn.Parameter, Tensor]:
+    """Lay the parameters of a model side by side, so that what concerns them all is a single operation.
+
+    Returns:
+        matrices, vectors: all weight matrices, and all biases and norms; the model's parameters become views of these.
+        sums: their gradients, of which the model's become views, and in the last place room for the loss.
+    """
+    parameters = sorted(model.parameters(), key=lambda p: p.ndim <= 1)
+    weights = nn.utils.parameters_to_vector(parameters).detach()
+    nn.utils.vector_to_parameters(weights, parameters)
+    sums = torch.zeros(len(weights) + 1, device=weights.device)
+    for parameter, gradient in zip(parameters, torch.split(sums[:-1], [p.numel() for p in parameters]), strict=True):
+        parameter.grad = gradient.view_as(parameter)
+    n_matrices = sum(p.numel() for p in parameters if p.ndim > 1)
+    matrices, vectors = (nn.Parameter(part) for part in weights.tensor_split([n_matrices]))
+    matrices.grad, vectors.grad = sums[:-1].tensor_split([n_matrices])
+    return matrices, vectors, sums
+
+
+def create_optimizer(matrices: nn.Parameter, vectors: nn.Parameter, config: TrainConfig) -> torch.optim.Optimizer:
+    """The optimiser of a config, which decays matrices and leaves biases and norms alone."""
     groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
+        {"params": [matrices], "weight_decay": config.weight_decay},
+        {"params": [vectors], "weight_decay": 0.0},
     ]
-    return OPTIMIZERS[config.optimizer](groups, lr=config.lr, fused=True)
+    on_cuda = matrices.device.type == "cuda"
+    # A CUDA graph repeats what it has seen: a rate that changes, and the count of steps, have to be tensors.
+    rate = torch.tensor(config.lr, device=matrices.device) if on_cuda else config.lr
+    capturable = {"capturable": True} if on_cuda and config.optimizer != "sgd" else {}
+    return OPTIMIZERS[config.optimizer](groups, lr=rate, fused=True, **capturable)
+
+
+def is_over(config: TrainConfig, state: Mapping[str, Any]) -> bool:
+    """Whether training ends in a trainer's state: after the last epoch, or when the patience is out."""
+    out_of_patience = config.patience is not None and state["epoch"] - state["best_epoch"] >= config.patience
+    return state["epoch"] >= config.epochs or out_of_patience
 
 
 class FitResult(NamedTuple):
@@ -62,9 +91,10 @@ class Trainer:
     Args:
         model: takes spins (B, L, L) int8, answers (B,); trained in place.
         task: gives loss and metrics.
-        config: the experiment, of which training and seed count here.
-        train, val: what to fit, and what chooses the best epoch.
-        logger: is handed a row of numbers an epoch.
+        config: the experiment, of which training, seed and compile count here.
+        train, val: what to fit, and what chooses the best epoch; the same in all processes.
+        logger: is handed a row of numbers an epoch, and what has to be kept.
+        group: the processes that share the work, each with a part of every batch.
     """
 
     def __init__(
@@ -76,47 +106,74 @@ class Trainer:
         train: Examples,
         val: Examples,
         logger: RunLogger,
+        group: Group | None = None,
     ) -> None:
-        self.model, self.task, self.config = model, task, config
-        self.train, self.val, self.logger = train, val, logger
-        self.optimizer = create_optimizer(model, config.train)
+        self.model, self.task, self.config, self.logger = model, task, config, logger
+        self.group = group or Group()
+        self.train, self.val = train, Examples(*map(self.group.part, val))
+        matrices, vectors, self.sums = flatten(model)
+        self.gradient, self.loss = self.sums[:-1], self.sums[-1]
+        self.total, self.watch = self.sums.new_zeros(2)  # of an epoch: the loss, and whatever must be finite
+        self.optimizer = create_optimizer(matrices, vectors, config.train)
+        # GradScaler's way to tell a fused optimiser, without waiting for the device, to skip an update: where it is 1.
+        self.not_finite = self.optimizer.found_inf = self.sums.new_zeros(())  # type: ignore[attr-defined]
+        self.full_step = self._prepared_step()
         self.steps_per_epoch = math.ceil(len(train.spins) / config.train.batch_size)
-        self.step = 0
+        self.epoch, self.best_epoch, self.best_loss = 0, 0, math.inf
+        self.best_weights: dict[str, Any] = {}
 
     def fit(self) -> FitResult:
-        """Train to the last epoch, or until the patience is out, and leave the best weights in the model. Call it once.
+        """Train to the last epoch, or until the patience is out, and leave the best weights in the model.
 
         Raises:
-            DivergedError: a loss is infinite or not a number; nothing of that epoch is kept.
+            DivergedError: a loss or a gradient is infinite or not a number; the weights are those before it.
         """
-        best_loss, best_epoch = math.inf, 0
-        best_weights: dict[str, Any] = {}
-        for epoch in range(1, self.config.train.epochs + 1):
+        while not is_over(self.config.train, self.state()):
+            epoch = self.epoch + 1
             train_loss = self._train_epoch(epoch)
-            metrics = evaluate(self.model, self.task, self.val)
+            metrics = evaluate(self.model, self.task, self.val, self.group.add_up)
             if not math.isfinite(train_loss + metrics["loss"]):
                 raise DivergedError(
-                    f"the loss is {train_loss} in training and {metrics['loss']} in validation after epoch {epoch}: "
+                    f"loss or gradient is not finite in epoch {epoch} (validation loss {metrics['loss']:g}): "
                     "lower --lr, or set --grad-clip or --warmup-epochs"
                 )
+            self.epoch = epoch
             self.logger.log_epoch(
                 {
                     "epoch": epoch,
-                    "step": self.step,
+                    "step": epoch * self.steps_per_epoch,
                     "train_loss": train_loss,
                     **{f"val_{name}": value for name, value in metrics.items()},
-                    "learning_rate": self.learning_rate(self.step - 1),  # the one of the last step taken
+                    "learning_rate": self.learning_rate(epoch * self.steps_per_epoch - 1),  # of the last step taken
                 }
             )
-            if metrics["loss"] < best_loss:
-                best_loss, best_epoch = metrics["loss"], epoch
-                best_weights = copy.deepcopy(self.model.state_dict())
-                if self.config.log.checkpoints:
-                    self.logger.log_weights("best", epoch, best_weights)
-            elif self.config.train.patience is not None and epoch - best_epoch >= self.config.train.patience:
-                break
-        self.model.load_state_dict(best_weights)
-        return FitResult(best_epoch, epoch)
+            if metrics["loss"] < self.best_loss:
+                self.best_loss, self.best_epoch = metrics["loss"], epoch
+                self.best_weights = copy.deepcopy(self.model.state_dict())
+                self.logger.log_weights("best", epoch, self.best_weights)
+            self.logger.log_checkpoint(self.state())
+        self.model.load_state_dict(self.best_weights)
+        return FitResult(self.best_epoch, self.epoch)
+
+    def state(self) -> dict[str, Any]:
+        """All that the rest of the training depends on, after a whole epoch: tensors and plain values."""
+        return {
+            "epoch": self.epoch,
+            "best_epoch": self.best_epoch,
+            "best_loss": self.best_loss,
+            "best_weights": self.best_weights,
+            "weights": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict()["state"],
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Be where a trainer was whose `state` this is; of its options, the number of epochs may differ."""
+        self.epoch, self.best_epoch, self.best_loss = state["epoch"], state["best_epoch"], state["best_loss"]
+        self.best_weights = state["best_weights"]
+        self.model.load_state_dict(state["weights"])
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state["optimizer"], "param_groups": groups})
+        self.logger.log_weights("best", self.best_epoch, self.best_weights)
 
     def learning_rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
@@ -125,28 +182,81 @@ class Trainer:
         return self.config.train.lr * lr_factor(self.config.train.scheduler, step, total, warmup)
 
     def _train_epoch(self, epoch: int) -> float:
-        """Take every training example once, in an order that is a function of (seed, epoch); return the mean loss."""
+        """Take every training example once, in an order that is a function of (seed, epoch); return the mean loss.
+
+        It is not a number if any loss or gradient was not finite.
+        """
         self.model.train()
+        seed_everything(stream(self.config.seed, epoch, 1 + self.group.rank))  # of dropout
         # One shuffled copy an epoch, on the device: a batch is then a view, and there is nothing to load.
-        order = shuffled(len(self.train.spins), self.config.seed, epoch).to(self.train.spins.device)
+        order = shuffled(len(self.train.spins), self.config.seed, epoch).to(self.sums.device)
         spins, targets = self.train.spins[order], self.train.targets[order]
-        total = torch.zeros((), device=targets.device)
+        self.total.zero_()
+        self.watch.zero_()
         size = self.config.train.batch_size
-        for batch_spins, batch_targets in zip(torch.split(spins, size), torch.split(targets, size), strict=True):
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.learning_rate(self.step)
-            loss = self.task.loss(self.model(batch_spins), batch_targets)
-            self.optimizer.zero_grad()
+        batches = zip(torch.split(spins, size), torch.split(targets, size), strict=True)
+        for step, (batch_spins, batch_targets) in enumerate(batches, start=(epoch - 1) * self.steps_per_epoch):
+            self._set_rate(self.learning_rate(step))
+            take_step = self.full_step if len(batch_targets) == size else self._step
+            take_step(batch_spins, batch_targets)
+        # The first numbers that are read in this epoch: to read one is to wait for the device.
+        return self.total.item() / len(targets) if math.isfinite(self.watch.item()) else math.nan
+
+    def _set_rate(self, rate: float) -> None:
+        for group in self.optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+
+    def _loss(self, spins: Tensor, targets: Tensor) -> Tensor:
+        return self.task.loss(self.model(spins), targets)
+
+    def _step(self, spins: Tensor, targets: Tensor, loss_of: Callable[[Tensor, Tensor], Tensor] | None = None) -> None:
+        """Change the weights by what one batch says, unless that is not finite. Reads no number from the device."""
+        n = len(targets)
+        spins, targets = self.group.part(spins), self.group.part(targets)
+        self.sums.zero_()
+        if len(targets) > 0:  # the last batch of an epoch may be smaller than the group
+            loss = (loss_of or self._loss)(spins, targets)
             loss.backward()  # type: ignore[no-untyped-call]
-            if self.config.train.grad_clip is not None:
-                nn.utils.clip_grad_norm_(self.model.parameters(), self.config.train.grad_clip)
-            self.optimizer.step()
-            self.step += 1
-            total += loss.detach() * len(batch_targets)  # stays on the device: reading it would wait for every batch
-        return total.item() / len(targets)
+            self.loss.copy_(loss.detach())
+        if self.group.size > 1:
+            self.group.add_up(self.sums.mul_(len(targets) / n))
+        if self.config.train.grad_clip is not None:
+            self.gradient.mul_((self.config.train.grad_clip / self.gradient.norm()).clamp_(max=1))
+        self.watch.add_(self.sums.sum())
+        torch.ne(self.watch - self.watch, 0, out=self.not_finite)  # infinity minus infinity is not a number
+        self.optimizer.step()
+        self.total.add_(self.loss, alpha=n)
+
+    def _prepared_step(self) -> Step:
+        """The step for full batches: compiled if asked for and, on a CUDA device, captured."""
+        step: Step = self._step
+        if self.config.compile:
+            from torch._inductor import config as inductor
+
+            inductor.fallback_random = True  # the random numbers of the uncompiled network, for the same results
+            step = partial(self._step, loss_of=torch.compile(self._loss, dynamic=False))
+        # Sums over processes wait for one another, and are not captured.
+        return GraphedStep(step) if self.sums.is_cuda and self.group.size == 1 else step
+
+
+# Multiplications in the largest layer of a small step: below, a second thread costs more than it saves.
+SMALL = 2**22
+
+
+def fitting_threads(model: nn.Module, batch_size: int) -> int:
+    """As many CPU threads as torch would take, but one for steps so small that others only get in the way."""
+    largest = max(parameter.numel() for parameter in model.parameters()) * batch_size
+    return 1 if largest < SMALL else torch.get_num_threads()
+
+
+def stream(*key: int) -> int:
+    """A seed for torch that is as good as independent of that of any other key."""
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
 
 
 def shuffled(n: int, seed: int, epoch: int) -> Tensor:
     """A permutation of n examples that depends on nothing but its arguments: (n,) int64."""
-    mixed = np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)[0]
-    return torch.randperm(n, generator=torch.Generator().manual_seed(int(mixed)))
+    return torch.randperm(n, generator=torch.Generator().manual_seed(stream(seed, epoch)))

@@ -8,6 +8,7 @@ import hashlib
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -15,10 +16,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
+
+
+CHECKSUM = b"\nsha256 "  # between the content of a file and its checksum
 
 
 class RunError(Exception):
@@ -45,6 +50,31 @@ class DivergedError(RunError):
     exit_code = 4
 
 
+class Interrupted(KeyboardInterrupt):
+    """A signal asked the program to stop; no Exception, so that whoever goes on after errors stops all the same."""
+
+    def __init__(self, number: int) -> None:
+        # What a cluster sends before it takes a node, SIGUSR1, counts as the SIGTERM that follows.
+        self.exit_code = 128 + (signal.SIGTERM if number == signal.SIGUSR1 else number)
+
+
+def stop_on_signals() -> None:
+    """Let the first SIGINT, SIGTERM or SIGUSR1 raise Interrupted, and the second end the process at once.
+
+    There is nothing to save at that moment: what is to be kept has been written after each epoch, in files that are
+    whole at any moment.
+    """
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for each in numbers:
+            signal.signal(each, signal.SIG_DFL)
+        raise Interrupted(number)
+
+    for number in numbers:
+        signal.signal(number, stop)
+
+
 def physical_memory() -> int:
     """Bytes of memory that this machine has."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -60,8 +90,8 @@ def require_memory(n_bytes: int) -> None:
         )
 
 
-def select_device(name: str) -> "torch.device":
-    """The device of that name; `auto` takes the first that there is of cuda, mps, cpu.
+def select_device(name: str, index: int | None = None) -> "torch.device":
+    """The device of that name; `auto` takes the first that there is of cuda, mps, cpu. The index counts GPUs.
 
     Raises:
         BadRequestError: this machine has no such device.
@@ -77,6 +107,9 @@ def select_device(name: str) -> "torch.device":
         name = next(device for device, there in available.items() if there)
     if not available[name]:
         raise BadRequestError(f"--device {name}: not on this machine; use --device auto")
+    if name == "cuda" and index is not None:
+        torch.cuda.set_device(index)
+        return torch.device(name, index)
     return torch.device(name)
 
 
@@ -112,13 +145,26 @@ def write_atomic(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+        sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder, such as a file's new one, on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def write_checked(path: Path, content: bytes) -> None:
-    """Write a file as write_atomic does, behind the SHA-256 of its content, for read_checked to find damage."""
-    write_atomic(path, hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
+    """Write a file as write_atomic does, and after its content the SHA-256 of it, for read_checked to find damage.
+
+    What comes last disturbs no reader of zip archives, which torch's files are: torch.load reads the file as it is.
+    """
+    write_atomic(path, content + CHECKSUM + hashlib.sha256(content).hexdigest().encode())
 
 
 def read_checked(path: Path) -> bytes:
@@ -127,7 +173,7 @@ def read_checked(path: Path) -> bytes:
     Raises:
         UnusableFileError: the file is damaged, or another one.
     """
-    checksum, _, content = path.read_bytes().partition(b"\n")
+    content, _, checksum = path.read_bytes().rpartition(CHECKSUM)
     if checksum != hashlib.sha256(content).hexdigest().encode():
         raise UnusableFileError(f"{path} is damaged")
     return content
@@ -151,7 +197,10 @@ def require_free(folder: Path, overwrite: bool = False) -> None:
                     f"{folder} is being written by process {lock.read().strip()}: wait, or choose another --run-name"
                 ) from None
     if not overwrite:
-        raise BadRequestError(f"{folder} exists already: --overwrite replaces it, another --run-name keeps it")
+        raise BadRequestError(
+            f"{folder} exists already: --resume {folder.name} goes on with it, --overwrite replaces it, "
+            "another --run-name keeps it"
+        )
     if names and ".lock" not in names:  # whatever it is, main.py did not make it
         raise BadRequestError(f"{folder} is not the folder of a run and is left alone: choose another --run-name")
 

@@ -78,6 +78,8 @@ CHANGES: dict[str, tuple[list[str], Any]] = {
     "log.checkpoints": ([], False),
     "seed": (["18446744073709551615"], 2**64 - 1),
     "device": (["cpu"], "cpu"),
+    "threads": (["2"], 2),
+    "compile": ([], True),
 }
 
 
@@ -257,6 +259,6 @@ def test_help_is_grouped_and_tells_every_default() -> None:
 
 def test_config_json_has_all_keys_in_order() -> None:
     content = json.loads(to_json(ExperimentConfig()))
-    assert list(content) == ["model", "train", "data", "log", "seed", "device"]
+    assert list(content) == ["model", "train", "data", "log", "seed", "device", "threads", "compile"]
     assert content["model"]["hidden"] == [128, 64, 32]
     assert content["train"]["patience"] is None

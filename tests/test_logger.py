@@ -20,7 +20,7 @@ import torch
 from config import ExperimentConfig, LogConfig, TrainConfig, load_config
 from logger import RunLogger, without_seed, write_json
 from tests.conftest import DEBUG, ROOT, Program
-from utils import DivergedError, timed
+from utils import DivergedError, Interrupted, timed
 
 ROW = {"epoch": 1, "step": 10, "train_loss": 0.5, "val_loss": 0.25, "val_mae": 0.1, "learning_rate": 0.001}
 
@@ -58,10 +58,10 @@ def test_provenance_is_there_from_the_start(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "status"), [(KeyboardInterrupt, "interrupted"), (DivergedError, "diverged"), (OSError, "failed")]
+    ("error", "status"), [(Interrupted(2), "interrupted"), (DivergedError(), "diverged"), (OSError(), "failed")]
 )
-def test_the_record_says_how_a_run_ended(error: type[BaseException], status: str, tmp_path: Path) -> None:
-    with pytest.raises(error), RunLogger(tmp_path, ExperimentConfig()):
+def test_the_record_says_how_a_run_ended(error: BaseException, status: str, tmp_path: Path) -> None:
+    with pytest.raises(type(error)), RunLogger(tmp_path, ExperimentConfig()):
         raise error
     assert info(tmp_path)["status"] == status
     timings: dict[str, float] = {}
@@ -74,7 +74,7 @@ def test_the_record_says_how_a_run_ended(error: type[BaseException], status: str
 
 def test_wandb_that_breaks_off_is_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     class Broken:
-        def log(self, row: object) -> None:
+        def log(self, row: object, step: int) -> None:
             raise ConnectionError("lost")
 
     with RunLogger(tmp_path, ExperimentConfig()) as logger:

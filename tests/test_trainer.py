@@ -16,7 +16,7 @@ from data import Splits, make_splits
 from logger import RunLogger
 from model import create_model
 from task import EnergyTask, evaluate
-from trainer import OPTIMIZERS, SCHEDULES, FitResult, Trainer, create_optimizer, lr_factor, shuffled
+from trainer import OPTIMIZERS, SCHEDULES, FitResult, Trainer, create_optimizer, flatten, lr_factor, shuffled
 from utils import DivergedError
 
 CPU = torch.device("cpu")
@@ -158,15 +158,27 @@ def test_training_learns(build: Build) -> None:
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_biases_and_norms_are_not_decayed(optimizer: str) -> None:
     model = create_model(ModelConfig(architecture="residual_mlp", hidden=(8, 8)), 4)
-    decayed, spared = create_optimizer(model, TrainConfig(optimizer=optimizer, weight_decay=0.3)).param_groups  # type: ignore[arg-type]
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    matrices, vectors, sums = flatten(model)
+    config = TrainConfig(optimizer=optimizer, weight_decay=0.3)  # type: ignore[arg-type]
+    decayed, spared = create_optimizer(matrices, vectors, config).param_groups
     assert (decayed["weight_decay"], spared["weight_decay"]) == (0.3, 0)
-    matrices = {id(p) for name, p in model.named_parameters() if name.endswith("weight") and p.ndim == 2}
-    assert {id(p) for p in decayed["params"]} == matrices
-    assert {id(p) for p in spared["params"]} == {id(p) for p in model.parameters()} - matrices
+    # With every element of the two vectors marked, the marks are seen in the model.
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+    with torch.no_grad():
+        decayed["params"][0].fill_(2)
+        spared["params"][0].fill_(1)
+    sums[:-1] = torch.arange(len(sums) - 1)
+    for name, p in model.named_parameters():
+        assert set(p.flatten().tolist()) == {2 if name.endswith("weight") and p.ndim == 2 else 1}
+        assert p.grad is not None
+    gradients = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+    assert torch.equal(gradients.sort().values, sums[:-1])
 
 
 def test_sgd_has_momentum() -> None:
-    optimizer = create_optimizer(create_model(ModelConfig(), 4), TrainConfig(optimizer="sgd"))
+    matrices, vectors, _ = flatten(create_model(ModelConfig(), 4))
+    optimizer = create_optimizer(matrices, vectors, TrainConfig(optimizer="sgd"))
     assert all(group["momentum"] == 0.9 for group in optimizer.param_groups)
 
 

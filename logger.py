@@ -216,7 +216,7 @@ def _start_wandb(folder: Path, config: ExperimentConfig, run_id: str | None = No
             id=run_id,
             resume="allow" if run_id else None,
             dir=folder,
-            settings=wandb.Settings(init_timeout=30, silent=True),
+            settings=wandb.Settings(init_timeout=30, finish_timeout=20, silent=True),
         )
     except Exception as error:  # whatever it is: no package, no login, no network
         _warn_of_wandb(error, folder)

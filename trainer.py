@@ -114,9 +114,8 @@ class Trainer:
         matrices, vectors, self.sums = flatten(model)
         self.gradient, self.loss = self.sums[:-1], self.sums[-1]
         self.total, self.watch = self.sums.new_zeros(2)  # of an epoch: the loss, and whatever must be finite
+        self.reads_are_free = not self.sums.is_cuda  # elsewhere, to read a number is to wait for all that was queued
         self.optimizer = create_optimizer(matrices, vectors, config.train)
-        # GradScaler's way to tell a fused optimiser, without waiting for the device, to skip an update: where it is 1.
-        self.not_finite = self.optimizer.found_inf = self.sums.new_zeros(())  # type: ignore[attr-defined]
         self.full_step = self._prepared_step()
         self.steps_per_epoch = math.ceil(len(train.spins) / config.train.batch_size)
         self.epoch, self.best_epoch, self.best_loss = 0, 0, math.inf
@@ -225,10 +224,15 @@ class Trainer:
             self.group.add_up(self.sums.mul_(len(targets) / n))
         if self.config.train.grad_clip is not None:
             self.gradient.mul_((self.config.train.grad_clip / self.gradient.norm()).clamp_(max=1))
-        self.watch.add_(self.sums.sum())
-        torch.ne(self.watch - self.watch, 0, out=self.not_finite)  # infinity minus infinity is not a number
-        self.optimizer.step()
         self.total.add_(self.loss, alpha=n)
+        self.watch.add_(self.sums.sum())
+        if not self.reads_are_free:
+            # GradScaler's way to have a fused optimiser skip an update: where this is 1. Infinity minus itself is no
+            # number, and no number equals itself.
+            self.optimizer.found_inf = (self.watch - self.watch).ne_(0)  # type: ignore[attr-defined]
+        elif not math.isfinite(self.watch.item()):
+            return
+        self.optimizer.step()
 
     def _prepared_step(self) -> Step:
         """The step for full batches: compiled if asked for and, on a CUDA device, captured."""
@@ -243,7 +247,7 @@ class Trainer:
 
 
 # Multiplications in the largest layer of a small step: below, a second thread costs more than it saves.
-SMALL = 2**22
+SMALL = 2**21
 
 
 def fitting_threads(model: nn.Module, batch_size: int) -> int:

@@ -186,7 +186,7 @@ def require_free(folder: Path, overwrite: bool = False) -> None:
     if not folder.exists():
         return
     names = {entry.name for entry in folder.iterdir()}
-    if names == {".lock"}:  # left by a run that was refused or killed before it began
+    if all(name == ".lock" or name.endswith(".tmp") for name in names):  # of a run that was cut off before it began
         overwrite = True
     if ".lock" in names:
         with (folder / ".lock").open() as lock:
@@ -229,6 +229,8 @@ def claim_folder(folder: Path, overwrite: bool = False) -> Iterator[None]:
         lock.truncate(0)
         lock.write(f"{os.getpid()}\n")
         lock.flush()
+        for left_over in folder.glob(".*.tmp"):  # by a process that was killed while it wrote
+            left_over.unlink()
         yield
 
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 import checkpoint
 from config import ExperimentConfig, to_json
-from utils import DivergedError, Interrupted, provenance, say, write_atomic
+from utils import DivergedError, Interrupted, provenance, say, uninterrupted, write_atomic
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -78,7 +78,7 @@ class RunLogger:
     ) -> None:
         endings: dict[Any, str] = {None: "finished", Interrupted: "interrupted", DivergedError: "diverged"}
         self._close_bar()
-        with contextlib.suppress(OSError):  # a disk that is full has its say already
+        with contextlib.suppress(OSError), uninterrupted():  # a disk that is full has its say already
             self.note(status=endings.get(kind, "failed"))
         self._to_wandb(lambda run: run.finish(exit_code=0 if kind is None else 1))
 
@@ -150,8 +150,9 @@ class RunLogger:
         )
         command = shlex.join(["python", *info["argv"]])
         commit = (info["git_commit"] or "none")[:10] + (", with changes" if info["git_dirty"] else "")
+        processes = f", in {info['processes']} processes" if info.get("processes", 1) > 1 else ""
         times = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in self.timings.items())
-        return f"{table}\n\n`{command}`  \ncommit {commit}; seed {config.seed}; {times}"
+        return f"{table}\n\n`{command}`{processes}  \ncommit {commit}; seed {config.seed}; {times}"
 
 
 class SilentLogger(RunLogger):
@@ -216,7 +217,7 @@ def _start_wandb(folder: Path, config: ExperimentConfig, run_id: str | None = No
             id=run_id,
             resume="allow" if run_id else None,
             dir=folder,
-            settings=wandb.Settings(init_timeout=30, finish_timeout=20, silent=True),
+            settings=wandb.Settings(init_timeout=20, finish_timeout=20, silent=True),
         )
     except Exception as error:  # whatever it is: no package, no login, no network
         _warn_of_wandb(error, folder)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import torch
 
 
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 CHECKSUM = b"\nsha256 "  # between the content of a file and its checksum
 
 
@@ -64,15 +65,28 @@ def stop_on_signals() -> None:
     There is nothing to save at that moment: what is to be kept has been written after each epoch, in files that are
     whole at any moment.
     """
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
     def stop(number: int, frame: FrameType | None) -> None:
-        for each in numbers:
+        for each in STOP_SIGNALS:
             signal.signal(each, signal.SIG_DFL)
         raise Interrupted(number)
 
-    for number in numbers:
+    for number in STOP_SIGNALS:
         signal.signal(number, stop)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Hold signals back while something short is done, such as the last note of a run that is being stopped."""
+    came: list[int] = []
+    handlers = {number: signal.signal(number, lambda number, _: came.append(number)) for number in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for late in came:
+            signal.raise_signal(late)
 
 
 def physical_memory() -> int:

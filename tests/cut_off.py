@@ -43,7 +43,7 @@ def forked(arguments: list[str], prepare: Callable[[], object] = lambda: None) -
         silence = os.open(os.devnull, os.O_WRONLY)
         os.dup2(silence, 1)
         os.dup2(silence, 2)
-        plots.draw_run = lambda run_dir: []  # figures take longer than all the rest, and are drawn from what is tested
+        plots.draw_run = lambda folder: []  # figures take longer than all the rest, and are drawn from what is tested
         prepare()
         sys.argv = ["main.py", *arguments]
         os._exit(main.main())

@@ -24,6 +24,7 @@ from utils import (
     UnusableFileError,
     claim_folder,
     empty_folder,
+    require_compiler,
     require_free,
     require_memory,
     say,
@@ -58,6 +59,8 @@ def run(config: ExperimentConfig, folder: Path, group: Group, *, overwrite: bool
     if group.first:
         require_free(folder, overwrite or resume)
     device = select_device(config.device, group.local_rank if group.size > 1 else None)
+    if config.compile:
+        require_compiler(device)
 
     from checkpoint import NOTHING, earlier_run
     from logger import RunLogger, SilentLogger

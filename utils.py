@@ -127,6 +127,12 @@ def select_device(name: str, index: int | None = None) -> "torch.device":
     return torch.device(name)
 
 
+def require_compiler(device: "torch.device") -> None:
+    """Raise BadRequestError if torch.compile would miss a C++ compiler, which it needs on the CPU."""
+    if device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))):
+        raise BadRequestError("--compile: this machine has no C++ compiler: install g++, or do without")
+
+
 def seed_everything(seed: int) -> None:
     """Seed torch's generators, which draw initial weights and dropout. All else is handed a generator of its own."""
     import torch

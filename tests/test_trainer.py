@@ -1,7 +1,9 @@
 """The loop: schedule, order, early stopping, best weights, and that every option reaches it."""
 
+import copy
 import dataclasses
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -16,7 +18,17 @@ from data import Splits, make_splits
 from logger import RunLogger
 from model import create_model
 from task import EnergyTask, evaluate
-from trainer import OPTIMIZERS, SCHEDULES, FitResult, Trainer, create_optimizer, flatten, lr_factor, shuffled
+from trainer import (
+    OPTIMIZERS,
+    SCHEDULES,
+    FitResult,
+    Trainer,
+    create_optimizer,
+    fitting_threads,
+    flatten,
+    lr_factor,
+    shuffled,
+)
 from utils import DivergedError
 
 CPU = torch.device("cpu")
@@ -220,6 +232,7 @@ def test_no_batch_waits_for_its_loss(build: Build) -> None:
     counts = []
     for batch_size in (100, 4):
         trainer = build(epochs=1, batch_size=batch_size)
+        trainer.reads_are_free = False  # as on a CUDA device
         with CountReads() as reads:
             trainer.fit()
         counts.append(reads.count)
@@ -261,3 +274,83 @@ def test_every_option_of_model_and_training_changes_the_run(build: Build, change
 def test_the_seed_changes_the_weights(build: Build) -> None:
     one, other = build(), build(dataclasses.replace(TINY, seed=43))
     assert not torch.equal(next(one.model.parameters()), next(other.model.parameters()))
+
+
+@pytest.mark.parametrize("reads_are_free", [True, False])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("what", ["gradient", "loss"])
+def test_what_is_not_finite_stops_before_the_update(
+    what: str, optimizer: str, reads_are_free: bool, build: Build
+) -> None:
+    trainer = build(optimizer=optimizer, grad_clip=1.0 if what == "gradient" else None)
+    trainer.reads_are_free = reads_are_free  # as on the CPU, or as on a CUDA device
+    trainer._train_epoch(1)
+    before = [p.detach().clone() for p in trainer.model.parameters()]
+    if what == "gradient":
+        hook = trainer.gradient.new_tensor([math.inf])
+        next(trainer.model.parameters()).register_hook(lambda gradient: gradient + hook)  # type: ignore[no-untyped-call]
+    else:
+        loss = trainer.task.loss
+        trainer.task.loss = lambda *batch: loss(*batch) * math.nan  # type: ignore[method-assign]
+    with pytest.raises(DivergedError, match="not finite in epoch 1"):
+        trainer.fit()
+    assert all(torch.equal(p, q) for p, q in zip(trainer.model.parameters(), before, strict=True))
+    assert trainer.logger.rows == []
+
+
+def test_a_restored_trainer_goes_on_bit_for_bit(build: Build) -> None:
+    config = dataclasses.replace(TINY, model=ModelConfig(hidden=(16, 8), dropout=0.2))
+    states: list[dict[str, Any]] = []
+    whole = build(config)
+    whole.logger.log_checkpoint = lambda state: states.append(copy.deepcopy(dict(state)))  # type: ignore[method-assign]
+    whole.fit()
+    torch.manual_seed(1)  # whatever the generator has been used for meanwhile
+    later = build(dataclasses.replace(config, seed=config.seed))
+    next(later.model.parameters()).data.normal_()
+    later.restore(states[1])
+    assert later.epoch == 2
+    later.fit()
+    assert [row["epoch"] for row in later.logger.rows] == [3, 4]
+    assert later.logger.rows == whole.logger.rows[2:]
+    assert all(torch.equal(p, q) for p, q in zip(later.model.parameters(), whole.model.parameters(), strict=True))
+
+
+def test_small_networks_run_on_one_thread_and_large_ones_on_all() -> None:
+    torch.set_num_threads(2)
+    try:
+        assert fitting_threads(create_model(ModelConfig(), 8), 64) == 1
+        assert fitting_threads(create_model(ModelConfig(hidden=(512, 512)), 16), 256) == 2
+    finally:
+        torch.set_num_threads(1)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # within torch
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_step_is_the_same_step(build: Build) -> None:
+    config = dataclasses.replace(TINY, model=ModelConfig(hidden=(16, 8), dropout=0))
+    plain, compiled = build(config), build(dataclasses.replace(config, compile=True))
+    plain.fit()
+    compiled.fit()
+    for row, same in zip(compiled.logger.rows, plain.logger.rows, strict=True):
+        assert row == pytest.approx(same, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_captured_step_is_the_same_step(optimizer: str, splits: Splits, tmp_path: Path) -> None:
+    rows = []
+    for captured in (True, False):
+        training = dataclasses.replace(TINY.train, optimizer=optimizer, grad_clip=1.0)  # type: ignore[arg-type]
+        config = dataclasses.replace(TINY, train=training, model=ModelConfig(hidden=(16, 8), dropout=0.2))
+        device = torch.device("cuda")
+        task = EnergyTask(splits.train.spins)
+        train, val, _ = (task.examples(split.spins, device) for split in splits)
+        torch.manual_seed(config.seed)
+        model = create_model(config.model, config.data.lattice_size, task.mean, task.std).to(device)
+        trainer = Trainer(model, task, config, train=train, val=val, logger=RunLogger(tmp_path, config))
+        if not captured:
+            trainer.full_step = trainer._step
+        trainer.fit()
+        rows.append(trainer.logger.rows)
+    for row, same in zip(*rows, strict=True):
+        assert row == pytest.approx(same, rel=1e-4, abs=1e-6)

@@ -1,0 +1,251 @@
+"""How fast training is, beside what one would write or install.
+
+python -m benchmarks.training            measure, for a quarter of an hour; writes results/training.json and the figure
+python -m benchmarks.training --draw     the tables and the figure once more
+
+Everybody trains the same network on the same data with the same schedule, in a process of its own. For the time of a
+step they take turns of an epoch, while the others wait; what is compared is the ratio within a turn. For the time to an
+error, processes are started one after the other, and the clock runs from the start of the process to the first epoch
+whose validation error is as low as that of the default experiment in the end. The peers have an environment of their
+own, which is made on the first run.
+"""
+
+import argparse
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+import venv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.contestants import CASES, CONTESTANTS, DEFAULT, OURS, RACERS, Data, Turn, entered
+from ising import lattice
+
+ROOT = Path(__file__).parent.parent
+ENVIRONMENT = ROOT / "benchmarks" / ".peers-training"
+PACKAGES = ["lightning==2.6.6", "scikit-learn==1.9.1", "jax==0.10.2", "optax==0.2.8"]
+RESULTS = ROOT / "benchmarks" / "results" / "training.json"
+FIGURE = ROOT / "docs" / "figures" / "training.png"
+
+N_TURNS = 9
+N_RACES = 3
+SLACK = 1.05  # an error this much above the default run's counts as reached: other seeds end a few percent apart
+
+# ---------------------------------------------------------------------------------------------------------- measuring
+
+
+class Worker:
+    """A contestant in a process of its own."""
+
+    def __init__(self, name: str, case: str, data: Path, n_cores: int, race: bool) -> None:
+        python = str(ENVIRONMENT / "bin" / "python")
+        command = [python, "-m", "benchmarks.training", "--work", name, case, str(data), str(n_cores), str(int(race))]
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+
+    def epoch(self) -> float:
+        """Seconds of the next epoch."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        return float(self.process.stdout.readline())
+
+
+def work(name: str, case: str, path: str, n_cores: str, race: str) -> None:
+    """Be a contestant."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(n_cores)])
+    with np.load(path) as arrays:
+        data: Data = {name: arrays[name] for name in Data.__annotations__}  # type: ignore[assignment]
+    CONTESTANTS[name](CASES[case], data, Turn(race == "1"))
+
+
+def measure_steps(case: str, data: Path, steps_per_epoch: int, n_cores: int) -> dict[str, list[float]]:
+    """Milliseconds a step, turn by turn."""
+    workers = {name: Worker(name, case, data, n_cores, race=False) for name in CONTESTANTS if entered(name, case)}
+    times: dict[str, list[float]] = {name: [] for name in workers}
+    for turn in range(N_TURNS + 2):
+        for name, worker in workers.items():
+            seconds = worker.epoch()
+            time.sleep(0.3)  # threads of some go on looking for work for a fifth of a second
+            if turn >= 2:  # after compilation and a warm epoch
+                times[name].append(1e3 * seconds / steps_per_epoch)
+    for worker in workers.values():
+        worker.process.kill()
+        worker.process.communicate()
+    return times
+
+
+def race(name: str, case: str, data: Path) -> list[tuple[float, float]]:
+    """Seconds since the start of the process, and the validation error, epoch by epoch."""
+    start = time.perf_counter()
+    worker = Worker(name, case, data, n_cores=os.cpu_count() or 1, race=True)
+    assert worker.process.stdout is not None
+    curve = [(time.perf_counter() - start, float(line)) for line in worker.process.stdout]
+    worker.process.communicate()
+    assert len(curve) == DEFAULT.train.epochs, name
+    return curve
+
+
+def race_ours(case: str, folder: Path) -> list[tuple[float, float]]:
+    """The same for the real program, with its data, which lie in its cache, its checkpoints and its records."""
+    command = [str(ENVIRONMENT / "bin" / "python"), str(ROOT / "main.py"), "--run-name", "race", "--overwrite"]
+    command += ["--device", "cpu", "--activation", CASES[case].activation, "--dropout", str(CASES[case].dropout)]
+    start = time.perf_counter()
+    curve = []
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("epoch "):
+                curve.append((time.perf_counter() - start, float(line.rpartition("val mae ")[2])))
+    return curve
+
+
+def measure() -> dict[str, Any]:
+    """All of it."""
+    from datafiles import get_splits
+
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        os.chdir(folder)
+        splits, _ = get_splits(DEFAULT.data, DEFAULT.seed)
+        arrays: dict[str, Any] = {}
+        for key in ("train", "val"):
+            spins = getattr(splits, key).spins
+            arrays |= {f"{key}_spins": spins, f"{key}_targets": (lattice.energy(spins) / 64).astype(np.float32)}
+        np.savez(folder / "data.npz", **arrays)
+        steps = math.ceil(len(splits.train.spins) / DEFAULT.train.batch_size)
+        results: dict[str, Any] = {"machine": platform.processor() or platform.machine(), "packages": PACKAGES}
+        results["steps"] = []
+        for case in CASES:
+            for n_cores in (1, 2):
+                times = measure_steps(case, folder / "data.npz", steps, n_cores)
+                results["steps"].append({"case": case, "n_cores": n_cores, "ms": times})
+                print(case, n_cores, {k: round(float(np.median(v)), 3) for k, v in times.items()}, file=sys.stderr)
+        results["races"] = []
+        for case in CASES:
+            curves: dict[str, Any] = {name: [] for name in ("ours", *RACERS) if entered(name, case)}
+            race_ours(case, folder)  # fills the cache with the data
+            for _ in range(N_RACES):
+                for name, mine in curves.items():
+                    mine.append(race_ours(case, folder) if name == "ours" else race(name, case, folder / "data.npz"))
+                    print(case, name, mine[-1][-1], file=sys.stderr)
+            results["races"].append({"case": case, "curves": curves})
+        os.chdir(ROOT)
+    return results
+
+
+# ------------------------------------------------------------------------------------------------------------ showing
+
+
+def spread(values: list[float], digits: int = 2) -> str:
+    """Median, least and largest."""
+    return f"{np.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def step_table(results: dict[str, Any]) -> str:
+    """Milliseconds a step, and how many times slower than ours, turn by turn."""
+    lines = ["| a step of | cores | ms | times ours |", "|---|---|---:|---:|"]
+    for measured in results["steps"]:
+        for name, ms in measured["ms"].items():
+            ratios = [theirs / ours for theirs, ours in zip(ms, measured["ms"][OURS], strict=True)]
+            label = name if measured["case"] == "default" else f"{name}; {measured['case']}"
+            lines.append(f"| {label} | {measured['n_cores']} | {spread(ms, 3)} | {spread(ratios)} |")
+    return "\n".join(lines)
+
+
+def target(race: dict[str, Any]) -> float:
+    """The error to be reached: that of our median run, with some slack."""
+    return SLACK * float(np.median([min(mae for _, mae in curve) for curve in race["curves"]["ours"]]))
+
+
+def arrivals(race: dict[str, Any]) -> Iterator[tuple[str, list[float]]]:
+    """For each contestant, the seconds until the error was reached, infinite if it was not."""
+    for name, curves in race["curves"].items():
+        yield name, [min((s for s, mae in curve if mae <= target(race)), default=math.inf) for curve in curves]
+
+
+def race_table(results: dict[str, Any]) -> str:
+    """Seconds from the start of the process to the error, and to the end of the schedule."""
+    lines = [
+        "| from the start of the process | s to the error | s to the last epoch | last error |",
+        "|---|---:|---:|---:|",
+    ]
+    for race in results["races"]:
+        for name, seconds in arrivals(race):
+            ends = [curve[-1] for curve in race["curves"][name]]
+            reached = spread(seconds, 1) if max(seconds) < math.inf else "not reached"
+            label = name if race["case"] == "default" else f"{name}; {race['case']}"
+            last = f"{np.median([mae for _, mae in ends]):.4f}"
+            lines.append(f"| {label}, {target(race):.4f} | {reached} | {spread([s for s, _ in ends], 1)} | {last} |")
+    return "\n".join(lines)
+
+
+def report(results: dict[str, Any]) -> str:
+    """All of it in words, for README.md."""
+    return "\n\n".join([step_table(results), race_table(results)])
+
+
+def draw_figure(results: dict[str, Any]) -> None:
+    """Bars of the default step, with all turns to be seen, and validation error against seconds."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for shift, measured in zip((-0.2, 0.2), results["steps"][:2], strict=True):
+        medians = np.array([np.median(ms) for ms in measured["ms"].values()])
+        low, high = (np.array([f(ms) for ms in measured["ms"].values()]) for f in (min, max))
+        places = np.arange(len(medians)) - shift
+        cores = f"{measured['n_cores']} core{'s' if measured['n_cores'] > 1 else ''}"
+        left.barh(places, medians, 0.38, xerr=(medians - low, high - medians), capsize=2, label=cores)
+    left.set(
+        yticks=range(len(medians)), yticklabels=list(results["steps"][0]["ms"]), xlabel="ms a step, default network"
+    )
+    left.invert_yaxis()
+    left.legend(title=f"bars: least and\nlargest of {N_TURNS}")
+    race = results["races"][0]
+    for k, (name, curves) in enumerate(race["curves"].items()):
+        for j, curve in enumerate(curves):
+            right.plot(*np.transpose(curve), color=f"C{k}", lw=1, label=name if j == 0 else None)
+    right.axhline(target(race), color="gray", lw=0.8, ls="--", label="the error to be reached")
+    right.set(
+        xscale="log", yscale="log", xlabel="seconds since the process began", ylabel="validation MAE [J per spin]"
+    )
+    right.legend(fontsize="small")
+    FIGURE.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(FIGURE, dpi=120)
+
+
+def main() -> None:
+    """Measure in the environment of the peers, keep the numbers, show them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--draw", action="store_true", help="measure nothing: show what was measured last")
+    parser.add_argument("--work", nargs=5, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.work:
+        work(*arguments.work)
+        return
+    if not arguments.draw:
+        if not (python := ENVIRONMENT / "bin" / "python").exists():
+            venv.create(ENVIRONMENT, with_pip=True)
+            requirements = ["-r", str(ROOT / "requirements.txt"), *PACKAGES]
+            subprocess.run([str(python), "-m", "pip", "install", "--quiet", *requirements], check=True)
+        RESULTS.parent.mkdir(parents=True, exist_ok=True)
+        RESULTS.write_text(json.dumps(measure()) + "\n")
+    results = json.loads(RESULTS.read_text())
+    draw_figure(results)
+    print(report(results))
+
+
+if __name__ == "__main__":
+    main()

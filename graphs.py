@@ -1,45 +1,117 @@
-"""A training step, prepared so that repeating it costs little: one CUDA graph, which starts all its kernels at once."""
+"""A training step, prepared so that to repeat it costs little more than its arithmetic.
+
+In a small network most of a step is not arithmetic but bookkeeping: modules that call modules, the graph that autograd
+builds and walks, the optimiser that looks up its state. All of it is the same at every step. So the step is taken a few
+times as it is written, then watched once, and from then on what was seen is done again: on the CPU the list of tensor
+operations, on a CUDA device the kernels, as one CUDA graph.
+
+For that a step has to do the same each time, with tensors that stay where they are: what is remembered are tensors, not
+the names they had. It may not wait for a number. Random numbers go on from step to step as they would anyway.
+"""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.fx import GraphModule, Node
+from torch.fx.experimental.proxy_tensor import make_fx
 
 Step = Callable[[Tensor, Tensor], None]  # takes spins (B, L, L) int8 and targets (B,); changes the weights
 
-N_EAGER = 3  # steps before the capture, in which libraries set themselves up and the optimiser makes its state
+N_EAGER = 3  # steps as they are written, in which libraries set themselves up and the optimiser makes its state
 
 
-class GraphedStep:
-    """A step on batches of one shape, on a CUDA device: eager at first, then captured, then replayed.
+def repeated(step: Step, device: torch.device) -> Step:
+    """A step that does what `step` does, on batches of one shape, and does it fast after the first few."""
+    if device.type == "cpu":
+        return _Repeated(step, eagerly=step, watched=_recorded)
+    if device.type == "cuda":
+        return _Repeated(step, eagerly=lambda spins, targets: _aside(step, spins, targets), watched=_captured)
+    return step
 
-    The step must do the same each time, with tensors that stay where they are: a graph remembers addresses, not names.
-    It may not wait for the device. Random numbers go on from replay to replay as they would without the graph.
-    """
 
-    def __init__(self, step: Step) -> None:
-        self.step = step
+class _Repeated:
+    def __init__(self, step: Step, eagerly: Step, watched: Callable[[Step, Tensor, Tensor], Step]) -> None:
+        self.step, self.eagerly, self.watched = step, eagerly, watched
         self.n_calls = 0
-        self.graph: torch.cuda.CUDAGraph | None = None
+        self.again: Step | None = None
 
     def __call__(self, spins: Tensor, targets: Tensor) -> None:
         self.n_calls += 1
-        if self.n_calls <= N_EAGER:
-            self._aside(spins, targets)
-            return
-        if self.graph is None:
-            self.spins, self.targets = spins.clone(), targets.clone()
-            self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph):  # records, and does nothing
-                self.step(self.spins, self.targets)
-        self.spins.copy_(spins)
-        self.targets.copy_(targets)
-        self.graph.replay()
+        if self.again is not None:
+            self.again(spins, targets)
+        elif self.n_calls <= N_EAGER:
+            self.eagerly(spins, targets)
+        else:
+            self.again = self.watched(self.step, spins, targets)  # which is the step for this batch
 
-    def _aside(self, spins: Tensor, targets: Tensor) -> None:
-        """Take a step on a stream of its own, as the capture will, and have the main stream wait for it."""
-        main, side = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        side.wait_stream(main)
-        with torch.cuda.stream(side):
-            self.step(spins, targets)
-        main.wait_stream(side)
+
+# ------------------------------------------------------------------------------------------------------------- the CPU
+
+
+def _recorded(step: Step, spins: Tensor, targets: Tensor) -> Step:
+    """Take a step; return a function of the tensor operations that it was."""
+    operations = make_fx(step)(spins, targets)
+    _shorten(operations)
+    forward = operations.forward
+
+    def again(spins: Tensor, targets: Tensor) -> None:
+        with torch.inference_mode():
+            forward(spins, targets)
+
+    return again
+
+
+def _shorten(operations: GraphModule) -> None:
+    """Leave out what changes no number: notes to the profiler, aliases, and views of weights, which can be kept."""
+    graph, aten = operations.graph, torch.ops.aten
+    for node in reversed(graph.nodes):  # the end of a note before its beginning
+        if "record_function" in str(node.target):
+            graph.erase_node(node)
+    for node in graph.nodes:
+        if node.op == "call_function" and isinstance(source := (*node.args, None)[0], Node):
+            if node.target is aten.detach.default:
+                node.replace_all_uses_with(source)
+            elif node.target in (aten.t.default, aten.view.default) and source.op == "get_attr":
+                kept = getattr(operations, str(source.target)).detach()
+                operations.register_buffer(f"{node.name}_kept", node.target(kept, *node.args[1:]))
+                with graph.inserting_before(node):
+                    node.replace_all_uses_with(graph.get_attr(f"{node.name}_kept"))
+            elif node.target is aten.t.default and source.target is aten.t.default:
+                node.replace_all_uses_with(source.args[0])
+    for node in reversed(graph.nodes):
+        unused = node.op == "get_attr" or node.target in (aten.t.default, aten.view.default, aten.detach.default)
+        if unused and not node.users:
+            graph.erase_node(node)
+    operations.recompile()
+    for node in graph.nodes:
+        if node.op == "get_attr":  # found at once, where a module would search its parameters and buffers
+            operations.__dict__[node.target] = getattr(operations, node.target)
+
+
+# ---------------------------------------------------------------------------------------------------------------- CUDA
+
+
+def _captured(step: Step, spins: Tensor, targets: Tensor) -> Step:
+    """Capture a step and take it; return a function that starts its kernels again."""
+    own_spins, own_targets = spins.clone(), targets.clone()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):  # records, and does nothing
+        step(own_spins, own_targets)
+
+    def again(spins: Tensor, targets: Tensor) -> None:
+        own_spins.copy_(spins)
+        own_targets.copy_(targets)
+        graph.replay()
+
+    again(spins, targets)
+    return again
+
+
+def _aside(step: Step, spins: Tensor, targets: Tensor) -> None:
+    """Take a step on a stream of its own, as the capture will, and have the main stream wait for it."""
+    main, side = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    side.wait_stream(main)
+    with torch.cuda.stream(side):
+        step(spins, targets)
+    main.wait_stream(side)

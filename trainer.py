@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from config import ExperimentConfig, TrainConfig
-from graphs import GraphedStep, Step
+from graphs import Step, repeated
 from logger import RunLogger
 from processes import Group
 from task import EnergyTask, Examples, evaluate
@@ -67,10 +67,10 @@ def create_optimizer(matrices: nn.Parameter, vectors: nn.Parameter, config: Trai
         {"params": [matrices], "weight_decay": config.weight_decay},
         {"params": [vectors], "weight_decay": 0.0},
     ]
-    on_cuda = matrices.device.type == "cuda"
-    # A CUDA graph repeats what it has seen: a rate that changes, and the count of steps, have to be tensors.
-    rate = torch.tensor(config.lr, device=matrices.device) if on_cuda else config.lr
-    capturable = {"capturable": True} if on_cuda and config.optimizer != "sgd" else {}
+    # A step that is repeated as it was (graphs.py) keeps its numbers: those that change have to be tensors.
+    device = matrices.device
+    rate = torch.tensor(config.lr, device=device, dtype=torch.float64 if device.type == "cpu" else torch.float32)
+    capturable = {"capturable": True} if device.type == "cuda" and config.optimizer != "sgd" else {}
     return OPTIMIZERS[config.optimizer](groups, lr=rate, fused=True, **capturable)
 
 
@@ -114,8 +114,8 @@ class Trainer:
         matrices, vectors, self.sums = flatten(model)
         self.gradient, self.loss = self.sums[:-1], self.sums[-1]
         self.total, self.watch = self.sums.new_zeros(2)  # of an epoch: the loss, and whatever must be finite
-        self.reads_are_free = not self.sums.is_cuda  # elsewhere, to read a number is to wait for all that was queued
         self.optimizer = create_optimizer(matrices, vectors, config.train)
+        self.full_loss = compiled(self._loss) if config.compile else self._loss  # for batches that are full
         self.full_step = self._prepared_step()
         self.steps_per_epoch = math.ceil(len(train.spins) / config.train.batch_size)
         self.epoch, self.best_epoch, self.best_loss = 0, 0, math.inf
@@ -172,6 +172,7 @@ class Trainer:
         self.model.load_state_dict(state["weights"])
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state["optimizer"], "param_groups": groups})
+        self.full_step = self._prepared_step()  # the optimiser has other tensors now
         self.logger.log_weights("best", self.best_epoch, self.best_weights)
 
     def learning_rate(self, step: int) -> float:
@@ -195,29 +196,23 @@ class Trainer:
         size = self.config.train.batch_size
         batches = zip(torch.split(spins, size), torch.split(targets, size), strict=True)
         for step, (batch_spins, batch_targets) in enumerate(batches, start=(epoch - 1) * self.steps_per_epoch):
-            self._set_rate(self.learning_rate(step))
+            self.optimizer.param_groups[0]["lr"].fill_(self.learning_rate(step))  # the groups share it
             take_step = self.full_step if len(batch_targets) == size else self._step
             take_step(batch_spins, batch_targets)
         # The first numbers that are read in this epoch: to read one is to wait for the device.
         return self.total.item() / len(targets) if math.isfinite(self.watch.item()) else math.nan
 
-    def _set_rate(self, rate: float) -> None:
-        for group in self.optimizer.param_groups:
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(rate)
-            else:
-                group["lr"] = rate
-
     def _loss(self, spins: Tensor, targets: Tensor) -> Tensor:
         return self.task.loss(self.model(spins), targets)
 
-    def _step(self, spins: Tensor, targets: Tensor, loss_of: Callable[[Tensor, Tensor], Tensor] | None = None) -> None:
+    def _step(self, spins: Tensor, targets: Tensor) -> None:
         """Change the weights by what one batch says, unless that is not finite. Reads no number from the device."""
         n = len(targets)
         spins, targets = self.group.part(spins), self.group.part(targets)
         self.sums.zero_()
         if len(targets) > 0:  # the last batch of an epoch may be smaller than the group
-            loss = (loss_of or self._loss)(spins, targets)
+            loss_of = self.full_loss if n == self.config.train.batch_size else self._loss
+            loss = loss_of(spins, targets)
             loss.backward()  # type: ignore[no-untyped-call]
             self.loss.copy_(loss.detach())
         if self.group.size > 1:
@@ -226,24 +221,24 @@ class Trainer:
             self.gradient.mul_((self.config.train.grad_clip / self.gradient.norm()).clamp_(max=1))
         self.total.add_(self.loss, alpha=n)
         self.watch.add_(self.sums.sum())
-        if not self.reads_are_free:
-            # GradScaler's way to have a fused optimiser skip an update: where this is 1. Infinity minus itself is no
-            # number, and no number equals itself.
-            self.optimizer.found_inf = (self.watch - self.watch).ne_(0)  # type: ignore[attr-defined]
-        elif not math.isfinite(self.watch.item()):
-            return
+        # GradScaler's way to have a fused optimiser skip an update: where this is 1. Infinity minus infinity is
+        # no number, and what is none stays so: the first such sum stops all later updates as well.
+        self.optimizer.found_inf = (self.watch - self.watch).ne_(0)  # type: ignore[attr-defined]
         self.optimizer.step()
 
     def _prepared_step(self) -> Step:
-        """The step for full batches: compiled if asked for and, on a CUDA device, captured."""
-        step: Step = self._step
-        if self.config.compile:
-            from torch._inductor import config as inductor
+        """The step for full batches."""
+        # Compiled code on the CPU is no list of operations; and sums over processes wait for one another.
+        as_it_is = self.group.size > 1 or (self.config.compile and self.sums.is_cpu)
+        return self._step if as_it_is else repeated(self._step, self.sums.device)
 
-            inductor.fallback_random = True  # the random numbers of the uncompiled network, for the same results
-            step = partial(self._step, loss_of=torch.compile(self._loss, dynamic=False))
-        # Sums over processes wait for one another, and are not captured.
-        return GraphedStep(step) if self.sums.is_cuda and self.group.size == 1 else step
+
+def compiled(loss_of: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    """The same function of batches of one shape, compiled, with the same random numbers."""
+    from torch._inductor import config as inductor
+
+    inductor.fallback_random = True
+    return torch.compile(loss_of, dynamic=False)
 
 
 # Multiplications in the largest layer of a small step: below, a second thread costs more than it saves.

@@ -51,7 +51,8 @@ class _Repeated:
 
 def _recorded(step: Step, spins: Tensor, targets: Tensor) -> Step:
     """Take a step; return a function of the tensor operations that it was."""
-    operations = make_fx(step)(spins, targets)
+    # make_fx counts the arguments of a function, and would count the self of a method among them.
+    operations = make_fx(lambda *batch: step(*batch))(spins, targets)  # noqa: PLW0108
     _shorten(operations)
     forward = operations.forward
 

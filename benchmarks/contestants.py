@@ -237,7 +237,7 @@ def run_sklearn(case: Case, data: Data, turn: Turn) -> None:
     flat, val = (spins.reshape(-1, 64).astype(np.float32) for spins in (data["train_spins"], data["val_spins"]))
     mean, std = data["train_targets"].mean(), data["train_targets"].std()
     options = {"batch_size": DEFAULT.train.batch_size, "learning_rate_init": DEFAULT.train.lr, "random_state": 0}
-    model = MLPRegressor(DEFAULT.model.hidden, activation=case.activation, alpha=0.0, **options)
+    model = MLPRegressor(hidden_layer_sizes=DEFAULT.model.hidden, activation=case.activation, alpha=0.0, **options)
     for _ in range(DEFAULT.train.epochs):
         turn.begin()
         model.partial_fit(flat, (data["train_targets"] - mean) / std)

@@ -35,11 +35,7 @@ def load(path: Path, config: ExperimentConfig) -> dict[str, Any]:
     content = read_checked(path)
     try:
         saved: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        version, model, lattice_size = (
-            saved["format"],
-            saved["config"]["model"],
-            saved["config"]["data"]["lattice_size"],
-        )
+        version, network = saved["format"], (saved["config"]["model"], saved["config"]["data"]["lattice_size"])
     except Exception as error:  # a file that was made to do harm makes torch raise nearly anything
         raise UnusableFileError(
             f"{path} is no checkpoint of this program: {' '.join(str(error).split())[:200]}"
@@ -48,7 +44,7 @@ def load(path: Path, config: ExperimentConfig) -> dict[str, Any]:
         raise UnusableFileError(
             f"{path} has format {version}, and this program reads {FORMAT}: use the one that wrote it"
         )
-    if (model, lattice_size) != (asdict(config.model), config.data.lattice_size):
+    if network != (asdict(config.model), config.data.lattice_size):
         raise UnusableFileError(f"{path} belongs to another network than {path.with_name('config.json')} describes")
     return saved
 
@@ -82,10 +78,6 @@ class EarlierRun(NamedTuple):
     info: dict[str, Any]  # its run_info.json
     state: dict[str, Any] | None  # its newest checkpoint
 
-    @property
-    def finished(self) -> bool:
-        return self.state is not None and self.info.get("status") == "finished"
-
 
 NOTHING = EarlierRun({}, None)
 
@@ -98,11 +90,9 @@ def earlier_run(folder: Path, config: ExperimentConfig) -> EarlierRun:
     """
     path = folder / "run_info.json"
     try:
-        info = json.loads(path.read_bytes())
+        info = dict(json.loads(path.read_bytes()))
     except FileNotFoundError:
         info = {}
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise UnusableFileError(f"{path} is damaged ({error}): remove it to go on without") from None
-    if not isinstance(info, dict):
-        raise UnusableFileError(f"{path} is damaged (no object): remove it to go on without")
     return EarlierRun(info, load_last(folder, config))

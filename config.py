@@ -151,7 +151,9 @@ class ExperimentConfig:
     threads: int | None = Field(
         default=None, ge=1, le=1024, description="CPU threads; none: as many as there are, but one for small networks"
     )
-    compile: bool = Field(default=False, description="compile the training step: a slow start, then faster steps")
+    compile: bool = Field(
+        default=False, description="compile the network by torch.compile; on the CPU that gains nothing"
+    )
 
     @model_validator(mode="after")
     def _check_batches(self) -> Self:

@@ -70,7 +70,8 @@ def _shorten(operations: GraphModule) -> None:
         if "record_function" in str(node.target):
             graph.erase_node(node)
     for node in graph.nodes:
-        if node.op == "call_function" and isinstance(source := (*node.args, None)[0], Node):
+        source = node.args[0] if node.op == "call_function" and node.args else None
+        if isinstance(source, Node):
             if node.target is aten.detach.default:
                 node.replace_all_uses_with(source)
             elif node.target in (aten.t.default, aten.view.default) and source.op == "get_attr":

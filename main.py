@@ -69,7 +69,8 @@ def run(config: ExperimentConfig, folder: Path, group: Group, *, overwrite: bool
     timings: dict[str, float] = {}  # seconds, by stage
     with claim_folder(folder, overwrite or resume) if group.first else nullcontext(), group.joined(device):
         earlier = group.from_first(lambda: earlier_run(folder, config) if resume else NOTHING)
-        if earlier.finished and is_over(config.train, earlier.state or {}):
+        state, finished = earlier.state, earlier.info.get("status") == "finished"
+        if state is not None and finished and is_over(config.train, state["epoch"], state["best_epoch"]):
             say(f"{folder} is finished: there is nothing to go on with")
             return
         with timed("data", timings):
@@ -81,12 +82,11 @@ def run(config: ExperimentConfig, folder: Path, group: Group, *, overwrite: bool
             empty_folder(folder)  # only now: a request that is refused leaves the earlier run as it is
         with RunLogger(folder, config, timings, earlier) if group.first else SilentLogger() as logger:
             logger.note(device=str(device), processes=group.size, data_source=source, data_sha256=sha256)
-            model, task, fit = train(config, splits, device, logger=logger, group=group, state=earlier.state)
+            model, task, fit = train_network(config, splits, device, logger=logger, group=group, state=state)
             if not group.first:
                 return
-            results = test(config, splits, model=model, task=task, fit=fit, logger=logger) | {
-                "equilibrium": equilibrium
-            }
+            results = test_network(config, splits, model=model, task=task, fit=fit, logger=logger)
+            results["equilibrium"] = equilibrium
             logger.log_results(results)
             with timed("figures", timings):
                 from plots import draw_run  # and with it matplotlib
@@ -136,7 +136,7 @@ def save_data(config: ExperimentConfig, path: Path, overwrite: bool = False) -> 
     say(f"{sum(len(split.spins) for split in splits):,} configurations in {path}")
 
 
-def train(
+def train_network(
     config: ExperimentConfig,
     splits: "Splits",
     device: "torch.device",
@@ -167,7 +167,7 @@ def train(
     return model, task, fit
 
 
-def test(
+def test_network(
     config: ExperimentConfig,
     splits: "Splits",
     *,
@@ -247,4 +247,4 @@ def way_on(command: Command, folder: Path) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    group_from_environment().end(main())

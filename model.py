@@ -36,7 +36,7 @@ def linear(n_in: int, n_out: int, gain: float = 1.0) -> nn.Linear:
 class Dropout(nn.Module):
     """What nn.Dropout does, on the CPU with 15 random bits an activation, of which a 64-bit number gives four.
 
-    In a small network nn.Dropout takes a quarter of the step there. The share p is thereby rounded to 1 / 32768. An
+    In a small network nn.Dropout takes a fifth of the step there. The share p is thereby rounded to 1 / 32768. An
     instance has one place in a network: its mask lies in memory of its own.
     """
 

@@ -4,11 +4,12 @@ A run by itself is the first of one process, and sends nothing.
 """
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from utils import RunError
 
@@ -71,10 +72,26 @@ class Group:
             return make()
         from torch import distributed
 
-        box = [make() if self.first else None]
+        box: list[Any] = [make() if self.first else None]
         with _connection():
             distributed.broadcast_object_list(box)
-        return box[0]  # type: ignore[return-value]
+        made: T = box[0]
+        return made
+
+    def end(self, code: int) -> NoReturn:
+        """End the process.
+
+        One of several does so without taking the interpreter apart: a thread of gloo's may still be about to let go of
+        a tensor, for which it needs the interpreter's lock, and aborts the process where there is none any more.
+        """
+        if self.size > 1:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+        sys.exit(code)
+
+
+ALONE = Group()
 
 
 @contextmanager
@@ -89,6 +106,6 @@ def _connection() -> Iterator[None]:
 def group_from_environment() -> Group:
     """The group that torchrun, or whoever sets the same variables, has started this process in."""
     if "MASTER_ADDR" not in os.environ:
-        return Group()
+        return ALONE
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     return Group(rank, size, int(os.environ.get("LOCAL_RANK", rank)))

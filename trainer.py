@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from config import ExperimentConfig, TrainConfig
 from graphs import Step, repeated
 from logger import RunLogger
-from processes import Group
+from processes import ALONE, Group
 from task import EnergyTask, Examples, evaluate
 from utils import DivergedError, seed_everything
 
@@ -74,10 +74,9 @@ def create_optimizer(matrices: nn.Parameter, vectors: nn.Parameter, config: Trai
     return OPTIMIZERS[config.optimizer](groups, lr=rate, fused=True, **capturable)
 
 
-def is_over(config: TrainConfig, state: Mapping[str, Any]) -> bool:
-    """Whether training ends in a trainer's state: after the last epoch, or when the patience is out."""
-    out_of_patience = config.patience is not None and state["epoch"] - state["best_epoch"] >= config.patience
-    return state["epoch"] >= config.epochs or out_of_patience
+def is_over(config: TrainConfig, epoch: int, best_epoch: int) -> bool:
+    """Whether training ends after an epoch: the last, or the one in which the patience runs out."""
+    return epoch >= config.epochs or (config.patience is not None and epoch - best_epoch >= config.patience)
 
 
 class FitResult(NamedTuple):
@@ -106,11 +105,10 @@ class Trainer:
         train: Examples,
         val: Examples,
         logger: RunLogger,
-        group: Group | None = None,
+        group: Group = ALONE,
     ) -> None:
         self.model, self.task, self.config, self.logger = model, task, config, logger
-        self.group = group or Group()
-        self.train, self.val = train, Examples(*map(self.group.part, val))
+        self.train, self.val, self.group = train, Examples(*map(group.part, val)), group
         matrices, vectors, self.sums = flatten(model)
         self.gradient, self.loss = self.sums[:-1], self.sums[-1]
         self.total, self.watch = self.sums.new_zeros(2)  # of an epoch: the loss, and whatever must be finite
@@ -127,9 +125,9 @@ class Trainer:
         Raises:
             DivergedError: a loss or a gradient is infinite or not a number; the weights are those before it.
         """
-        while not is_over(self.config.train, self.state()):
+        while not is_over(self.config.train, self.epoch, self.best_epoch):
             epoch = self.epoch + 1
-            train_loss = self._train_epoch(epoch)
+            train_loss = self.train_epoch(epoch)
             metrics = evaluate(self.model, self.task, self.val, self.group.add_up)
             if not math.isfinite(train_loss + metrics["loss"]):
                 raise DivergedError(
@@ -181,7 +179,7 @@ class Trainer:
         total, warmup = self.config.train.epochs * per_epoch, self.config.train.warmup_epochs * per_epoch
         return self.config.train.lr * lr_factor(self.config.train.scheduler, step, total, warmup)
 
-    def _train_epoch(self, epoch: int) -> float:
+    def train_epoch(self, epoch: int) -> float:
         """Take every training example once, in an order that is a function of (seed, epoch); return the mean loss.
 
         It is not a number if any loss or gradient was not finite.
@@ -241,7 +239,7 @@ def compiled(loss_of: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, T
     return torch.compile(loss_of, dynamic=False)
 
 
-# Multiplications in the largest layer of a small step: below, a second thread costs more than it saves.
+# Multiplications in the largest layer of a small step: below, a second thread saves next to nothing for a whole core.
 SMALL = 2**21
 
 

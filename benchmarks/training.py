@@ -66,7 +66,7 @@ def work(name: str, case: str, path: str, n_cores: str, race: str) -> None:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(n_cores)])
     with np.load(path) as arrays:
-        data: Data = {name: arrays[name] for name in Data.__annotations__}  # type: ignore[assignment]
+        data = Data(**arrays)
     CONTESTANTS[name](CASES[case], data, Turn(race == "1"))
 
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import pytest
 from hypothesis import settings
@@ -35,6 +36,11 @@ def run_command(
         timeout=300,
         check=False,
     )
+
+
+def wait_for(words: str, lines: IO[str]) -> None:
+    """Read what a program prints up to a line with these words; it must print them before it ends."""
+    assert any(words in line for line in iter(lines.readline, ""))
 
 
 @pytest.fixture

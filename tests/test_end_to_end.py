@@ -2,7 +2,6 @@
 
 import json
 import re
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -194,31 +193,6 @@ def test_a_reader_that_leaves_early_does_not_stop_the_run(tmp_path: Path) -> Non
 def test_a_locale_without_unicode(program: Program) -> None:
     done = program(*DEBUG, "--epochs", "1", LC_ALL="C", PYTHONUTF8="0", PYTHONIOENCODING="ascii")
     assert done.returncode == 0, done.stderr
-
-
-def test_an_interrupt_is_told_and_kept(tmp_path: Path) -> None:
-    with subprocess.Popen(
-        [sys.executable, str(ROOT / "main.py"), *DEBUG, "--epochs", "2000", "--run-name", "i"],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # Whoever runs the tests in the background may have them ignore SIGINT, which children inherit.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - takes no lock
-    ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        while "epoch 2/" not in process.stdout.readline():
-            pass
-        process.send_signal(signal.SIGINT)
-        error = process.stderr.read()
-    assert process.returncode == 130
-    assert error == "main.py: interrupted: python main.py --resume i goes on after the last whole epoch\n"
-    assert error.count("\n") == 1
-    folder = tmp_path / "checkpoints" / "i"
-    assert read(folder, "run_info.json")["status"] == "interrupted"
-    assert len(read(folder, "epoch_metrics.json")) >= 2
-    assert load_run(folder)[0].train.epochs == 2000
 
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "truncated", "other network", "no json"])

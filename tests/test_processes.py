@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from processes import Group, group_from_environment
-from tests.conftest import DEBUG, ROOT, run_command
+from tests.conftest import DEBUG, ROOT, run_command, wait_for
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -91,8 +91,7 @@ def test_when_one_process_dies_the_others_end_and_the_run_can_go_on(rank: int, t
         text=True,
     ) as process:
         assert process.stdout is not None
-        while "epoch 2/" not in process.stdout.readline():
-            pass
+        wait_for("epoch 2/", process.stdout)
         workers = [
             int(path.name)
             for path in Path("/proc").iterdir()

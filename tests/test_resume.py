@@ -19,7 +19,8 @@ import torch
 
 import checkpoint
 from config import ExperimentConfig, ModelConfig
-from tests.conftest import DEBUG, ROOT, Program, run_command
+from evaluate import load_run
+from tests.conftest import DEBUG, ROOT, Program, run_command, wait_for
 from utils import CHECKSUM, UnusableFileError, read_checked, write_checked
 
 SAME = ("epoch_metrics.json", "results.json")
@@ -82,8 +83,7 @@ def test_a_signal_stops_a_run_that_says_how_to_go_on(name: str, code: int, finis
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
-        while "epoch 2/" not in process.stdout.readline():
-            pass
+        wait_for("epoch 2/", process.stdout)
         process.send_signal(getattr(signal, name))
         error = process.stderr.read()
     assert process.returncode == code
@@ -92,6 +92,7 @@ def test_a_signal_stops_a_run_that_says_how_to_go_on(name: str, code: int, finis
     assert read(folder, "run_info.json")["status"] == "interrupted"
     n_epochs = len(read(folder, "epoch_metrics.json"))
     assert 2 <= n_epochs < 3000
+    assert load_run(folder)[0].train.epochs == 3000
     assert checkpoint.load(folder / "last.pt", ExperimentConfig(model=ModelConfig(hidden=(64, 32))))["epoch"] in (
         n_epochs - 1,
         n_epochs,
@@ -237,8 +238,7 @@ def test_one_process_writes_a_run(tmp_path: Path) -> None:
         text=True,
     ) as process:
         assert process.stdout is not None
-        while "epoch 1/" not in process.stdout.readline():
-            pass
+        wait_for("epoch 1/", process.stdout)
         done = run_command("--resume", "r", cwd=tmp_path)
         process.kill()
     assert done.returncode == 2

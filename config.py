@@ -151,9 +151,7 @@ class ExperimentConfig:
     threads: int | None = Field(
         default=None, ge=1, le=1024, description="CPU threads; none: as many as there are, but one for small networks"
     )
-    compile: bool = Field(
-        default=False, description="compile the network by torch.compile; on the CPU that gains nothing"
-    )
+    compile: bool = Field(default=False, description="compile the network by torch.compile; no gain on the CPU")
 
     @model_validator(mode="after")
     def _check_batches(self) -> Self:

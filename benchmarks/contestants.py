@@ -261,15 +261,15 @@ def run_jax(case: Case, data: Data, turn: Turn) -> None:
     import jax.numpy as jnp
     import optax
 
-    from model import ACTIVATIONS, gain
-
     size, steps = DEFAULT.train.batch_size, n_steps(data)
     n = len(data.train_targets)
     mean, std = data.train_targets.mean(), data.train_targets.std()
     spins, targets = jnp.asarray(data.train_spins), jnp.asarray((data.train_targets - mean) / std)
     val = jnp.asarray(data.val_spins)
     activation = {"gelu": lambda x: jax.nn.gelu(x, approximate=False), "relu": jax.nn.relu}[case.activation]
-    factor = gain(ACTIVATIONS[case.activation]())
+    z = jnp.linspace(-8, 8, 4001)
+    density = jnp.exp(-(z**2) / 2)
+    gain = float(jnp.sqrt(density.sum() / (density * activation(z) ** 2).sum()))  # as in model.py, without its torch
 
     def apply(weights: Any, x: Any, key: Any = None) -> Any:
         x = x.reshape(len(x), -1).astype(jnp.float32)
@@ -311,7 +311,7 @@ def run_jax(case: Case, data: Data, turn: Turn) -> None:
     weights = []
     for k, (n_in, n_out) in enumerate(pairwise(widths)):
         key, own = jax.random.split(key)
-        scale = (factor if k else 1.0) / math.sqrt(n_in)
+        scale = (gain if k else 1.0) / math.sqrt(n_in)
         weights.append((scale * jax.random.normal(own, (n_in, n_out)), jnp.zeros(n_out)))
     state = (weights, optimizer.init(weights))
     predict = jax.jit(apply)

@@ -214,3 +214,30 @@ def test_wandb_that_breaks_off_is_a_warning(tmp_path: Path, capsys: pytest.Captu
         logger.log_epoch(ROW)
     assert capsys.readouterr().err.count("warning: no W&B (ConnectionError('lost'))") == 1
     assert json.loads((tmp_path / "epoch_metrics.json").read_text()) == [ROW, ROW]
+
+
+def test_a_sweep_makes_commands_that_main_understands(tmp_path: Path) -> None:
+    import yaml
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
+
+    sweep = yaml.safe_load((ROOT / "sweep.yaml").read_text())
+    for k in (0, -1):
+        chosen = {name: {"value": spec.get("values", [0.003])[k]} for name, spec in sweep["parameters"].items()}
+        arguments = create_sweep_command_args({"args": chosen})["args_no_equals"]
+        *command, last = create_sweep_command(list(sweep["command"]))
+        assert last == "${args_no_equals}"
+        done = subprocess.run(
+            [*command, *arguments, "--print-config"],
+            cwd=ROOT,
+            env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        config = json.loads(done.stdout)
+        assert config["model"]["hidden"] == [int(width) for width in chosen["hidden"]["value"].split()]
+        assert config["train"]["lr"] == 0.003
+        assert config["train"]["batch_size"] == chosen["batch-size"]["value"]
+        assert config["log"]["wandb"] is True
+    assert sweep["metric"]["name"] in ROW

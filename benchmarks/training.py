@@ -202,7 +202,7 @@ def draw_figure(results: dict[str, Any]) -> None:
 
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for shift, measured in zip((-0.2, 0.2), results["steps"][:2], strict=True):
+    for shift, measured in zip((0.2, -0.2), results["steps"][:2], strict=True):
         medians = np.array([np.median(ms) for ms in measured["ms"].values()])
         low, high = (np.array([f(ms) for ms in measured["ms"].values()]) for f in (min, max))
         places = np.arange(len(medians)) - shift
@@ -221,6 +221,9 @@ def draw_figure(results: dict[str, Any]) -> None:
     right.set(
         xscale="log", yscale="log", xlabel="seconds since the process began", ylabel="validation MAE [J per spin]"
     )
+    right.set_xticks([2, 3, 5, 10, 20], ["2", "3", "5", "10", "20"])
+    right.set_yticks([0.04, 0.06, 0.1], ["0.04", "0.06", "0.1"])
+    right.minorticks_off()
     right.legend(fontsize="small")
     FIGURE.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(FIGURE, dpi=120)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import sampler
+from benchmarks import sampler, training
 from config import OPTIONS, build_parser, parse_args, to_json
 from tests.conftest import ROOT
 
@@ -134,16 +134,20 @@ def test_the_python_of_the_readme_runs(code: str, finished_run: Path, tmp_path: 
     assert len(done.stdout.splitlines()) == code.count("print(")
 
 
-def sampler_report() -> str:
-    return sampler.report(json.loads(sampler.RESULTS.read_text()))
+def measured(name: str) -> str:
+    """The tables of a benchmark."""
+    benchmark = {"sampler": sampler, "training": training}[name]
+    report: str = benchmark.report(json.loads(benchmark.RESULTS.read_text()))
+    return report
 
 
-def test_the_rates_of_the_sampler_are_those_that_were_measured() -> None:
-    assert sampler_report() in TEXT, "run `python -m tests.test_readme`"
+@pytest.mark.parametrize("name", ["sampler", "training"])
+def test_the_tables_of_a_benchmark_are_those_that_were_measured(name: str) -> None:
+    assert measured(name) in TEXT, "run `python -m tests.test_readme`"
 
 
 if __name__ == "__main__":
-    for block, content in (("options", option_table()), ("sampler", sampler_report())):
+    for block, content in (("options", option_table()), *((name, measured(name)) for name in ("sampler", "training"))):
         start, end = re.search(rf"<!-- {block}[^>]*-->\n", TEXT), TEXT.index(f"<!-- end of {block} -->")
         assert start
         TEXT = TEXT[: start.end()] + content + "\n" + TEXT[end:]

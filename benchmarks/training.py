@@ -212,7 +212,7 @@ def draw_figure(results: dict[str, Any]) -> None:
         yticks=range(len(medians)), yticklabels=list(results["steps"][0]["ms"]), xlabel="ms a step, default network"
     )
     left.invert_yaxis()
-    left.legend(title=f"bars: least and\nlargest of {N_TURNS}")
+    left.legend(title=f"bars: least and\nlargest of {N_TURNS}", loc="center right")
     race = results["races"][0]
     for k, (name, curves) in enumerate(race["curves"].items()):
         for j, curve in enumerate(curves):

@@ -10,9 +10,11 @@ the names they had. It may not wait for a number. Random numbers go on from step
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -54,6 +56,7 @@ def _recorded(step: Step, spins: Tensor, targets: Tensor) -> Step:
     # make_fx counts the arguments of a function, and would count the self of a method among them.
     operations = make_fx(lambda *batch: step(*batch))(spins, targets)  # noqa: PLW0108
     _shorten(operations)
+    _quicken(operations)
     forward = operations.forward
 
     def again(spins: Tensor, targets: Tensor) -> None:
@@ -85,9 +88,18 @@ def _shorten(operations: GraphModule) -> None:
         unused = node.op == "get_attr" or node.target in (aten.t.default, aten.view.default, aten.detach.default)
         if unused and not node.users:
             graph.erase_node(node)
+
+
+def _quicken(operations: GraphModule) -> None:
+    """Find nothing anew at each call: operations without the Python around them, tensors without a module's search."""
+    for node in operations.graph.nodes:
+        if isinstance(node.target, OpOverload):
+            name = str(node.target).replace(".", "_")
+            node.target = partial(node.target._op)  # FX writes it by the two names that it takes functions to have
+            node.target.__name__, node.target.__module__ = name, __name__
     operations.recompile()
-    for node in graph.nodes:
-        if node.op == "get_attr":  # found at once, where a module would search its parameters and buffers
+    for node in operations.graph.nodes:
+        if node.op == "get_attr":
             operations.__dict__[node.target] = getattr(operations, node.target)
 
 

@@ -55,8 +55,9 @@ class Dropout(nn.Module):
             self.mask = torch.empty(x.shape)
             self.words = torch.empty(-(-x.numel() // 4), dtype=torch.int64)
             self.bits = self.words.view(torch.int16)[: x.numel()].view(x.shape)
+            self.all_but_sign = torch.tensor(2**15 - 1, dtype=torch.int16)
         self.words.random_()
-        torch.ge(self.bits.bitwise_and_(2**15 - 1), self.n_dropped, out=self.mask)  # 1.0 or 0.0
+        torch.ge(self.bits.bitwise_and_(self.all_but_sign), self.n_dropped, out=self.mask)  # 1.0 or 0.0
         return x * self.mask.mul_(2**15 / (2**15 - self.n_dropped))
 
 

@@ -42,23 +42,22 @@ def lr_factor(scheduler: str, step: int, total_steps: int, warmup_steps: int) ->
     return SCHEDULES[scheduler]((step - warmup_steps) / (total_steps - warmup_steps))
 
 
-def flatten(model: nn.Module) -> tuple[nn.Parameter, nn.Parameter, Tensor]:
+def flatten(model: nn.Module) -> tuple[list[nn.Parameter], nn.Parameter, nn.Parameter, Tensor]:
     """Lay the parameters of a model side by side, so that what concerns them all is a single operation.
 
     Returns:
-        matrices, vectors: all weight matrices, and all biases and norms; the model's parameters become views of these.
-        sums: their gradients, of which the model's become views, and in the last place room for the loss.
+        parameters: the model's, matrices before vectors, which have become views of the next two.
+        matrices, vectors: all weight matrices, and all biases and norms, flat.
+        sums: room for the gradients of all parameters in this order, and in the last place for the loss.
     """
     parameters = sorted(model.parameters(), key=lambda p: p.ndim <= 1)
     weights = nn.utils.parameters_to_vector(parameters).detach()
     nn.utils.vector_to_parameters(weights, parameters)
     sums = torch.zeros(len(weights) + 1, device=weights.device)
-    for parameter, gradient in zip(parameters, torch.split(sums[:-1], [p.numel() for p in parameters]), strict=True):
-        parameter.grad = gradient.view_as(parameter)
     n_matrices = sum(p.numel() for p in parameters if p.ndim > 1)
     matrices, vectors = (nn.Parameter(part) for part in weights.tensor_split([n_matrices]))
     matrices.grad, vectors.grad = sums[:-1].tensor_split([n_matrices])
-    return matrices, vectors, sums
+    return parameters, matrices, vectors, sums
 
 
 def create_optimizer(matrices: nn.Parameter, vectors: nn.Parameter, config: TrainConfig) -> torch.optim.Optimizer:
@@ -109,7 +108,7 @@ class Trainer:
     ) -> None:
         self.model, self.task, self.config, self.logger = model, task, config, logger
         self.train, self.val, self.group = train, Examples(*map(group.part, val)), group
-        matrices, vectors, self.sums = flatten(model)
+        self.parameters, matrices, vectors, self.sums = flatten(model)
         self.gradient, self.loss = self.sums[:-1], self.sums[-1]
         self.total, self.watch = self.sums.new_zeros(2)  # of an epoch: the loss, and whatever must be finite
         self.optimizer = create_optimizer(matrices, vectors, config.train)
@@ -207,12 +206,13 @@ class Trainer:
         """Change the weights by what one batch says, unless that is not finite. Reads no number from the device."""
         n = len(targets)
         spins, targets = self.group.part(spins), self.group.part(targets)
-        self.sums.zero_()
-        if len(targets) > 0:  # the last batch of an epoch may be smaller than the group
+        if len(targets) > 0:
             loss_of = self.full_loss if n == self.config.train.batch_size else self._loss
             loss = loss_of(spins, targets)
-            loss.backward()  # type: ignore[no-untyped-call]
-            self.loss.copy_(loss.detach())
+            gradients = torch.autograd.grad(loss, self.parameters)
+            torch.cat([part.flatten() for part in (*gradients, loss.detach())], out=self.sums)
+        else:  # the last batch of an epoch is smaller than the group
+            self.sums.zero_()
         if self.group.size > 1:
             self.group.add_up(self.sums.mul_(len(targets) / n))
         if self.config.train.grad_clip is not None:

@@ -13,7 +13,7 @@ import torch
 from config import ExperimentConfig
 from utils import UnusableFileError, read_checked, write_checked
 
-FORMAT = 2  # to be raised when older programs would misread the file
+FORMAT = 3  # to be raised when older programs would misread the file
 
 
 def save(path: Path, config: ExperimentConfig, content: Mapping[str, Any], keep: Path | None = None) -> None:

@@ -18,7 +18,7 @@ from torch._ops import OpOverload
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
-Step = Callable[[Tensor, Tensor], None]  # takes spins (B, L, L) int8 and targets (B,); changes the weights
+Step = Callable[..., None]  # takes the tensors of a batch; changes the weights
 
 N_EAGER = 3  # steps as they are written, in which libraries set themselves up and the optimiser makes its state
 
@@ -28,40 +28,40 @@ def repeated(step: Step, device: torch.device) -> Step:
     if device.type == "cpu":
         return _Repeated(step, eagerly=step, watched=_recorded)
     if device.type == "cuda":
-        return _Repeated(step, eagerly=lambda spins, targets: _aside(step, spins, targets), watched=_captured)
+        return _Repeated(step, eagerly=partial(_aside, step), watched=_captured)
     return step
 
 
 class _Repeated:
-    def __init__(self, step: Step, eagerly: Step, watched: Callable[[Step, Tensor, Tensor], Step]) -> None:
+    def __init__(self, step: Step, eagerly: Step, watched: Callable[..., Step]) -> None:
         self.step, self.eagerly, self.watched = step, eagerly, watched
         self.n_calls = 0
         self.again: Step | None = None
 
-    def __call__(self, spins: Tensor, targets: Tensor) -> None:
+    def __call__(self, *batch: Tensor) -> None:
         self.n_calls += 1
         if self.again is not None:
-            self.again(spins, targets)
+            self.again(*batch)
         elif self.n_calls <= N_EAGER:
-            self.eagerly(spins, targets)
+            self.eagerly(*batch)
         else:
-            self.again = self.watched(self.step, spins, targets)  # which is the step for this batch
+            self.again = self.watched(self.step, *batch)  # which is the step for this batch
 
 
 # ------------------------------------------------------------------------------------------------------------- the CPU
 
 
-def _recorded(step: Step, spins: Tensor, targets: Tensor) -> Step:
+def _recorded(step: Step, *batch: Tensor) -> Step:
     """Take a step; return a function of the tensor operations that it was."""
     # make_fx counts the arguments of a function, and would count the self of a method among them.
-    operations = make_fx(lambda *batch: step(*batch))(spins, targets)  # noqa: PLW0108
+    operations = make_fx(lambda *tensors: step(*tensors))(*batch)  # noqa: PLW0108
     _shorten(operations)
     _quicken(operations)
     forward = operations.forward
 
-    def again(spins: Tensor, targets: Tensor) -> None:
+    def again(*batch: Tensor) -> None:
         with torch.inference_mode():
-            forward(spins, targets)
+            forward(*batch)
 
     return again
 
@@ -106,26 +106,26 @@ def _quicken(operations: GraphModule) -> None:
 # ---------------------------------------------------------------------------------------------------------------- CUDA
 
 
-def _captured(step: Step, spins: Tensor, targets: Tensor) -> Step:
+def _captured(step: Step, *batch: Tensor) -> Step:
     """Capture a step and take it; return a function that starts its kernels again."""
-    own_spins, own_targets = spins.clone(), targets.clone()
+    own = [tensor.clone() for tensor in batch]
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):  # records, and does nothing
-        step(own_spins, own_targets)
+        step(*own)
 
-    def again(spins: Tensor, targets: Tensor) -> None:
-        own_spins.copy_(spins)
-        own_targets.copy_(targets)
+    def again(*batch: Tensor) -> None:
+        for place, tensor in zip(own, batch, strict=True):
+            place.copy_(tensor)
         graph.replay()
 
-    again(spins, targets)
+    again(*batch)
     return again
 
 
-def _aside(step: Step, spins: Tensor, targets: Tensor) -> None:
+def _aside(step: Step, *batch: Tensor) -> None:
     """Take a step on a stream of its own, as the capture will, and have the main stream wait for it."""
     main, side = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(main)
     with torch.cuda.stream(side):
-        step(spins, targets)
+        step(*batch)
     main.wait_stream(side)

@@ -92,14 +92,16 @@ class RunLogger:
         self.rows.append(dict(row))
         write_json(self.folder / "epoch_metrics.json", self.rows)
         self._to_wandb(lambda run: run.log(dict(row), step=row["epoch"]))
+        key = next(key for key in row if key.startswith("val_") and key != "val_loss")  # the task's foremost metric
+        name = key.replace("_", " ")
         if sys.stderr is not None and sys.stderr.isatty():
             self.bar = self.bar or tqdm(
                 total=self.config.train.epochs, initial=len(self.rows) - 1, desc="training", unit="epoch"
             )
-            self.bar.set_postfix_str(f"val mae {row['val_mae']:.3g}", refresh=False)
+            self.bar.set_postfix_str(f"{name} {row[key]:.3g}", refresh=False)
             self.bar.update()
         else:
-            losses = f"train loss {row['train_loss']:.4g}, val loss {row['val_loss']:.4g}, val mae {row['val_mae']:.4g}"
+            losses = f"train loss {row['train_loss']:.4g}, val loss {row['val_loss']:.4g}, {name} {row[key]:.4g}"
             say(f"epoch {row['epoch']}/{self.config.train.epochs}: {losses}")
 
     def _to_wandb(self, action: Callable[[Any], object]) -> None:
@@ -146,7 +148,7 @@ class RunLogger:
         table = _table(
             f"on {config.data.num_test:,} test configurations",
             {network: results["test"], **results["baselines"]},
-            ("mae", "rmse", "r2", "exact_fraction"),
+            [name for name in results["test"] if name != "loss"],
         )
         command = shlex.join(["python", *info["argv"]])
         commit = (info["git_commit"] or "none")[:10] + (", with changes" if info["git_dirty"] else "")

@@ -14,7 +14,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from config import Command, ExperimentConfig, parse_args, to_json
+from command import Command, parse_args
+from config import ExperimentConfig, to_json
 from options import one_line
 from processes import Group, group_from_environment
 from utils import (
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from data import Splits
     from logger import RunLogger
     from model import InPhysicalUnits
-    from task import EnergyTask
+    from task import Task
     from trainer import FitResult
 
 
@@ -144,20 +145,20 @@ def train_network(
     logger: "RunLogger",
     group: Group,
     state: dict[str, Any] | None,
-) -> tuple["InPhysicalUnits", "EnergyTask", "FitResult"]:
+) -> tuple["InPhysicalUnits", "Task", "FitResult"]:
     """Train the network of the config, from a state that a trainer has left or from the start."""
     import torch
 
     from model import create_model
-    from task import EnergyTask
+    from task import TASKS
     from trainer import Trainer, fitting_threads
 
-    task = EnergyTask(splits.train.spins)
-    train, val = (task.examples(split.spins, device) for split in (splits.train, splits.val))
+    task = TASKS[config.task].of(splits.train.spins)
+    train, val = (task.examples(split.spins, split.temperatures, device) for split in (splits.train, splits.val))
     with timed("training", logger.timings):
         seed_everything(config.seed)
         model = create_model(config.model, config.data.lattice_size, task.mean, task.std).to(device)
-        torch.set_num_threads(config.threads or fitting_threads(model, config.train.batch_size))
+        torch.set_num_threads(config.threads or fitting_threads(model, config.train.batch_size, task.n_sites))
         logger.note(threads=torch.get_num_threads())
         trainer = Trainer(model, task, config, train=train, val=val, logger=logger, group=group)
         if state is not None:
@@ -172,30 +173,32 @@ def test_network(
     splits: "Splits",
     *,
     model: "InPhysicalUnits",
-    task: "EnergyTask",
+    task: "Task",
     fit: "FitResult",
     logger: "RunLogger",
 ) -> dict[str, Any]:
     """Hold the trained network against the baselines on the test split, and keep its predictions."""
     from data import examples_around_tc
-    from task import baselines, evaluate, predict
+    from task import predict
 
     device = model.mean.device
-    train, test = (task.examples(split.spins, device) for split in (splits.train, splits.test))
+    train, test = (task.examples(split.spins, split.temperatures, device) for split in (splits.train, splits.test))
     with timed("baselines", logger.timings):
-        baseline_metrics = baselines(task, train, test)
+        baselines = task.baselines(train, test)
+    predictions = predict(model, test)
     example_spins, example_temperatures = examples_around_tc(splits.test)
     logger.log_arrays(
         "predictions",
         targets=test.targets.cpu().numpy(),
-        predictions=predict(model, test.spins).cpu().numpy(),
+        predictions=predictions.cpu().numpy(),
+        **{f"baseline_{name}": answers.cpu().numpy() for name, answers in baselines.items()},
         temperatures=splits.test.temperatures,
         example_spins=example_spins,
         example_temperatures=example_temperatures,
     )
     return {
-        "test": evaluate(model, task, test),
-        "baselines": baseline_metrics,
+        "test": task.metrics(task.sums(predictions, test.targets)),
+        "baselines": {name: task.metrics(task.sums(answers, test.targets)) for name, answers in baselines.items()},
         "best_epoch": fit.best_epoch,
         "epochs_trained": fit.epochs_trained,
     }

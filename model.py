@@ -1,18 +1,30 @@
 """The networks: from spins, one number a configuration.
 
-A network takes spins (B, L, L) as float32 and answers (B,) in units where the training targets have mean 0 and
-variance 1; `create_model` wraps it so that spins go in as int8 and answers come out in physical units.
+A network takes spins (B, L, L) as float32 and, if it is to know them, reduced temperatures (T - T_c) / T_c, (B,). It
+answers (B,), in units where the training targets have mean 0 and variance 1; `create_model` wraps it so that spins go
+in as int8 and answers come out in physical units. It declares which symmetries of the Ising model it has by
+construction, whatever its weights, and whether it takes lattices of other sizes than it was made for.
 """
 
 import math
-from collections.abc import Callable
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from config import ModelConfig
+from ising.exact import T_CRITICAL
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh}
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+}
+
+# s -> -s; shifts by whole sites; quarter turns; the mirror.
+Symmetry = Literal["spin_flip", "translation", "rotation", "reflection"]
 
 
 def gain(activation: nn.Module) -> float:
@@ -61,17 +73,67 @@ class Dropout(nn.Module):
         return x * self.mask.mul_(2**15 / (2**15 - self.n_dropped))
 
 
-class MLP(nn.Sequential):
-    """Linear layers with a nonlinearity and dropout after each but the last: (B, L, L) -> (B,)."""
+class Network(nn.Module):
+    """What every network says of itself, and how temperatures, if it knows them, join the spins."""
+
+    symmetries: ClassVar[frozenset[Symmetry]] = frozenset()
+    any_lattice_size: ClassVar[bool] = False
+    layers: nn.Sequential
 
     def __init__(self, config: ModelConfig, lattice_size: int) -> None:
-        layers: list[nn.Module] = []
-        width, scale = lattice_size**2, 1.0  # spins have unit size as they are
-        for next_width in config.hidden:
-            activation = ACTIVATIONS[config.activation]()
-            layers += [linear(width, next_width, scale), activation, Dropout(config.dropout)]
-            width, scale = next_width, gain(activation)
-        super().__init__(nn.Flatten(), *layers, linear(width, 1, scale), nn.Flatten(0))
+        super().__init__()
+        self.n_extra = int(config.input_temperature)
+        self.n_inputs = lattice_size**2 + self.n_extra
+
+    def joined(self, features: Tensor, temperatures: Tensor | None) -> Tensor:
+        """Features (B, F, ...) and, if they are known, the reduced temperatures (B,) as one more: (B, F + 1, ...)."""
+        if temperatures is None:
+            return features
+        column = temperatures.view(-1, 1, *(1 for _ in features.shape[2:]))
+        return torch.cat([features, column.expand(-1, 1, *features.shape[2:])], dim=1)
+
+
+def hidden_layers(n_inputs: int, scale: float, config: ModelConfig, widths: tuple[int, ...]) -> nn.Sequential:
+    """Linear layers with a nonlinearity and dropout after each but the last: (B, n_inputs) -> (B,)."""
+    layers: list[nn.Module] = []
+    for width in widths:
+        activation = ACTIVATIONS[config.activation]()
+        layers += [linear(n_inputs, width, scale), activation, Dropout(config.dropout)]
+        n_inputs, scale = width, gain(activation)
+    return nn.Sequential(*layers, linear(n_inputs, 1, scale), nn.Flatten(0))
+
+
+class MLP(Network):
+    """A multilayer perceptron, to which a lattice is a list of spins."""
+
+    def __init__(self, config: ModelConfig, lattice_size: int) -> None:
+        super().__init__(config, lattice_size)
+        self.layers = hidden_layers(self.n_inputs, 1.0, config, config.hidden)  # spins have unit size as they are
+
+    def forward(self, spins: Tensor, temperatures: Tensor | None = None) -> Tensor:  # (B, L, L) -> (B,)
+        answers: Tensor = self.layers(self.joined(spins.flatten(1), temperatures))
+        return answers
+
+
+class SymmetryAwareMLP(Network):
+    """A multilayer perceptron that cannot tell a configuration from its mirror image under s -> -s.
+
+    Its first layer has no bias and is squared, so that every feature it hands on is even: (w . s)^2, a sum over pairs
+    of spins, as the energy is. With w . s of unit variance, (z^2 - 1) / sqrt 2 has mean 0 and variance 1.
+    """
+
+    symmetries = frozenset({"spin_flip"})
+
+    def __init__(self, config: ModelConfig, lattice_size: int) -> None:
+        super().__init__(config, lattice_size)
+        self.pairs = nn.Linear(lattice_size**2, config.hidden[0], bias=False)
+        nn.init.normal_(self.pairs.weight, std=1 / lattice_size)
+        self.layers = hidden_layers(config.hidden[0] + self.n_extra, 1.0, config, config.hidden[1:])
+
+    def forward(self, spins: Tensor, temperatures: Tensor | None = None) -> Tensor:  # (B, L, L) -> (B,)
+        features = (self.pairs(spins.flatten(1)) ** 2 - 1) / math.sqrt(2)
+        answers: Tensor = self.layers(self.joined(features, temperatures))
+        return answers
 
 
 class ResidualBlock(nn.Module):
@@ -95,38 +157,96 @@ class ResidualBlock(nn.Module):
         return x + correction
 
 
-class ResidualMLP(nn.Sequential):
-    """A stream as wide as the first hidden layer, to which a block for each hidden layer adds: (B, L, L) -> (B,)."""
+class ResidualMLP(Network):
+    """A stream as wide as the first hidden layer, to which a block for each hidden layer adds."""
 
     def __init__(self, config: ModelConfig, lattice_size: int) -> None:
+        super().__init__(config, lattice_size)
         width = config.hidden[0]
-        super().__init__(
-            nn.Flatten(),
-            linear(lattice_size**2, width),
+        self.layers = nn.Sequential(
+            linear(self.n_inputs, width),
             *(ResidualBlock(width, inner_width, config) for inner_width in config.hidden),
             nn.LayerNorm(width),  # the stream grows with what is added to it; what reads it should not
             linear(width, 1),
             nn.Flatten(0),
         )
 
+    def forward(self, spins: Tensor, temperatures: Tensor | None = None) -> Tensor:  # (B, L, L) -> (B,)
+        answers: Tensor = self.layers(self.joined(spins.flatten(1), temperatures))
+        return answers
 
-ARCHITECTURES: dict[str, Callable[[ModelConfig, int], nn.Module]] = {"mlp": MLP, "residual_mlp": ResidualMLP}
+
+class CNN(Network):
+    """Periodic convolutions that end in a local energy at each site, and its mean: one law for lattices of any size.
+
+    The local energy is linear in the last channels, so that its mean is that of the mean channels: which is cheaper.
+    """
+
+    symmetries = frozenset({"translation"})
+    any_lattice_size = True
+
+    def __init__(self, config: ModelConfig, lattice_size: int) -> None:
+        super().__init__(config, lattice_size)
+        layers: list[nn.Module] = []
+        n_inputs, scale = 1 + self.n_extra, 1.0
+        for n_channels in config.channels:
+            activation = ACTIVATIONS[config.activation]()
+            layers += [convolution(n_inputs, n_channels, config.kernel_size, scale), activation]
+            layers += [Dropout(config.dropout)]
+            n_inputs, scale = n_channels, gain(activation)
+        self.layers = nn.Sequential(*layers)
+        self.local_energy = linear(n_inputs, 1, scale)
+
+    def forward(self, spins: Tensor, temperatures: Tensor | None = None) -> Tensor:  # (B, L, L) -> (B,)
+        channels: Tensor = self.layers(self.joined(spins[:, None], temperatures))  # (B, C, L, L)
+        answers: Tensor = self.local_energy(channels.mean(dim=(2, 3)))  # (B, 1)
+        return answers.flatten()
+
+
+def convolution(n_in: int, n_out: int, kernel_size: int, gain: float) -> nn.Conv2d:
+    """A convolution on the torus, from every site to every site, initialised as `linear` is."""
+    layer = nn.Conv2d(n_in, n_out, kernel_size, padding="same", padding_mode="circular")
+    nn.init.normal_(layer.weight, std=gain / math.sqrt(n_in * kernel_size**2))
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+ARCHITECTURES: dict[str, type[Network]] = {
+    "mlp": MLP,
+    "residual_mlp": ResidualMLP,
+    "symmetric_mlp": SymmetryAwareMLP,
+    "cnn": CNN,
+}
 
 
 class InPhysicalUnits(nn.Module):
     """A network with the mean and standard deviation of its targets, which are saved along with its weights."""
 
+    network: Network
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: nn.Module, mean: float, std: float) -> None:
+    def __init__(self, network: Network, mean: float, std: float) -> None:
         super().__init__()
         self.network = network
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32))
 
-    def forward(self, spins: Tensor) -> Tensor:  # (B, L, L) int8 -> (B,) float32, in the units of the targets
-        standardised: Tensor = self.network(spins.float())
+    def forward(self, spins: Tensor, temperatures: Tensor | None = None) -> Tensor:
+        """Spins (B, L, L) int8 and temperatures (B,) in J / k_B -> (B,) float32, in the units of the targets.
+
+        Temperatures are looked at by a network with `input_temperature` alone; others can do without.
+
+        Raises:
+            ValueError: the network needs temperatures, and there are none.
+        """
+        reduced = None
+        if self.network.n_extra:
+            if temperatures is None:
+                raise ValueError("this network takes temperatures too: model(spins, temperatures)")
+            reduced = temperatures / T_CRITICAL - 1
+        standardised: Tensor = self.network(spins.float(), reduced)
         return self.mean + self.std * standardised
 
 

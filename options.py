@@ -29,6 +29,19 @@ NOUNS = {bool: "true or false", int: "an integer", float: "a number", str: "a na
 BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most", "multiple_of": "a multiple of"}
 
 
+# Names that Windows keeps for devices: a folder of that name cannot be copied there.
+RESERVED_NAMES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{i}" for port in ("COM", "LPT") for i in range(1, 10))}
+
+
+def check_name(name: str) -> str:
+    """Raise ValueError unless the name is a plain folder name on every system; return it."""
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}", name):
+        raise ValueError("use 1 to 64 of A-Z a-z 0-9 . _ - and begin with a letter, a digit or _")
+    if name.partition(".")[0].upper() in RESERVED_NAMES:
+        raise ValueError("the name is reserved on Windows; choose another")
+    return name
+
+
 class ConfigError(ValueError):
     """A config that cannot be; the message is one line and tells every fault."""
 
@@ -227,8 +240,11 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {one_line(message)}\n")
 
 
-def add_flags(parser: Parser, options: Mapping[tuple[str, ...], Option], top: str) -> None:
-    """Give the parser a flag for every option, in groups by section; those without are in the group `top`."""
+def add_flags(parser: Parser, options: Mapping[tuple[str, ...], Option], top: str, default: str | None = None) -> None:
+    """Give the parser a flag for every option, in groups by section; those without are in the group `top`.
+
+    `default` says in words what holds without the flag, if that is not the default of the field.
+    """
     groups: dict[str, Any] = {}
     for option in options.values():
         section = option.path[0] if len(option.path) > 1 else top
@@ -239,7 +255,7 @@ def add_flags(parser: Parser, options: Mapping[tuple[str, ...], Option], top: st
             shape = {"action": argparse.BooleanOptionalAction}
         elif get_origin(option.kind) is tuple:
             shape |= {"nargs": "+"}
-        text = f"{option.info.description} ({option.allowed}; default: {option.default})"
+        text = f"{option.info.description} ({option.allowed}; default: {default or option.default})"
         groups[section].add_argument(option.flag, dest=".".join(option.path), help=text, **shape)
 
 

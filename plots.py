@@ -21,7 +21,11 @@ from options import Parser
 Floats = NDArray[np.floating]
 
 
-def training_curves(rows: Sequence[Mapping[str, float]], best_epoch: int) -> Figure:
+ENERGY_LOSS = "mean squared error / variance of $E / N$"
+PHASE_LOSS = "cross-entropy [nats]"
+
+
+def training_curves(rows: Sequence[Mapping[str, float]], best_epoch: int, loss_name: str = ENERGY_LOSS) -> Figure:
     """Loss and learning rate against the epoch, with the best epoch marked; `rows` as in epoch_metrics.json."""
     epochs = [row["epoch"] for row in rows]
     figure = Figure(figsize=(6, 5), layout="constrained")
@@ -29,7 +33,7 @@ def training_curves(rows: Sequence[Mapping[str, float]], best_epoch: int) -> Fig
     loss.plot(epochs, [row["train_loss"] for row in rows], ".-", markersize=4, label="training")
     loss.plot(epochs, [row["val_loss"] for row in rows], ".-", markersize=4, label="validation")
     loss.axvline(best_epoch, color="0.5", linestyle=":", label=f"best, epoch {best_epoch}")
-    loss.set(yscale="log", ylabel="mean squared error / variance of $E / N$")
+    loss.set(yscale="log", ylabel=loss_name)
     loss.legend()
     rate.plot(epochs, [row["learning_rate"] for row in rows], ".-", markersize=4, color="0.3")
     rate.set(xlabel="epoch", ylabel="learning rate", ylim=(0, None))
@@ -78,6 +82,31 @@ def error_by_temperature(temperatures: Floats, errors: Floats, n_bins: int = 20)
     return figure
 
 
+def phase_by_temperature(temperatures: Floats, log_odds: Mapping[str, Floats], n_bins: int = 20) -> Figure:
+    """What classifiers say of the phase, by temperature: `log_odds` (N,) that T < T_c by the name of the classifier.
+
+    Left the mean probability, right the share of right answers, each with its standard error, in bins as above.
+    """
+    bins = np.array_split(np.argsort(temperatures), int(np.clip(len(temperatures) // 10, 1, n_bins)))
+    centres = [temperatures[chosen].mean() for chosen in bins]
+    sizes = np.array([len(chosen) for chosen in bins])
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for k, (name, odds) in enumerate(log_odds.items()):
+        probability = 1 / (1 + np.exp(-np.clip(odds.astype(np.float64), -500, 500)))
+        correct = (odds > 0) == (temperatures < T_CRITICAL)
+        for axes, values in ((left, probability), (right, correct)):
+            means = np.array([values[chosen].mean() for chosen in bins])
+            errors = np.array([values[chosen].std() for chosen in bins]) / np.sqrt(np.maximum(sizes - 1, 1))
+            axes.errorbar(centres, means, yerr=errors, fmt="ox+"[k % 3], markersize=4, capsize=2, label=name)
+    for axes, label in ((left, "mean $P(T < T_c)$"), (right, "share of right answers")):
+        if temperatures.min() < T_CRITICAL < temperatures.max():
+            axes.axvline(T_CRITICAL, color="0.5", linestyle=":", label=f"$T_c$ = {T_CRITICAL:.3f}")
+        axes.set(xlabel="temperature [J / $k_B$]", ylabel=label)
+        axes.legend()
+    return figure
+
+
 def configurations(spins: NDArray[np.int8], temperatures: Floats) -> Figure:
     """Example configurations, a row for each neighbourhood in T: spins (rows, n, L, L), T (rows, n)."""
     n_rows, n_columns = temperatures.shape
@@ -101,12 +130,19 @@ def draw_run(folder: Path) -> list[Path]:
     results = json.loads((folder / "results.json").read_text())
     with np.load(io.BytesIO((folder / "predictions.npz").read_bytes())) as arrays:
         true, predicted, temperatures = arrays["targets"], arrays["predictions"], arrays["temperatures"]
-        figures = {
-            "training_curves": training_curves(rows, results["best_epoch"]),
-            "parity": parity(true, predicted),
-            "error_by_temperature": error_by_temperature(temperatures, predicted - true),
-            "configurations": configurations(arrays["example_spins"], arrays["example_temperatures"]),
-        }
+        if "accuracy" in results["test"]:
+            answers = {"network": predicted, "Bayes": arrays["baseline_bayes"]}
+            figures = {
+                "training_curves": training_curves(rows, results["best_epoch"], PHASE_LOSS),
+                "phase_by_temperature": phase_by_temperature(temperatures, answers),
+            }
+        else:
+            figures = {
+                "training_curves": training_curves(rows, results["best_epoch"]),
+                "parity": parity(true, predicted),
+                "error_by_temperature": error_by_temperature(temperatures, predicted - true),
+            }
+        figures["configurations"] = configurations(arrays["example_spins"], arrays["example_temperatures"])
     (folder / "figures").mkdir(exist_ok=True)
     paths = [folder / "figures" / f"{name}.png" for name in figures]
     for path, figure in zip(paths, figures.values(), strict=True):

@@ -18,7 +18,7 @@ from config import ExperimentConfig, TrainConfig
 from graphs import Step, repeated
 from logger import RunLogger
 from processes import ALONE, Group
-from task import EnergyTask, Examples, evaluate
+from task import Examples, Task, evaluate
 from utils import DivergedError, seed_everything
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -87,7 +87,7 @@ class Trainer:
     """Trains a model on examples that lie on its device.
 
     Args:
-        model: takes spins (B, L, L) int8, answers (B,); trained in place.
+        model: takes spins (B, L, L) int8 and temperatures (B,), answers (B,); trained in place.
         task: gives loss and metrics.
         config: the experiment, of which training, seed and compile count here.
         train, val: what to fit, and what chooses the best epoch; the same in all processes.
@@ -98,7 +98,7 @@ class Trainer:
     def __init__(
         self,
         model: nn.Module,
-        task: EnergyTask,
+        task: Task,
         config: ExperimentConfig,
         *,
         train: Examples,
@@ -187,34 +187,34 @@ class Trainer:
         seed_everything(stream(self.config.seed, epoch, 1 + self.group.rank))  # of dropout
         # One shuffled copy an epoch, on the device: a batch is then a view, and there is nothing to load.
         order = shuffled(len(self.train.spins), self.config.seed, epoch).to(self.sums.device)
-        spins, targets = self.train.spins[order], self.train.targets[order]
+        examples = Examples(*(part[order] for part in self.train))
         self.total.zero_()
         self.watch.zero_()
         size = self.config.train.batch_size
-        batches = zip(torch.split(spins, size), torch.split(targets, size), strict=True)
-        for step, (batch_spins, batch_targets) in enumerate(batches, start=(epoch - 1) * self.steps_per_epoch):
+        batches = zip(*(torch.split(part, size) for part in examples), strict=True)
+        for step, batch in enumerate(batches, start=(epoch - 1) * self.steps_per_epoch):
             self.optimizer.param_groups[0]["lr"].fill_(self.learning_rate(step))  # the groups share it
-            take_step = self.full_step if len(batch_targets) == size else self._step
-            take_step(batch_spins, batch_targets)
+            take_step = self.full_step if len(batch[0]) == size else self._step
+            take_step(*batch)
         # The first numbers that are read in this epoch: to read one is to wait for the device.
-        return self.total.item() / len(targets) if math.isfinite(self.watch.item()) else math.nan
+        return self.total.item() / len(order) if math.isfinite(self.watch.item()) else math.nan
 
-    def _loss(self, spins: Tensor, targets: Tensor) -> Tensor:
-        return self.task.loss(self.model(spins), targets)
+    def _loss(self, spins: Tensor, temperatures: Tensor, targets: Tensor) -> Tensor:
+        return self.task.loss(self.model(spins, temperatures), targets)
 
-    def _step(self, spins: Tensor, targets: Tensor) -> None:
+    def _step(self, *batch: Tensor) -> None:
         """Change the weights by what one batch says, unless that is not finite. Reads no number from the device."""
-        n = len(targets)
-        spins, targets = self.group.part(spins), self.group.part(targets)
-        if len(targets) > 0:
+        n = len(batch[0])
+        part = Examples(*map(self.group.part, batch))
+        if len(part.targets) > 0:
             loss_of = self.full_loss if n == self.config.train.batch_size else self._loss
-            loss = loss_of(spins, targets)
+            loss = loss_of(*part)
             gradients = torch.autograd.grad(loss, self.parameters)
-            torch.cat([part.flatten() for part in (*gradients, loss.detach())], out=self.sums)
+            torch.cat([each.flatten() for each in (*gradients, loss.detach())], out=self.sums)
         else:  # the last batch of an epoch is smaller than the group
             self.sums.zero_()
         if self.group.size > 1:
-            self.group.add_up(self.sums.mul_(len(targets) / n))
+            self.group.add_up(self.sums.mul_(len(part.targets) / n))
         if self.config.train.grad_clip is not None:
             self.gradient.mul_((self.config.train.grad_clip / self.gradient.norm()).clamp_(max=1))
         self.total.add_(self.loss, alpha=n)
@@ -231,7 +231,7 @@ class Trainer:
         return self._step if as_it_is else repeated(self._step, self.sums.device)
 
 
-def compiled(loss_of: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+def compiled(loss_of: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """The same function of batches of one shape, compiled, with the same random numbers."""
     from torch._inductor import config as inductor
 
@@ -243,9 +243,10 @@ def compiled(loss_of: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, T
 SMALL = 2**21
 
 
-def fitting_threads(model: nn.Module, batch_size: int) -> int:
+def fitting_threads(model: nn.Module, batch_size: int, n_sites: int) -> int:
     """As many CPU threads as torch would take, but one for steps so small that others only get in the way."""
-    largest = max(parameter.numel() for parameter in model.parameters()) * batch_size
+    # A matrix is used once a configuration, a convolution's four-dimensional kernel at each site.
+    largest = batch_size * max(p.numel() * (n_sites if p.ndim > 2 else 1) for p in model.parameters())
     return 1 if largest < SMALL else torch.get_num_threads()
 
 

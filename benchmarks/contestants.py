@@ -68,9 +68,10 @@ def network(case: Case, data: Data, *, own_dropout: bool) -> Any:
     targets = data.train_targets
     torch.manual_seed(0)
     model = create_model(case.config.model, 8, float(targets.mean()), float(targets.std()))
-    for name, layer in list(model.network.named_children()):
+    layers = model.network.layers
+    for name, layer in list(layers.named_children()):
         if isinstance(layer, Dropout) and not own_dropout:
-            setattr(model.network, name, torch.nn.Dropout(layer.p))
+            setattr(layers, name, torch.nn.Dropout(layer.p))
     return model
 
 
@@ -171,10 +172,11 @@ def run_ours(
     from task import EnergyTask
     from trainer import Trainer, fitting_threads
 
-    task = EnergyTask(data.train_spins)
+    task = EnergyTask.of(data.train_spins)
     model = network(case, data, own_dropout=own_dropout)
-    torch.set_num_threads(fitting_threads(model, DEFAULT.train.batch_size))
-    train, val = (task.examples(spins, torch.device("cpu")) for spins in (data.train_spins, data.val_spins))
+    torch.set_num_threads(fitting_threads(model, DEFAULT.train.batch_size, task.n_sites))
+    cpu, nowhere = torch.device("cpu"), np.zeros(len(data.train_spins))  # temperatures, which nobody looks at
+    train, val = (task.examples(s, nowhere[: len(s)], cpu) for s in (data.train_spins, data.val_spins))
     config = replace(case.config, compile=compiled)
     trainer = Trainer(model, task, config, train=train, val=val, logger=SilentLogger())
     if not repeat:

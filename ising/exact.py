@@ -45,7 +45,18 @@ def onsager_energy(temperatures: ArrayLike) -> Floats:
 
 
 def kaufman(temperatures: ArrayLike, lattice_size: int) -> tuple[Floats, Floats]:
-    """Energy and specific heat per spin of the periodic L x L lattice: temperatures (...) -> two arrays (...).
+    """Energy and specific heat per spin of the periodic L x L lattice: temperatures (...) -> two arrays (...)."""
+    _, energy, specific_heat = _kaufman(temperatures, lattice_size)
+    return energy, specific_heat
+
+
+def log_partition_function(temperatures: ArrayLike, lattice_size: int) -> Floats:
+    """ln Z, with Z = sum exp(-E / T) over all configurations of the L x L lattice: temperatures (...) -> (...)."""
+    return _kaufman(temperatures, lattice_size)[0]
+
+
+def _kaufman(temperatures: ArrayLike, lattice_size: int) -> tuple[Floats, Floats, Floats]:
+    """ln Z, and the energy and the specific heat per spin.
 
     The partition function is a sum of four products over wave numbers r, odd or even, from 0 to 2L - 1:
 
@@ -92,9 +103,10 @@ def kaufman(temperatures: ArrayLike, lattice_size: int) -> tuple[Floats, Floats]
     first = (weight * (f * slope + f1)).sum(0) / total
     second = (weight * (f * (slope**2 + log_p2) + 2 * f1 * slope + f2)).sum(0) / total
 
+    log_z = n_sites / 2 * np.log(2 * sinh) + log_p.max(axis=0) + np.log(total / 2)
     log_z1 = n_sites / np.tanh(2 * coupling) + log_p1[0] + first
     log_z2 = -2 * n_sites / sinh**2 + second - first**2
-    return -log_z1 / n_sites, np.maximum(coupling**2 * log_z2 / n_sites, 0)  # 0: rounding, below T = 0.2
+    return log_z, -log_z1 / n_sites, np.maximum(coupling**2 * log_z2 / n_sites, 0)  # 0: rounding, below T = 0.2
 
 
 def _log_products(x: Floats, x1: Floats, x2: Floats) -> Floats:
@@ -104,6 +116,43 @@ def _log_products(x: Floats, x1: Floats, x2: Floats) -> Floats:
         log = x + np.log1p(sign * np.exp(-2 * x))
         products.append([log.sum(-1), (x1 * slope).sum(-1), (x2 * slope + x1**2 * (1 - slope**2)).sum(-1)])
     return np.array(products).swapaxes(0, 1)
+
+
+def phase_log_odds(energies: ArrayLike, temperatures: Floats, lattice_size: int) -> Floats:
+    """Log-odds that T is below T_c for configurations with these energies: (N,) -> (N,).
+
+    By Bayes' rule, before the configuration is seen any of the `temperatures` (M,) being as likely as any other. They
+    have p(s | T) = exp(-E / T - ln Z(T)), in which the configuration s is seen by its energy alone.
+    """
+    levels, place = np.unique(np.asarray(energies, dtype=np.float64), return_inverse=True)
+    temperatures = 1 / _couplings(temperatures)
+    log_weights = []
+    for side in (temperatures[temperatures < T_CRITICAL], temperatures[temperatures >= T_CRITICAL]):
+        weight = np.log(len(side)) if len(side) else -np.inf
+        # A thousand quantiles of them stand for all, be there as many as there may.
+        some = np.quantile(side, (np.arange(1000) + 0.5) / 1000) if len(side) > 1000 else side
+        if len(some):
+            exponents = -levels[:, None] / some - log_partition_function(some, lattice_size)
+            weight = weight + np.logaddexp.reduce(exponents, axis=1) - np.log(len(some))
+        log_weights.append(np.broadcast_to(weight, levels.shape))
+    with np.errstate(invalid="ignore"):
+        odds: Floats = np.clip(log_weights[0] - log_weights[1], -1e3, 1e3)  # so certain at most: JSON has no infinity
+    return odds[place]
+
+
+def energy_distribution(temperatures: Floats, lattice_size: int) -> tuple[NDArray[np.int64], Floats]:
+    """The energy levels (levels,) and the probability of each at each temperature (M, levels), for L = 4, 6, 8."""
+    levels, counts = density_of_states(lattice_size)
+    log_p = np.log(counts) - levels / np.asarray(temperatures)[:, None]
+    log_p -= log_partition_function(temperatures, lattice_size)[:, None]
+    return levels, np.exp(log_p)
+
+
+def phase_accuracy(temperatures: Floats, prior: Floats, lattice_size: int) -> Floats:
+    """Share of right answers at each temperature (M,) if the sign of `phase_log_odds` decides, for L = 4, 6, 8."""
+    levels, p = energy_distribution(temperatures, lattice_size)
+    below = phase_log_odds(levels, prior, lattice_size) > 0
+    return np.asarray((p * (below == (np.asarray(temperatures) < T_CRITICAL)[:, None])).sum(axis=1))
 
 
 def enumerate_configurations() -> NDArray[np.int8]:

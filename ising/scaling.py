@@ -4,10 +4,12 @@ Estimators take samples along the last axis. Magnetisations are per spin, energi
 signs are those of lattice.py.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import least_squares
 
 Floats = NDArray[np.float64]
 
@@ -80,3 +82,70 @@ def binder_cumulant(magnetizations: Floats) -> float:
     K. Binder, Z. Phys. B 43, 119 (1981); the value at T_c: G. Kamieniarz, H. W. J. Bloete, J. Phys. A 26, 201 (1993).
     """
     return 1 - float(np.mean(magnetizations**4)) / (3 * float(np.mean(magnetizations**2)) ** 2)
+
+
+class Curves(NamedTuple):
+    """An observable on lattices of several sizes near T_c; arrays (n,) that belong together."""
+
+    sizes: NDArray[np.int64]
+    temperatures: Floats  # in J / k_B
+    values: Floats
+    errors: Floats  # one standard error
+    exponent: float | None = (
+        None  # a first guess of kappa, where the observable grows as L^kappa at T_c; None: it does not
+    )
+
+
+class Scaling(NamedTuple):
+    """What finite-size scaling makes of some observables."""
+
+    t_c: float
+    nu: float
+    exponents: tuple[float, ...]  # kappa, of the observables that have one
+    chi2_per_dof: float
+    coefficients: tuple[Floats, ...]  # for each observable: of x^0, x^1, ... and of the corrections
+
+
+def scaling_basis(x: Floats, sizes: NDArray[np.int64], degree: int, omega: float) -> Floats:
+    """The functions that a scaling function is made of, (n, degree + 3): x^k, and L^-omega times 1 and x."""
+    return np.column_stack([*(x**k for k in range(degree + 1)), sizes**-omega, x * sizes**-omega])
+
+
+def fit_scaling(observables: Sequence[Curves], degree: int = 3, omega: float = 1.75) -> Scaling:
+    """T_c and nu from curves that fall onto each other in the right units, by least squares.
+
+    A(T, L) = L^kappa [f(x) + (b + c x) L^-omega] with x = (T - T_c) L^(1 / nu), a polynomial f for each observable, and
+    T_c and nu common to all. K. Binder, Z. Phys. B 43, 119 (1981). At given T_c, nu and kappa the rest is linear, so
+    that only these are searched for. The leading corrections
+    are those of the background, smaller by L^-gamma/nu = L^-7/4.
+
+    Raises:
+        ValueError: there are fewer values than there are numbers to fit.
+    """
+    free = [curves.exponent for curves in observables if curves.exponent is not None]
+    n_values = sum(len(curves.values) for curves in observables)
+    n_numbers = 2 + len(free) + len(observables) * (degree + 3)
+    if n_values <= n_numbers:
+        raise ValueError(f"{n_values} values are too few for {n_numbers} numbers")
+
+    def solve(parameters: Floats) -> tuple[list[Floats], Floats]:
+        t_c, nu, *kappas = parameters
+        remaining = iter(kappas)
+        coefficients: list[Floats] = []
+        residuals: list[Floats] = []
+        for curves in observables:
+            kappa = 0.0 if curves.exponent is None else next(remaining)
+            x = (curves.temperatures - t_c) * curves.sizes ** (1 / nu)
+            scale = curves.sizes**kappa / curves.errors
+            basis = scaling_basis(x, curves.sizes, degree, omega) * scale[:, None]
+            wanted = curves.values / curves.errors
+            coefficients.append(np.asarray(np.linalg.lstsq(basis, wanted, rcond=None)[0], np.float64))
+            residuals.append(basis @ coefficients[-1] - wanted)
+        return coefficients, np.concatenate(residuals)
+
+    middle = float(np.mean(np.concatenate([curves.temperatures for curves in observables])))
+    start = np.array([middle, 1.0, *free])
+    found = least_squares(lambda p: solve(p)[1], start, x_scale=np.array([0.01, 0.1, *(0.1 for _ in free)]))
+    coefficients, residuals = solve(found.x)
+    t_c, nu, *kappas = found.x.tolist()
+    return Scaling(t_c, nu, tuple(kappas), float(residuals @ residuals) / (n_values - n_numbers), tuple(coefficients))

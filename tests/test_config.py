@@ -3,26 +3,28 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from command import build_parser, parse_args
 from config import (
     OPTIONS,
     PRESETS,
+    T_CRITICAL,
+    Architecture,
     DataConfig,
     ExperimentConfig,
     LogConfig,
     ModelConfig,
     TrainConfig,
-    build_parser,
     load_config,
-    parse_args,
     to_json,
 )
+from ising import exact
 from options import ConfigError
 
 
@@ -52,8 +54,11 @@ def test_defaults_are_those_that_are_promised() -> None:
 CHANGES: dict[str, tuple[list[str], Any]] = {
     "model.architecture": (["residual_mlp"], "residual_mlp"),
     "model.hidden": (["256", "128", "64", "8"], (256, 128, 64, 8)),
+    "model.channels": (["8", "4"], (8, 4)),
+    "model.kernel_size": (["3"], 3),
     "model.activation": (["tanh"], "tanh"),
     "model.dropout": (["0"], 0.0),
+    "model.input_temperature": ([], True),
     "train.epochs": (["200"], 200),
     "train.batch_size": (["32"], 32),
     "train.lr": (["5e-4"], 0.0005),
@@ -76,11 +81,16 @@ CHANGES: dict[str, tuple[list[str], Any]] = {
     "log.run_name": (["some.name_1-2"], "some.name_1-2"),
     "log.wandb": ([], True),
     "log.checkpoints": ([], False),
+    "task": (["phase"], "phase"),
     "seed": (["18446744073709551615"], 2**64 - 1),
     "device": (["cpu"], "cpu"),
     "threads": (["2"], 2),
     "compile": ([], True),
 }
+
+
+def test_the_critical_temperature_is_that_of_exact_theory() -> None:
+    assert exact.T_CRITICAL == T_CRITICAL
 
 
 def test_every_option_is_tested() -> None:
@@ -93,8 +103,10 @@ def test_a_flag_sets_its_field_and_no_other(name: str) -> None:
     flag = OPTIONS[tuple(name.split("."))].flag
     if value is False:
         flag = "--no-" + flag[2:]
-    default = dataclasses.asdict(ExperimentConfig())
-    changed = dataclasses.asdict(config_of(flag, *words))
+    # Of options that one network alone looks at, beside that network.
+    network = ("--architecture", "cnn") if flag in ("--channels", "--kernel-size") else ()
+    default = dataclasses.asdict(config_of(*network))
+    changed = dataclasses.asdict(config_of(flag, *words, *network))
     *section, key = name.split(".")
     expected = default[section[0]] if section else default
     assert expected[key] != value
@@ -135,7 +147,7 @@ configs = st.builds(
     ExperimentConfig,
     model=st.builds(
         ModelConfig,
-        architecture=st.sampled_from(["mlp", "residual_mlp"]),
+        architecture=st.sampled_from(get_args(Architecture)),
         hidden=st.lists(st.integers(1, 4096), min_size=1, max_size=32).map(tuple),
         dropout=st.floats(0, 1, exclude_max=True),
     ),
@@ -250,7 +262,7 @@ def test_print_config_is_a_config(capsys: pytest.CaptureFixture[str], tmp_path: 
 
 def test_help_is_grouped_and_tells_every_default() -> None:
     text = " ".join(build_parser().format_help().split())
-    groups = [text.index(f" {name}: ") for name in ("command", "model", "train", "data", "log", "experiment")]
+    groups = [text.index(f" {name}: ") for name in ("command", "experiment", "model", "train", "data", "log")]
     assert groups == sorted(groups)
     for option in OPTIONS.values():
         assert f"{option.flag} " in text or f"{option.flag}, " in text
@@ -259,6 +271,6 @@ def test_help_is_grouped_and_tells_every_default() -> None:
 
 def test_config_json_has_all_keys_in_order() -> None:
     content = json.loads(to_json(ExperimentConfig()))
-    assert list(content) == ["model", "train", "data", "log", "seed", "device", "threads", "compile"]
+    assert list(content) == ["task", "model", "train", "data", "log", "seed", "device", "threads", "compile"]
     assert content["model"]["hidden"] == [128, 64, 32]
     assert content["train"]["patience"] is None

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from ising import lattice
+from ising import exact, lattice
 from ising.exact import T_CRITICAL, density_of_states, enumerate_configurations, kaufman, onsager_energy, sample
 
 # L, E / N and C / N at T_c
@@ -192,3 +192,37 @@ def test_magnetisation_4x4_at_the_critical_temperature() -> None:
     assert m2 == pytest.approx(0.7613589086, abs=5e-11)
     assert weights @ np.abs(m) == pytest.approx(0.8438604448, abs=5e-11)
     assert 1 - m4 / (3 * m2**2) == pytest.approx(0.6171993, abs=5e-8)
+
+
+def test_the_partition_function_is_the_sum_over_all_configurations() -> None:
+    temperatures = np.array([0.3, 1.0, T_CRITICAL, 4.0, 10.0, 1e3])
+    for size in (4, 6, 8):
+        levels, counts = exact.density_of_states(size)
+        expected = np.logaddexp.reduce(np.log(counts) - levels / temperatures[:, None], axis=1)
+        np.testing.assert_allclose(exact.log_partition_function(temperatures, size), expected, rtol=1e-13)
+        _, p = exact.energy_distribution(temperatures, size)
+        np.testing.assert_allclose(p.sum(axis=1), 1, rtol=1e-11)
+        energy, _ = exact.kaufman(temperatures, size)
+        np.testing.assert_allclose(p @ levels / size**2, energy, rtol=1e-10)
+
+
+def test_log_odds_of_the_phase_are_bayes_rule() -> None:
+    temperatures = np.linspace(1, 4, 200)
+    levels, p = exact.energy_distribution(temperatures, 4)
+    below = temperatures < T_CRITICAL
+    posterior = p[below].sum(axis=0) / p.sum(axis=0)
+    odds = exact.phase_log_odds(levels, temperatures, 4)
+    np.testing.assert_allclose(1 / (1 + np.exp(-odds)), posterior, rtol=1e-9)
+    assert np.all(np.diff(odds) < 0)  # the higher the energy, the less likely the cold phase
+    many = exact.phase_log_odds(levels, np.linspace(1, 4, 20_000), 4)  # by quantiles
+    np.testing.assert_allclose(many, exact.phase_log_odds(levels, np.linspace(1, 4, 999), 4), atol=0.01)
+    assert np.all(exact.phase_log_odds(levels, temperatures[below], 4) == 1000)
+    assert np.all(exact.phase_log_odds(levels, temperatures[~below], 4) == -1000)
+
+
+def test_no_threshold_of_the_energy_tells_phases_better_than_the_sign_of_the_log_odds() -> None:
+    temperatures = np.linspace(1.5, 3.5, 101)
+    levels, p = exact.energy_distribution(temperatures, 8)
+    right = temperatures < T_CRITICAL
+    best = max((p * ((levels < level) == right[:, None])).sum() for level in levels) / len(temperatures)
+    assert exact.phase_accuracy(temperatures, temperatures, 8).mean() == pytest.approx(best, abs=1e-12)

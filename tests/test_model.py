@@ -1,5 +1,6 @@
 """Networks: shapes, units, and the initialisation that they promise."""
 
+from collections.abc import Callable
 from typing import get_args
 
 import numpy as np
@@ -8,10 +9,26 @@ import torch
 from torch import nn
 
 from config import Activation, Architecture, ModelConfig
-from model import ACTIVATIONS, ARCHITECTURES, Dropout, ResidualBlock, create_model, gain
+from model import (
+    ACTIVATIONS,
+    ARCHITECTURES,
+    Dropout,
+    InPhysicalUnits,
+    Network,
+    ResidualBlock,
+    Symmetry,
+    create_model,
+    gain,
+)
 
 EVERY = pytest.mark.parametrize("architecture", ARCHITECTURES)
 OF_LINEAR_LAYERS = pytest.mark.parametrize("architecture", ["mlp", "residual_mlp"])
+SYMMETRIES: dict[Symmetry, Callable[[torch.Tensor], torch.Tensor]] = {
+    "spin_flip": lambda spins: -spins,
+    "translation": lambda spins: spins.roll((1, 2), dims=(1, 2)),
+    "rotation": lambda spins: spins.rot90(dims=(1, 2)),
+    "reflection": lambda spins: spins.flip(2),
+}
 
 
 def spins(n: int, size: int) -> torch.Tensor:
@@ -52,7 +69,87 @@ def test_output_is_in_physical_units_and_the_units_are_saved(architecture: str) 
     assert torch.equal(loaded(batch), scaled(batch))
 
 
-@pytest.mark.parametrize(("name", "expected"), [("relu", 2**0.5), ("tanh", 1.5927), ("gelu", 1.5335), ("silu", 1.6765)])
+def with_random_weights(architecture: str, size: int = 6, **options: object) -> InPhysicalUnits:
+    """A network whose biases and last layers are not zero, as they are in the beginning."""
+    torch.manual_seed(4)
+    model = create_model(config_for(architecture, hidden=(12, 7), channels=(5, 4), dropout=0, **options), size)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.4)
+    return model.double().eval()
+
+
+class Doubled(nn.Module):
+    """A network on spins in double precision, so that what is equal but for rounding can be told from what is not."""
+
+    def __init__(self, model: InPhysicalUnits) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: torch.Tensor, temperatures: torch.Tensor | None = None) -> torch.Tensor:
+        answers: torch.Tensor = self.model.network(batch.double(), temperatures)
+        return answers
+
+
+@EVERY
+@pytest.mark.parametrize("symmetry", SYMMETRIES)
+@pytest.mark.parametrize("input_temperature", [False, True])
+def test_a_network_has_the_symmetries_that_it_claims_and_no_others(
+    architecture: str, symmetry: Symmetry, input_temperature: bool
+) -> None:
+    model = Doubled(with_random_weights(architecture, input_temperature=input_temperature))
+    batch = spins(20, 6)
+    temperatures = torch.linspace(-0.5, 0.5, 20, dtype=torch.float64) if input_temperature else None
+    before, after = model(batch, temperatures), model(SYMMETRIES[symmetry](batch), temperatures)
+    if symmetry in ARCHITECTURES[architecture].symmetries:
+        torch.testing.assert_close(after, before, rtol=0, atol=1e-12)
+    else:
+        assert (after - before).abs().max() > 1e-3
+
+
+def test_every_symmetry_is_tested() -> None:
+    assert set(SYMMETRIES) == set(get_args(Symmetry))
+    assert all(network.symmetries <= set(SYMMETRIES) for network in ARCHITECTURES.values())
+
+
+@EVERY
+def test_a_network_takes_any_lattice_size_if_it_says_so(architecture: str) -> None:
+    model = Doubled(with_random_weights(architecture, size=6))
+    network: type[Network] = ARCHITECTURES[architecture]
+    for size in (4, 8, 12):
+        if not network.any_lattice_size:
+            with pytest.raises(RuntimeError):
+                model(spins(3, size))
+        else:  # and a lattice that repeats itself has the energy per spin of what it repeats
+            batch = spins(3, size)
+            torch.testing.assert_close(model(batch.repeat(1, 2, 2)), model(batch), rtol=0, atol=1e-12)
+
+
+@EVERY
+def test_temperature_is_looked_at_by_networks_that_are_told_it(architecture: str) -> None:
+    batch, temperatures = spins(5, 6), torch.linspace(1, 4, 5)
+    told, others = (create_model(config_for(architecture, input_temperature=t), 6).eval() for t in (True, False))
+    for parameter in told.parameters():
+        nn.init.normal_(parameter, std=0.4)
+    assert not torch.equal(told(batch, temperatures), told(batch, temperatures + 0.5))
+    assert torch.equal(others(batch, temperatures), others(batch))
+    with pytest.raises(ValueError, match="temperatures"):
+        told(batch)
+
+
+@pytest.mark.parametrize("kernel_size", [1, 2, 3, 4, 6])
+def test_a_local_energy_looks_as_far_as_its_kernels_reach(kernel_size: int) -> None:
+    model = with_random_weights("cnn", kernel_size=kernel_size).network
+    batch = spins(1, 6).double()
+    local = model.layers[:1]  # the first convolution alone
+    other = batch.clone()
+    other[0, 2, 3] *= -1
+    changed = (local(batch[:, None]) != local(other[:, None])).any(1)[0]
+    assert changed.sum() == min(kernel_size, 6) ** 2
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("relu", 2**0.5), ("tanh", 1.5927), ("gelu", 1.5335), ("silu", 1.6765), ("sigmoid", 1.8462)]
+)
 def test_gain_keeps_the_size_of_activations(name: str, expected: float) -> None:
     activation = ACTIVATIONS[name]()
     assert gain(activation) == pytest.approx(expected, rel=1e-3)
@@ -92,7 +189,7 @@ def test_residual_blocks_start_as_the_identity() -> None:
 
 def test_residual_network_normalises_its_stream_before_the_output() -> None:
     model = create_model(config_for("residual_mlp", hidden=(32, 32), dropout=0), 6)
-    stem, output = (layer for layer in model.network if isinstance(layer, nn.Linear))  # type: ignore[attr-defined]
+    stem, output = (layer for layer in model.network.layers if isinstance(layer, nn.Linear))
     before = model(spins(16, 6))
     with torch.no_grad():
         stem.weight *= 100  # the stream is a hundred times larger; what reads it sees no difference

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ising.exact import T_CRITICAL
-from plots import configurations, error_by_temperature, parity, training_curves
+from plots import configurations, error_by_temperature, parity, phase_by_temperature, training_curves
 from tests.conftest import Program
 
 RUN_FIGURES = {"training_curves.png", "parity.png", "error_by_temperature.png", "configurations.png"}
@@ -109,3 +109,18 @@ def test_predictions_file_holds_what_the_figures_need(finished_run: Path) -> Non
         errors = np.abs(arrays["predictions"].astype(float) - arrays["targets"])
         assert len(errors) == len(arrays["temperatures"]) == 500
     assert errors.mean() == pytest.approx(results["test"]["mae"], rel=1e-6)
+
+
+def test_phases_are_shown_with_their_standard_errors() -> None:
+    temperatures = np.repeat([1.5, 3.0], 50)
+    odds = np.where(temperatures < T_CRITICAL, 1.0, -1.0)
+    odds[:5] = -1.0  # a tenth of the cold ones are wrong
+    left, right = phase_by_temperature(temperatures, {"network": odds}, n_bins=2).axes
+    p = 1 / (1 + np.exp(-1))
+    for axes, cold, hot in ((left, 0.9 * p + 0.1 * (1 - p), 1 - p), (right, 0.9, 1.0)):
+        line, _, (bars,) = axes.containers[0]
+        np.testing.assert_allclose(line.get_xydata(), [[1.5, cold], [3.0, hot]])
+        heights = [segment[1, 1] - segment[0, 1] for segment in bars.get_segments()]
+        spread = 0.3 * (1.0 if axes is right else 2 * p - 1)
+        np.testing.assert_allclose(heights, [2 * spread / np.sqrt(49), 0], atol=1e-12)
+        assert axes.get_xlabel() == "temperature [J / $k_B$]"

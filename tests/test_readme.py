@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import sampler, training
-from config import OPTIONS, build_parser, parse_args, to_json
+from command import build_parser, parse_args
+from config import OPTIONS, to_json
 from tests.conftest import ROOT
 
 README = ROOT / "README.md"
@@ -95,7 +96,7 @@ def test_the_file_tree_is_the_one_there_is() -> None:
 def test_the_files_of_a_run_are_those_that_a_run_leaves(finished_run: Path) -> None:
     text = section("The files of a run")
     listed = set(re.findall(r"^\| `([^`]+)`", text, flags=re.MULTILINE))
-    assert listed == {path.name for path in finished_run.iterdir()} | {"wandb"}
+    assert listed == {path.name for path in finished_run.iterdir()} | {"wandb", "evaluations"}
     row = json.loads((finished_run / "epoch_metrics.json").read_text())[0]
     results = json.loads((finished_run / "results.json").read_text())
     figures = [path.name for path in (finished_run / "figures").iterdir()]

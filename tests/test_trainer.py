@@ -53,8 +53,8 @@ def build(splits: Splits, tmp_path: Path) -> Build:
 
     def build(config: ExperimentConfig = TINY, *, eager: bool = False, **training: Any) -> Trainer:
         config = dataclasses.replace(config, train=dataclasses.replace(config.train, **training))
-        task = EnergyTask(splits.train.spins)
-        train, val, _ = (task.examples(split.spins, CPU) for split in splits)
+        task = EnergyTask.of(splits.train.spins)
+        train, val, _ = (task.examples(split.spins, split.temperatures, CPU) for split in splits)
         torch.manual_seed(config.seed)
         model = create_model(config.model, config.data.lattice_size, task.mean, task.std)
         trainer = Trainer(model, task, config, train=train, val=val, logger=RunLogger(tmp_path, config))
@@ -241,6 +241,9 @@ def test_no_batch_waits_for_its_loss(build: Build) -> None:
 
 CHANGES: list[dict[str, dict[str, Any]]] = [
     {"model": {"architecture": "residual_mlp"}},
+    {"model": {"architecture": "symmetric_mlp"}},
+    {"model": {"architecture": "cnn"}},
+    {"model": {"input_temperature": True}},
     {"model": {"hidden": (16, 9)}},
     {"model": {"activation": "tanh"}},
     {"model": {"dropout": 0.1}},
@@ -301,11 +304,11 @@ def test_after_a_batch_that_is_not_finite_nothing_is_updated(optimizer: str, bui
     trainer.train.targets[shuffled(200, TINY.seed, 1)[10 * n_before]] = math.inf
     full_step, n_taken, then = trainer.full_step, 0, torch.empty(0)
 
-    def watch(spins: torch.Tensor, targets: torch.Tensor) -> None:
+    def watch(*batch: torch.Tensor) -> None:
         nonlocal n_taken, then
         if n_taken == n_before:
             then = torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
-        full_step(spins, targets)
+        full_step(*batch)
         n_taken += 1
 
     trainer.full_step = watch
@@ -352,8 +355,11 @@ def test_a_restored_trainer_goes_on_bit_for_bit(build: Build) -> None:
 def test_small_networks_run_on_one_thread_and_large_ones_on_all() -> None:
     torch.set_num_threads(2)
     try:
-        assert fitting_threads(create_model(ModelConfig(), 8), 64) == 1
-        assert fitting_threads(create_model(ModelConfig(hidden=(512, 512)), 16), 256) == 2
+        assert fitting_threads(create_model(ModelConfig(), 8), 64, 64) == 1
+        assert fitting_threads(create_model(ModelConfig(hidden=(512, 512)), 16), 256, 256) == 2
+        small_kernel = create_model(ModelConfig(architecture="cnn"), 8)  # on many sites
+        assert fitting_threads(small_kernel, 64, 64) == 1
+        assert fitting_threads(small_kernel, 64, 64**2) == 2
     finally:
         torch.set_num_threads(1)
 
@@ -377,8 +383,8 @@ def test_a_captured_step_is_the_same_step(optimizer: str, splits: Splits, tmp_pa
         training = dataclasses.replace(TINY.train, optimizer=optimizer, grad_clip=1.0)  # type: ignore[arg-type]
         config = dataclasses.replace(TINY, train=training, model=ModelConfig(hidden=(16, 8), dropout=0.2))
         device = torch.device("cuda")
-        task = EnergyTask(splits.train.spins)
-        train, val, _ = (task.examples(split.spins, device) for split in splits)
+        task = EnergyTask.of(splits.train.spins)
+        train, val, _ = (task.examples(split.spins, split.temperatures, device) for split in splits)
         torch.manual_seed(config.seed)
         model = create_model(config.model, config.data.lattice_size, task.mean, task.std).to(device)
         trainer = Trainer(model, task, config, train=train, val=val, logger=RunLogger(tmp_path, config))

@@ -1,0 +1,99 @@
+"""What is an inductive bias worth in data? Error against the size of the training set.
+
+python -m experiments.learning_curves [--quick]
+
+Each network at settings that suit it, and least squares on pair products and on symmetric correlators, on 10^2 to 10^5
+configurations of the 8 x 8 lattice; three seeds, each with data, weights and batches of its own.
+"""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from config import PRESETS, ExperimentConfig
+from datafiles import get_splits
+from experiments.common import Row, Study, trained
+from task import TASKS, evaluate
+
+N_TRAIN = (100, 300, 1_000, 3_000, 10_000, 30_000, 100_000)
+N_STEPS = 8_000  # and at most MAX_EPOCHS
+MAX_EPOCHS = 400
+BASE = ExperimentConfig()
+NETWORKS: dict[str, ExperimentConfig] = {
+    "mlp": BASE,
+    "residual_mlp": replace(BASE, model=replace(BASE.model, architecture="residual_mlp", dropout=0.0)),
+    "symmetric_mlp": replace(BASE, model=replace(BASE.model, architecture="symmetric_mlp", dropout=0.0)),
+    "cnn": PRESETS["exact"],
+}
+BASELINES = ("pair_products", "symmetric_correlators")
+
+
+def learn(network: str, n_train: int, seed: int, n_test: int) -> Row:
+    """Test metrics of a network, or of the baselines, after training on so many configurations."""
+    config = NETWORKS.get(network, BASE)
+    size = min(n_train, config.train.batch_size)
+    epochs = min(MAX_EPOCHS, max(5, math.ceil(N_STEPS * size / n_train)))
+    config = replace(
+        config,
+        seed=seed,
+        train=replace(config.train, epochs=epochs, batch_size=size),
+        data=replace(config.data, num_train=n_train, num_val=1_000, num_test=n_test),
+    )
+    splits, _ = get_splits(config.data, seed, 1)
+    task = TASKS["energy"].of(splits.train.spins)
+    train, test = (task.examples(s.spins, s.temperatures, torch.device("cpu")) for s in (splits.train, splits.test))
+    if network == "baselines":
+        answers = task.baselines(train, test)
+        return {name: task.metrics(task.sums(answers[name], test.targets)) for name in BASELINES}
+    model, task = trained(config, splits)
+    return {network: evaluate(model, task, test)}
+
+
+def draw(curves: dict[str, dict[str, np.ndarray]], sizes: list[int]) -> Figure:
+    """Mean absolute error and exact fraction against the number of configurations; bars are standard errors."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    for axes, key, label in zip(
+        figure.subplots(1, 2),
+        ("mae", "exact_fraction"),
+        ("mean absolute error of $E/N$ [J]", "exact fraction"),
+        strict=True,
+    ):
+        for k, (name, metrics) in enumerate(curves.items()):
+            values = metrics[key]  # (sizes, seeds)
+            error = values.std(axis=1, ddof=1) / math.sqrt(values.shape[1]) if values.shape[1] > 1 else None
+            style = "--" if name in BASELINES else "-"
+            axes.errorbar(
+                sizes, values.mean(axis=1), error, fmt="osv^Dx"[k] + style, capsize=2, markersize=4, label=name
+            )
+        axes.set(xscale="log", xlabel="training configurations", ylabel=label)
+    figure.axes[0].set_yscale("log")
+    figure.axes[0].legend(fontsize="small")
+    return figure
+
+
+def main() -> None:
+    study = Study(__file__, __doc__)
+    sizes, seeds, n_test = ([100, 300], [1], 200) if study.quick else (list(N_TRAIN), [1, 2, 3], 5_000)
+    cases = [(name, n, seed, n_test) for n in reversed(sizes) for seed in seeds for name in (*NETWORKS, "baselines")]
+    found: dict[tuple[str, int, int], dict[str, float]] = {}
+    for row in study.measure(learn, cases):
+        _, _, n, seed, _ = row["case"]
+        found |= {(name, n, seed): row[name] for name in (*NETWORKS, *BASELINES) if name in row}
+    curves = {
+        name: {
+            key: np.array([[found[name, n, s][key] for s in seeds] for n in sizes]) for key in ("mae", "exact_fraction")
+        }
+        for name in (*NETWORKS, *BASELINES)
+    }
+    lines = [f"| exact fraction | {' | '.join(f'{n:,}' for n in sizes)} |", "|---|" + "---:|" * len(sizes)]
+    for name, metrics in curves.items():
+        lines.append(f"| {name} | {' | '.join(f'{v:.3f}' for v in metrics['exact_fraction'].mean(axis=1))} |")
+    summary = {name: {key: values.mean(axis=1).tolist() for key, values in c.items()} for name, c in curves.items()}
+    study.finish({"n_train": sizes, **summary}, draw(curves, sizes), *lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -19,7 +20,7 @@ import torch
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from config import ExperimentConfig
+from config import PRESETS, ExperimentConfig
 from data import Splits
 from ising.multispin import available_cores
 from logger import SilentLogger, write_json
@@ -30,6 +31,19 @@ from utils import provenance, say, seed_everything
 
 ROOT = Path(__file__).parent.parent
 Row = dict[str, Any]
+
+# Every network with what suits it, found by hand. A single layer of squares is a quadratic form, as the energy is.
+DEFAULT, EXACT = PRESETS["default"], PRESETS["exact"]
+NETWORKS: dict[str, ExperimentConfig] = {
+    "mlp": DEFAULT,
+    "residual_mlp": replace(DEFAULT, model=replace(DEFAULT.model, architecture="residual_mlp", dropout=0.0)),
+    "symmetric_mlp": replace(
+        DEFAULT,
+        model=replace(DEFAULT.model, architecture="symmetric_mlp", hidden=(128,), dropout=0.0),
+        train=replace(DEFAULT.train, lr=0.01),
+    ),
+    "cnn": EXACT,
+}
 
 
 class Study:

@@ -13,27 +13,19 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from config import PRESETS, ExperimentConfig
 from datafiles import get_splits
-from experiments.common import Row, Study, trained
+from experiments.common import DEFAULT, NETWORKS, Row, Study, trained
 from task import TASKS, evaluate
 
 N_TRAIN = (100, 300, 1_000, 3_000, 10_000, 30_000, 100_000)
 N_STEPS = 8_000  # and at most MAX_EPOCHS
 MAX_EPOCHS = 400
-BASE = ExperimentConfig()
-NETWORKS: dict[str, ExperimentConfig] = {
-    "mlp": BASE,
-    "residual_mlp": replace(BASE, model=replace(BASE.model, architecture="residual_mlp", dropout=0.0)),
-    "symmetric_mlp": replace(BASE, model=replace(BASE.model, architecture="symmetric_mlp", dropout=0.0)),
-    "cnn": PRESETS["exact"],
-}
 BASELINES = ("pair_products", "symmetric_correlators")
 
 
 def learn(network: str, n_train: int, seed: int, n_test: int) -> Row:
     """Test metrics of a network, or of the baselines, after training on so many configurations."""
-    config = NETWORKS.get(network, BASE)
+    config = NETWORKS.get(network, DEFAULT)
     size = min(n_train, config.train.batch_size)
     epochs = min(MAX_EPOCHS, max(5, math.ceil(N_STEPS * size / n_train)))
     config = replace(

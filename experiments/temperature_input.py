@@ -13,18 +13,11 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from config import PRESETS, ExperimentConfig
 from datafiles import get_splits
-from experiments.common import Row, Study, trained
+from experiments.common import NETWORKS, Row, Study, trained
 from task import evaluate
 
-BASE = replace(ExperimentConfig(), train=replace(ExperimentConfig().train, epochs=60))
-NETWORKS: dict[str, ExperimentConfig] = {
-    "mlp": BASE,
-    "residual_mlp": replace(BASE, model=replace(BASE.model, architecture="residual_mlp", dropout=0.0)),
-    "symmetric_mlp": replace(BASE, model=replace(BASE.model, architecture="symmetric_mlp", dropout=0.0)),
-    "cnn": PRESETS["exact"],
-}
+EPOCHS = 60  # at most
 METRICS = ("mae", "exact_fraction")
 
 
@@ -32,7 +25,9 @@ def learn(network: str, told: bool, seed: int, n_train: int) -> Row:
     """Test metrics of a network that is told the temperature, or not."""
     config = NETWORKS[network]
     data = replace(config.data, num_train=n_train)
-    config = replace(config, seed=seed, data=data, model=replace(config.model, input_temperature=told))
+    train = replace(config.train, epochs=min(EPOCHS, config.train.epochs))
+    model_config = replace(config.model, input_temperature=told)
+    config = replace(config, seed=seed, data=data, model=model_config, train=train)
     splits, _ = get_splits(config.data, seed, 1)
     model, task = trained(config, splits)
     test = task.examples(splits.test.spins, splits.test.temperatures, torch.device("cpu"))

@@ -53,3 +53,20 @@ def correlations(spins: NDArray[np.int8]) -> NDArray[np.float64]:
     totals = np.add.reduceat(sums.reshape(*spins.shape[:-2], -1)[..., order], starts, axis=-1)
     means = totals / (counts * lattice_size**2)
     return np.asarray(means[..., 1:])
+
+
+def random_symmetries(spins: NDArray[np.int8], rng: np.random.Generator) -> NDArray[np.int8]:
+    """Each configuration shifted, turned, mirrored and flipped at random: (N, L, L) -> (N, L, L).
+
+    All of this leaves energies as they are, and so gives configurations as likely as those that there were.
+    """
+    n, size = spins.shape[:2]
+
+    def places() -> NDArray[np.int64]:  # along one axis: shifted, and run through to or fro
+        shifted = np.arange(size) + rng.integers(size, size=(n, 1))
+        return np.asarray(shifted * rng.choice([-1, 1], size=(n, 1)) % size)
+
+    moved = spins[np.arange(n)[:, None, None], places()[:, :, None], places()[:, None, :]]
+    turned = rng.random(n) < 0.5
+    moved[turned] = moved[turned].swapaxes(1, 2)
+    return np.asarray(moved * rng.choice(np.array([-1, 1], np.int8), size=(n, 1, 1)))

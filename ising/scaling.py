@@ -91,9 +91,8 @@ class Curves(NamedTuple):
     temperatures: Floats  # in J / k_B
     values: Floats
     errors: Floats  # one standard error
-    exponent: float | None = (
-        None  # a first guess of kappa, where the observable grows as L^kappa at T_c; None: it does not
-    )
+    exponent: float | None = None  # a first guess of kappa, if the observable grows as L^kappa at T_c
+    stretch: Floats | float = 1.0  # what x is multiplied by besides, such as a logarithm of L
 
 
 class Scaling(NamedTuple):
@@ -135,7 +134,7 @@ def fit_scaling(observables: Sequence[Curves], degree: int = 3, omega: float = 1
         residuals: list[Floats] = []
         for curves in observables:
             kappa = 0.0 if curves.exponent is None else next(remaining)
-            x = (curves.temperatures - t_c) * curves.sizes ** (1 / nu)
+            x = (curves.temperatures - t_c) * curves.sizes ** (1 / nu) * curves.stretch
             scale = curves.sizes**kappa / curves.errors
             basis = scaling_basis(x, curves.sizes, degree, omega) * scale[:, None]
             wanted = curves.values / curves.errors

@@ -10,7 +10,6 @@ python -m experiments.critical_temperature [--quick]
 Errors are bootstrapped, over samples in (a), over networks and test configurations in (b) and (c).
 """
 
-from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -19,14 +18,15 @@ import torch
 from config import DataConfig, ExperimentConfig, ModelConfig, TrainConfig
 from data import Split, Splits
 from datafiles import get_splits
+from experiments.collapse import N_BINS, N_BLOCKS, draw, moments, probabilities
 from experiments.common import Row, Study, trained
-from experiments.scaling_figure import draw
-from ising import exact, lattice, multispin, scaling
+from ising import lattice, multispin
 from ising.exact import T_CRITICAL
 from ising.metropolis import equilibration_sweeps
+from ising.scaling import bootstrap_scaling
 from task import PhaseTask, predict
 
-N_BLOCKS, N_BINS, WIDTH, COPIES = 50, 20, 2.5, 8
+WIDTH, COPIES = 2.5, 8  # of the range of T around T_c, times L; of each configuration, moved at random
 NETWORKS = {
     "sigmoid units": (ModelConfig(hidden=(100,), activation="sigmoid", dropout=0.0), 8, 0.003),
     "cnn": (ModelConfig(architecture="cnn", activation="relu", dropout=0.0), 4, 0.01),
@@ -88,47 +88,6 @@ def network(name: str, seed: int, train: Split, splits: Splits) -> torch.nn.Modu
     return trained(config, splits._replace(train=Split(spins, np.tile(train.temperatures, copies))))[0]
 
 
-def moments(rows: list[Row], rng: np.random.Generator | None = None) -> list[scaling.Curves]:
-    """U_4 and <m^2> by size and temperature, of blocks drawn with replacement if there is a generator."""
-    sizes, temperatures = (np.array([row["case"][k] for row in rows]) for k in (1, 2))
-    m2, m4 = (np.array([row[key] for row in rows]) for key in ("m2", "m4"))
-    u4 = 1 - m4.mean(axis=1) / (3 * m2.mean(axis=1) ** 2)
-    influence = m4 / m4.mean(axis=1)[:, None] - 2 * m2 / m2.mean(axis=1)[:, None]  # of a block on ln(1 - U_4)
-    errors = ((1 - u4) * influence.std(axis=1) / np.sqrt(N_BLOCKS), m2.std(axis=1) / np.sqrt(N_BLOCKS))
-    if rng is not None:
-        chosen = rng.integers(N_BLOCKS, size=m2.shape)
-        m2, m4 = (np.take_along_axis(each, chosen, axis=1) for each in (m2, m4))
-        u4 = 1 - m4.mean(axis=1) / (3 * m2.mean(axis=1) ** 2)
-    return [
-        scaling.Curves(sizes, temperatures, u4, errors[0]),
-        scaling.Curves(sizes, temperatures, m2.mean(axis=1), errors[1], exponent=-0.3),
-    ]
-
-
-def probabilities(rows: list[Row], rng: np.random.Generator | None = None, log: bool = False) -> list[scaling.Curves]:
-    """P(T) by size, the mean over networks, of networks and noise drawn at random if there is a generator."""
-    parts = []
-    for size in dict.fromkeys(row["case"][2] for row in rows):
-        mine = [row for row in rows if row["case"][2] == size]
-        t, p, noise = (np.array([row[key] for row in mine]) for key in ("t", "p", "error"))
-        scatter = p.std(axis=0, ddof=1) / np.sqrt(len(p)) if len(p) > 1 else 0.0
-        error = np.hypot(noise.mean(axis=0), scatter)
-        if rng is not None:
-            p = p[rng.integers(len(p), size=len(p))] + noise.mean(axis=0) * rng.standard_normal(p.shape[1])
-        stretch = np.full(N_BINS, np.sqrt(exact.kaufman(T_CRITICAL, size)[1]) if log else 1.0)
-        parts.append((np.full(N_BINS, size), t[0], p.mean(axis=0), error, stretch))
-    sizes, t, p, error, stretch = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return [scaling.Curves(sizes, t, p, error, stretch=stretch)]
-
-
-def fitted(curves: Callable[..., list[scaling.Curves]], degree: int, n_bootstrap: int) -> Row:
-    """T_c and nu with bootstrap errors, and how well the curves fall onto each other."""
-    fit, rng = scaling.fit_scaling(curves(), degree), np.random.default_rng(0)
-    again = [scaling.fit_scaling(curves(rng=rng), degree) for _ in range(n_bootstrap)]
-    errors = {f"{key}_error": float(np.std([getattr(each, key) for each in again])) for key in ("t_c", "nu")}
-    return {"t_c": fit.t_c, "nu": fit.nu, **errors, "chi2_per_dof": fit.chi2_per_dof, "exponents": list(fit.exponents)}
-
-
 def main() -> None:
     study = Study(__file__, __doc__)
     sizes = [4, 6, 8] if study.quick else [8, 12, 16, 24, 32, 48, 64]
@@ -146,19 +105,20 @@ def main() -> None:
         for name, count in (("sigmoid units", seeds), ("cnn", -(-seeds // 2)), ("sigmoid units, apart", seeds))
     }
     n_bootstrap = 2 if study.quick else 100
-    found: Row = {"(a) samples": fitted(partial(moments, rows), 4, n_bootstrap)}
+    found = {"(a) samples": bootstrap_scaling(partial(moments, rows), 4, n_bootstrap)}
     curves = {}
     for name, wanted in (known | learned).items():
         curves[name] = study.measure(classify, wanted)
-        found[name] = fitted(partial(probabilities, curves[name]), 5, n_bootstrap)
-        found[f"{name}, x sqrt(C)"] = fitted(partial(probabilities, curves[name], log=True), 5, n_bootstrap)
+        for label, log in ((name, False), (f"{name}, x sqrt(C)", True)):
+            found[label] = bootstrap_scaling(partial(probabilities, curves[name], log), 5, n_bootstrap)
     lines = ["| road | T_c | nu | chi2/dof |", "|---|---:|---:|---:|"]
-    for name, fit in found.items():
-        numbers = f"{fit['t_c']:.4f} ± {fit['t_c_error']:.4f} | {fit['nu']:.3f} ± {fit['nu_error']:.3f}"
-        lines.append(f"| {name} | {numbers} | {fit['chi2_per_dof']:.2f} |")
-    study.finish(
-        found, draw(moments(rows), {name: probabilities(each)[0] for name, each in curves.items()}, found), *lines
-    )
+    summary = {}
+    for name, (fit, t_c, nu) in found.items():
+        lines.append(f"| {name} | {fit.t_c:.4f} ± {t_c:.4f} | {fit.nu:.3f} ± {nu:.3f} | {fit.chi2_per_dof:.2f} |")
+        values = {"t_c": fit.t_c, "t_c_error": t_c, "nu": fit.nu, "nu_error": nu, "chi2_per_dof": fit.chi2_per_dof}
+        summary[name] = values | {"exponents": list(fit.exponents)}
+    figure = draw(moments(rows), {name: probabilities(each)[0] for name, each in curves.items()}, found)
+    study.finish(summary, figure, *lines)
 
 
 if __name__ == "__main__":

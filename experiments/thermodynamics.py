@@ -21,15 +21,15 @@ from ising.metropolis import equilibration_sweeps
 from model import InPhysicalUnits
 from task import EnergyTask, predict
 
-NAMES = (
-    "energy",
-    "specific_heat",
-    "network_energy",
-    "network_specific_heat",
-    "magnetization",
-    "susceptibility",
-    "binder",
-)
+# What is measured, and its axis; the first two from the network's energies as well.
+LABELS = {
+    "energy": "$E/N$ [J]",
+    "specific_heat": "$C/N$ [$k_B$]",
+    "magnetization": "$|m|$",
+    "susceptibility": r"$\chi/N$ of $|m|$ [1/J]",
+    "binder": "$U_4$",
+}
+ENERGETIC = ("energy", "specific_heat", "network_energy", "network_specific_heat")
 
 
 @functools.cache
@@ -44,66 +44,48 @@ def observe(size: int, temperature: float, n: int) -> Row:
     seed = np.random.SeedSequence([size, round(1e4 * temperature)])
     spins = multispin.sample(size, temperatures, equilibration_sweeps(size), seed, 1)
     examples = EnergyTask(n_sites).examples(spins, temperatures, torch.device("cpu"))
-    energies, m = lattice.energy(spins).astype(np.float64), lattice.magnetization(spins)
+    m = lattice.magnetization(spins)
+    row = {
+        "magnetization": scaling.jackknife(lambda m: float(np.abs(m).mean()), m),
+        "susceptibility": scaling.jackknife(lambda m: scaling.susceptibility(m, temperature, n_sites), m),
+        "binder": scaling.jackknife(scaling.binder_cumulant, m),
+    }
     predicted = n_sites * predict(network(), examples).double().numpy()
-
-    def heat(e: scaling.Floats) -> float:
-        return scaling.specific_heat(e, temperature, n_sites)
-
-    def both(estimator: object, sample: scaling.Floats) -> list[float]:
-        return list(scaling.jackknife(estimator, sample))  # type: ignore[arg-type]
-
-    means = [
-        both(np.mean, energies / n_sites),
-        both(heat, energies),
-        both(np.mean, predicted / n_sites),
-        both(heat, predicted),
-    ]
-    chi = both(lambda m: scaling.susceptibility(m, temperature, n_sites), m)
-    values = [*means, both(lambda m: float(np.abs(m).mean()), m), chi, both(scaling.binder_cumulant, m)]
-    return dict(zip(NAMES, values, strict=True))
-
-
-def yang(temperatures: scaling.Floats) -> scaling.Floats:
-    """Spontaneous magnetisation of the infinite lattice: C. N. Yang, Phys. Rev. 85, 808 (1952)."""
-    return np.maximum(1 - np.sinh(2 / temperatures) ** -4.0, 0) ** 0.125
+    for prefix, energies in (("", lattice.energy(spins).astype(np.float64)), ("network_", predicted)):
+        row[f"{prefix}energy"] = scaling.jackknife(lambda e: float(e.mean()) / n_sites, energies)
+        heat = scaling.jackknife(lambda e: scaling.specific_heat(e, temperature, n_sites), energies)
+        row[f"{prefix}specific_heat"] = heat
+    return row
 
 
 def draw(rows: list[Row], sizes: list[int]) -> Figure:
     """All observables against T on the exact curves, and how far energies are from exact in standard errors."""
     figure = Figure(figsize=(12, 7), layout="constrained")
-    panels = dict(zip((*NAMES[:2], "z", *NAMES[4:]), figure.subplots(2, 3).flat, strict=True))
+    *panels, last = figure.subplots(2, 3).flat
     fine = np.linspace(0.95, 4.05, 400)
-    labels = {"energy": "$E/N$ [J]", "specific_heat": "$C/N$ [$k_B$]", "magnetization": "$|m|$"}
-    labels |= {
-        "susceptibility": r"$\chi/N$ of $|m|$ [1/J]",
-        "binder": "$U_4$",
-        "z": "network's energy $-$ exact [standard errors]",
-    }
     for k, size in enumerate(sizes):
+        colour = f"C{k}"
         mine = [row for row in rows if row["case"][1] == size]
         t = np.array([row["case"][2] for row in mine])
-        for name, axes in panels.items():
-            if name == "z":
-                value, error = np.array([row["network_energy"] for row in mine]).T
-                axes.plot(t, (value - exact.kaufman(t, size)[0]) / error, "x", color=f"C{k}", label=f"L = {size}")
-                continue
-            axes.errorbar(
-                t, *np.array([row[name] for row in mine]).T, fmt=".", capsize=2, color=f"C{k}", label=f"L = {size}"
-            )
-            if name in NAMES[:2]:
-                axes.plot(t, [row[f"network_{name}"][0] for row in mine], "x", color=f"C{k}", markersize=6)
-                axes.plot(fine, exact.kaufman(fine, size)[NAMES.index(name)], color=f"C{k}", linewidth=0.8)
-    panels["energy"].plot(fine, exact.onsager_energy(fine), "k--", linewidth=0.8, label="Onsager")
-    panels["energy"].plot([], [], "kx", label="network, from spins")
-    panels["magnetization"].plot(fine, yang(fine), "k--", linewidth=0.8, label="Yang, infinite lattice")
-    panels["z"].axhspan(-2, 2, color="0.9")
-    for name, axes in panels.items():
+        for axes, name in zip(panels, LABELS, strict=True):
+            value, error = np.array([row[name] for row in mine]).T
+            axes.errorbar(t, value, error, fmt=".", capsize=2, color=colour, label=f"L = {size}")
+        for axes, name, curve in zip(panels, ENERGETIC[2:], exact.kaufman(fine, size), strict=False):
+            axes.plot(t, [row[name][0] for row in mine], "x", color=colour)
+            axes.plot(fine, curve, color=colour, linewidth=0.8)
+        value, error = np.array([row["network_energy"] for row in mine]).T
+        last.plot(t, (value - exact.kaufman(t, size)[0]) / error, "x", color=colour)
+    panels[0].plot(fine, exact.onsager_energy(fine), "k--", linewidth=0.8, label="Onsager")
+    panels[0].plot([], [], "kx", label="network, from spins")
+    panels[2].plot(fine, exact.yang_magnetization(fine), "k--", linewidth=0.8, label="Yang")
+    last.axhspan(-2, 2, color="0.9")
+    labels = (*LABELS.values(), "network's energy $-$ exact [standard errors]")
+    for axes, label in zip((*panels, last), labels, strict=True):
         axes.axvline(T_CRITICAL, color="0.5", linestyle=":")
-        axes.set(xlabel="temperature [J / $k_B$]", ylabel=labels[name])
-    panels["susceptibility"].set_yscale("log")
-    panels["energy"].legend(fontsize="small")
-    panels["magnetization"].legend(fontsize="small")
+        axes.set(xlabel="temperature [J / $k_B$]", ylabel=label)
+    panels[3].set_yscale("log")
+    panels[0].legend(fontsize="small")
+    panels[2].legend(fontsize="small")
     return figure
 
 
@@ -113,21 +95,19 @@ def main() -> None:
     temperatures = [round(float(t), 4) for t in np.linspace(1, 4, n_temperatures)]
     cases = [(size, t, n_spins // size**2) for size in sizes for t in temperatures]
     rows = study.measure(observe, cases)
-    lines = [
-        "| L | energy, samples: chi2/dof | specific heat | network's energy | network's specific heat |",
-        "|---:|---:|---:|---:|---:|",
-    ]
+    lines = ["| chi2/dof | energy | specific heat | network's energy | network's specific heat |"]
+    lines.append("|---|---:|---:|---:|---:|")
     summary: Row = {}
     for size in sizes:
         mine = [row for row in rows if row["case"][1] == size]
         truth = exact.kaufman(np.array([row["case"][2] for row in mine]), size)
         chi2 = {}
-        for k, name in enumerate(NAMES[:4]):
+        for k, name in enumerate(ENERGETIC):
             value, error = np.array([row[name] for row in mine]).T
             seen = error > 0.2 * error.max() / size  # deep in the cold hardly a spin is flipped, and no error is known
             chi2[name] = float((((value - truth[k % 2]) / error)[seen] ** 2).mean())
         summary[str(size)] = chi2
-        lines.append(f"| {size} | {' | '.join(f'{value:.2f}' for value in chi2.values())} |")
+        lines.append(f"| L = {size} | {' | '.join(f'{value:.2f}' for value in chi2.values())} |")
     study.finish(summary, draw(rows, sizes), *lines)
 
 

@@ -44,6 +44,14 @@ def onsager_energy(temperatures: ArrayLike) -> Floats:
     return np.asarray(-(1 + modulus / arithmetic) / np.tanh(2 * coupling))
 
 
+def yang_magnetization(temperatures: ArrayLike) -> Floats:
+    """Spontaneous magnetisation per spin of the infinite lattice, 0 above T_c: temperatures (...) -> (...).
+
+    (1 - sinh(2 / T)^-4)^(1/8): C. N. Yang, Phys. Rev. 85, 808 (1952).
+    """
+    return np.asarray(np.maximum(1 - np.sinh(2 * _couplings(temperatures)) ** -4.0, 0) ** 0.125)
+
+
 def kaufman(temperatures: ArrayLike, lattice_size: int) -> tuple[Floats, Floats]:
     """Energy and specific heat per spin of the periodic L x L lattice: temperatures (...) -> two arrays (...)."""
     _, energy, specific_heat = _kaufman(temperatures, lattice_size)

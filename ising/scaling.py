@@ -148,3 +148,16 @@ def fit_scaling(observables: Sequence[Curves], degree: int = 3, omega: float = 1
     coefficients, residuals = solve(found.x)
     t_c, nu, *kappas = found.x.tolist()
     return Scaling(t_c, nu, tuple(kappas), float(residuals @ residuals) / (n_values - n_numbers), tuple(coefficients))
+
+
+def bootstrap_scaling(
+    draw: Callable[..., Sequence[Curves]], degree: int = 3, n_times: int = 100, seed: int = 0
+) -> tuple[Scaling, float, float]:
+    """A fit, and the standard errors of its T_c and nu: the scatter of fits to data that were drawn again.
+
+    Args:
+        draw: gives the curves as they are or, with a generator `rng`, of data drawn with replacement.
+    """
+    rng = np.random.default_rng(seed)
+    again = [fit_scaling(draw(rng=rng), degree) for _ in range(n_times)]
+    return fit_scaling(draw(), degree), float(np.std([f.t_c for f in again])), float(np.std([f.nu for f in again]))

@@ -194,6 +194,14 @@ def test_magnetisation_4x4_at_the_critical_temperature() -> None:
     assert 1 - m4 / (3 * m2**2) == pytest.approx(0.6171993, abs=5e-8)
 
 
+def test_the_spontaneous_magnetisation_vanishes_at_the_critical_temperature_with_exponent_one_eighth() -> None:
+    assert exact.yang_magnetization([0.1, T_CRITICAL, 3.0]).tolist() == [pytest.approx(1), pytest.approx(0), 0]
+    near = exact.yang_magnetization(T_CRITICAL * (1 - np.array([1e-6, 1e-8])))
+    assert np.log(near[0] / near[1]) / np.log(100) == pytest.approx(1 / 8, rel=1e-4)
+    # Far below T_c, the first excitation: m = 1 - 2 exp(-8 / T).
+    assert 1 - exact.yang_magnetization(0.5) == pytest.approx(2 * np.exp(-8 / 0.5), rel=5e-3)
+
+
 def test_the_partition_function_is_the_sum_over_all_configurations() -> None:
     temperatures = np.array([0.3, 1.0, T_CRITICAL, 4.0, 10.0, 1e3])
     for size in (4, 6, 8):

@@ -1,14 +1,21 @@
 """Every experiment, as a command, in its quick version: it works and leaves what is committed alone."""
 
+import ast
+import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 
+from experiments.common import Study
 from tests.conftest import ROOT
 
-EXPERIMENTS = sorted(path.stem for path in (ROOT / "experiments").glob("[!_]*.py"))
+EXPERIMENTS = sorted(
+    path.stem for path in (ROOT / "experiments").glob("*.py") if 'if __name__ == "__main__"' in path.read_text()
+)
 
 
 def kept() -> dict[Path, float]:
@@ -31,3 +38,42 @@ def test_an_experiment_has_left_its_numbers_and_its_figure(name: str) -> None:
     assert (ROOT / "experiments" / "results" / f"{name}.json").exists()
     assert (ROOT / "docs" / "figures" / f"{name}.png").exists()
     assert f"python -m experiments.{name}" in (ROOT / "journal.md").read_text()
+
+
+@pytest.mark.parametrize("name", [*EXPERIMENTS, "collapse"])
+def test_an_experiment_is_short(name: str) -> None:
+    if name == "equilibration":
+        pytest.skip("is older than what experiments share")
+    text = (ROOT / "experiments" / f"{name}.py").read_text()
+    others: set[int] = set()  # lines of documentation and imports
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.Module, ast.FunctionDef)) and ast.get_docstring(node):
+            node = node.body[0]  # noqa: PLW2901
+        elif not isinstance(node, (ast.Import, ast.ImportFrom)):
+            continue
+        others |= set(range(node.lineno, (node.end_lineno or 0) + 1))
+    own = [line.strip() for k, line in enumerate(text.splitlines(), 1) if k not in others]
+    assert len([line for line in own if line and not line.startswith("#")]) <= 80
+
+
+def noted(folder: str, n: int) -> dict[str, Any]:
+    """A case that leaves a trace of having been computed."""
+    (Path(folder) / f"{n}").touch(exist_ok=False)
+    return {"twice": 2 * n}
+
+
+def test_cases_that_are_there_are_not_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("experiments.common.ROOT", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["study"])
+    (tmp_path / "experiments" / "results").mkdir(parents=True)
+    (tmp_path / "docs" / "figures").mkdir(parents=True)
+    folder = str(tmp_path)
+    for cases in ([1, 2], [2, 3, 1]):  # a second `noted` of one number would fail
+        study = Study("somewhere/study.py", None)
+        rows = study.measure(noted, [(folder, n) for n in cases])
+        assert [row["twice"] for row in rows] == [2 * n for n in cases]  # in the order that was asked for
+        study.finish({"n": len(rows)}, Figure())
+        kept = json.loads((tmp_path / "experiments" / "results" / "study.json").read_text())
+        assert kept["summary"] == {"n": len(cases)}
+        assert sorted(row["case"][2] for row in kept["cases"]) == list(range(1, len(cases) + 1))
+    assert (tmp_path / "docs" / "figures" / "study.png").exists()

@@ -74,3 +74,28 @@ def test_number_of_classes(size: int, classes: int) -> None:
 def test_lattices_without_a_checkerboard_are_refused(size: int) -> None:
     with pytest.raises(ValueError, match=f"lattice size {size}"):
         lattice.check_lattice_size(size)
+
+
+def test_random_symmetries_leave_energies_and_correlations_and_reach_every_image() -> None:
+    rng = np.random.default_rng(0)
+    spins = rng.choice(np.array([-1, 1], np.int8), size=(50, 6, 6))
+    moved = lattice.random_symmetries(spins, rng)
+    assert moved.dtype == np.int8
+    assert not np.array_equal(moved, spins)
+    np.testing.assert_array_equal(lattice.energy(moved), lattice.energy(spins))
+    np.testing.assert_array_equal(lattice.correlations(moved), lattice.correlations(spins))
+    # One configuration without any symmetry has 16 shifts x 8 images of the square x 2 signs, all as likely.
+    lone = np.ones((4, 4), np.int8)
+    lone[0, 0] = lone[0, 1] = lone[1, 2] = lone[2, 0] = -1
+    assert len({image.tobytes() for image in images_of(lone)}) == 256
+    n = 256 * 200
+    drawn = lattice.random_symmetries(np.broadcast_to(lone, (n, 4, 4)), rng)
+    found, counts = np.unique(drawn.reshape(n, -1), axis=0, return_counts=True)
+    assert len(found) == 256
+    assert abs(((counts - 200) ** 2 / 200).sum() - 255) < 5 * np.sqrt(2 * 255)
+
+
+def images_of(spins: NDArray[np.int8]) -> list[NDArray[np.int8]]:
+    shifts = [np.roll(spins, (i, j), (0, 1)) for i in range(4) for j in range(4)]
+    turned = [np.rot90(each, k) for each in shifts for k in range(4)]
+    return [sign * image for each in turned for image in (each, each.T) for sign in (1, -1)]

@@ -91,3 +91,52 @@ def test_binder_cumulant_of_order_and_disorder() -> None:
     assert scaling.binder_cumulant(np.array([-1.0, 1.0, 1.0])) == pytest.approx(2 / 3)
     gaussian = np.random.default_rng(7).standard_normal(1_000_000)
     assert scaling.binder_cumulant(gaussian) == pytest.approx(0, abs=0.01)
+
+
+def curves_that_fall_together(kappa: float | None, noise: float, seed: int, stretch: bool = False) -> scaling.Curves:
+    """tanh(x) or L^kappa cosh(x / 2), with corrections, at sizes from 8 to 64, for T_c = 2.3 and nu = 1.2."""
+    sizes, places = np.repeat([8, 16, 32, 64], 15), np.tile(np.linspace(-1, 1, 15), 4)
+    factor = np.log(sizes) if stretch else np.ones(len(sizes))
+    temperatures = 2.3 + places / factor / sizes ** (1 / 1.2)
+    function = np.tanh(places) if kappa is None else np.cosh(places / 2)
+    values = sizes ** (kappa or 0.0) * (function + (0.5 + 0.3 * places) * sizes**-1.75)
+    errors = np.full(len(sizes), noise) * np.abs(values).mean()
+    values = values + errors * np.random.default_rng(seed).standard_normal(len(sizes))
+    return scaling.Curves(sizes, temperatures, values, errors, kappa and kappa + 0.1, factor if stretch else 1.0)
+
+
+@pytest.mark.parametrize("stretch", [False, True])
+def test_scaling_finds_what_curves_were_made_of(stretch: bool) -> None:
+    observables = [curves_that_fall_together(kappa, 1e-7, 0, stretch=stretch) for kappa in (None, -0.25, 1.75)]
+    fit = scaling.fit_scaling(observables, degree=11)
+    assert fit.t_c == pytest.approx(2.3, abs=1e-6)
+    assert fit.nu == pytest.approx(1.2, abs=1e-5)
+    np.testing.assert_allclose(fit.exponents, [-0.25, 1.75], atol=1e-5)
+    for coefficients in fit.coefficients:
+        np.testing.assert_allclose(coefficients[-2:], [0.5, 0.3], atol=0.01)
+
+
+def test_errors_of_scaling_are_the_scatter_of_its_results() -> None:
+    fits = [scaling.fit_scaling([curves_that_fall_together(None, 0.02, seed)], 5) for seed in range(40)]
+    assert np.mean([fit.chi2_per_dof for fit in fits]) == pytest.approx(1, abs=0.15)
+    curves = curves_that_fall_together(None, 0.02, seed=100)
+
+    def draw(rng: np.random.Generator | None = None) -> list[scaling.Curves]:
+        noise = 0 if rng is None else curves.errors * rng.standard_normal(len(curves.values))
+        return [curves._replace(values=curves.values + noise)]
+
+    fit, t_c_error, nu_error = scaling.bootstrap_scaling(draw, 5, 60)
+    for key, error in (("t_c", t_c_error), ("nu", nu_error)):
+        scatter = np.std([getattr(each, key) for each in fits])
+        assert 0.6 < error / scatter < 1.6
+        assert (
+            abs(np.mean([getattr(each, key) for each in fits]) - {"t_c": 2.3, "nu": 1.2}[key]) < 4 * scatter / 40**0.5
+        )
+    assert abs(fit.t_c - 2.3) < 4 * t_c_error
+
+
+def test_scaling_refuses_what_cannot_be_fitted() -> None:
+    curves = curves_that_fall_together(None, 0.02, 0)
+    few = scaling.Curves(curves.sizes[:8], curves.temperatures[:8], curves.values[:8], curves.errors[:8])
+    with pytest.raises(ValueError, match="8 values are too few for 8 numbers"):
+        scaling.fit_scaling([few])

@@ -1,0 +1,106 @@
+"""From the cases of critical_temperature.py to curves that fall onto each other, and the figure of them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ising.exact import T_CRITICAL, kaufman
+from ising.scaling import Curves, Scaling
+
+Row = dict[str, Any]
+Fit = tuple[Scaling, float, float]  # and the errors of T_c and nu
+N_BLOCKS, N_BINS = 50, 20  # of samples at one temperature; of temperatures near T_c
+
+
+def moments(rows: list[Row], rng: np.random.Generator | None = None) -> list[Curves]:
+    """U_4 and <m^2> by size and temperature, of blocks drawn with replacement if there is a generator."""
+    sizes, temperatures = (np.array([row["case"][k] for row in rows]) for k in (1, 2))
+    m2, m4 = (np.array([row[key] for row in rows]) for key in ("m2", "m4"))
+    u4 = 1 - m4.mean(axis=1) / (3 * m2.mean(axis=1) ** 2)
+    influence = m4 / m4.mean(axis=1)[:, None] - 2 * m2 / m2.mean(axis=1)[:, None]  # of a block on ln(1 - U_4)
+    errors = ((1 - u4) * influence.std(axis=1) / np.sqrt(N_BLOCKS), m2.std(axis=1) / np.sqrt(N_BLOCKS))
+    if rng is not None:
+        chosen = rng.integers(N_BLOCKS, size=m2.shape)
+        m2, m4 = (np.take_along_axis(each, chosen, axis=1) for each in (m2, m4))
+        u4 = 1 - m4.mean(axis=1) / (3 * m2.mean(axis=1) ** 2)
+    return [
+        Curves(sizes, temperatures, u4, errors[0]),
+        Curves(sizes, temperatures, m2.mean(axis=1), errors[1], exponent=-0.3),
+    ]
+
+
+def probabilities(rows: list[Row], log: bool = False, rng: np.random.Generator | None = None) -> list[Curves]:
+    """P(T) by size, the mean over networks, of networks and noise drawn at random if there is a generator."""
+    parts = []
+    for size in dict.fromkeys(row["case"][2] for row in rows):
+        mine = [row for row in rows if row["case"][2] == size]
+        t, p, noise = (np.array([row[key] for row in mine]) for key in ("t", "p", "error"))
+        scatter = p.std(axis=0, ddof=1) / np.sqrt(len(p)) if len(p) > 1 else 0.0
+        error = np.hypot(noise.mean(axis=0), scatter)
+        if rng is not None:
+            p = p[rng.integers(len(p), size=len(p))] + noise.mean(axis=0) * rng.standard_normal(p.shape[1])
+        stretch = np.full(N_BINS, np.sqrt(kaufman(T_CRITICAL, size)[1]) if log else 1.0)
+        parts.append((np.full(N_BINS, size), t[0], p.mean(axis=0), error, stretch))
+    sizes, t, p, error, stretch = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return [Curves(sizes, t, p, error, stretch=stretch)]
+
+
+def by_size(axes: Axes, curves: Curves, x: Any, values: Any, errors: Any) -> None:
+    """Points with error bars, a colour a size."""
+    for k, size in enumerate(np.unique(curves.sizes)):
+        mine = curves.sizes == size
+        axes.errorbar(x[mine], values[mine], errors[mine], fmt=".", color=f"C{k}", capsize=1, label=f"L = {size}")
+
+
+def scaled(curves: Curves, fit: Scaling) -> Any:
+    """(T - T_c) L^(1 / nu) with what was fitted."""
+    return (curves.temperatures - fit.t_c) * curves.sizes ** (1 / fit.nu)
+
+
+def draw(
+    moments: Sequence[Curves], classifiers: Mapping[str, Curves], found: Mapping[str, tuple[Scaling, float, float]]
+) -> Figure:
+    """Roads (a), (b) and (c), and T_c and nu of each beside the exact ones."""
+    figure = Figure(figsize=(13, 11), layout="constrained")
+    grid = figure.subplots(3, 3)
+    u4, m2 = moments
+    fit = found["(a) samples"][0]
+    by_size(grid[0, 0], u4, u4.temperatures, u4.values, u4.errors)
+    grid[0, 0].set(xlabel="T [J / $k_B$]", ylabel="$U_4$", title="(a) samples")
+    by_size(grid[0, 1], u4, scaled(u4, fit), u4.values, u4.errors)
+    scale = m2.sizes ** -fit.exponents[0]
+    by_size(grid[0, 2], m2, scaled(m2, fit), m2.values * scale, m2.errors * scale)
+    grid[0, 1].set(ylabel="$U_4$", title="(a) collapse")
+    grid[0, 2].set(ylabel=rf"$\langle m^2 \rangle L^{{{-fit.exponents[0]:.3f}}}$", title="(a) collapse")
+    panels = (
+        ("sigmoid units", grid[1, 0], grid[1, 1]),
+        ("cnn", None, grid[1, 2]),
+        ("sigmoid units, apart", None, grid[2, 0]),
+    )
+    for name, plain, collapsed in panels:
+        curves = classifiers[name]
+        if plain is not None:
+            by_size(plain, curves, curves.temperatures, curves.values, curves.errors)
+            plain.axhline(0.5, color="0.7", linewidth=0.8)
+            plain.set(xlabel="T [J / $k_B$]", ylabel="mean $P(T < T_c)$", title=f"(b) {name}")
+        by_size(collapsed, curves, scaled(curves, found[name][0]), curves.values, curves.errors)
+        road = "(c)" if name.endswith("apart") else "(b)"
+        collapsed.set(ylabel="mean $P(T < T_c)$", title=f"{road} {name}: collapse")
+    for axes in (grid[0, 1], grid[0, 2], grid[1, 1], grid[1, 2], grid[2, 0]):
+        axes.set_xlabel(r"$(T - T_c)\,L^{1/\nu}$ as fitted")
+    for axes in (grid[0, 0], grid[1, 0]):
+        axes.axvline(T_CRITICAL, color="0.5", linestyle=":")
+        axes.legend(fontsize="x-small")
+    fits = list(found.values())
+    values = (([fit.t_c for fit, _, _ in fits], T_CRITICAL, "$T_c$"), ([fit.nu for fit, _, _ in fits], 1.0, r"$\nu$"))
+    for k, (axes, (numbers, exact, label)) in enumerate(zip(grid[2, 1:], values, strict=True)):
+        axes.errorbar(numbers, range(len(fits)), xerr=[each[1 + k] for each in fits], fmt="o", capsize=3)
+        axes.axvline(exact, color="0.5", linestyle=":", label=f"exact: {exact:.5g}")
+        axes.set_yticks(range(len(fits)), [] if k else list(found))
+        axes.set_xlabel(f"{label}, bootstrap errors")
+        axes.invert_yaxis()
+        axes.legend(fontsize="x-small")
+    return figure

@@ -55,7 +55,7 @@ def draw(rows: list[Row], sizes: list[int]) -> Figure:
     axes.set(xscale="log", yscale="log", xlabel="L, trained on 8 alone", ylabel="error of the total energy [J]")
     axes.set_xticks(sizes, [str(size) for size in sizes])
     axes.minorticks_off()
-    axes.legend(fontsize="small")
+    axes.legend(fontsize="small", loc="upper left")
     return figure
 
 

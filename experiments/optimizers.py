@@ -21,7 +21,11 @@ from task import evaluate
 from utils import DivergedError
 
 OPTIMIZERS, SCHEDULERS = get_args(Optimizer), get_args(Scheduler)
-RATES = {"adam": (3e-4, 1e-3, 3e-3, 1e-2), "adamw": (3e-4, 1e-3, 3e-3, 1e-2), "sgd": (3e-3, 1e-2, 3e-2, 1e-1)}
+RATES = {
+    "adam": (3e-4, 1e-3, 3e-3, 1e-2, 3e-2),
+    "adamw": (3e-4, 1e-3, 3e-3, 1e-2, 3e-2),
+    "sgd": (3e-3, 1e-2, 3e-2, 1e-1),
+}
 
 
 def learn(optimizer: str, scheduler: str, lr: float, seed: int, epochs: int) -> Row:
@@ -52,7 +56,7 @@ def draw(tuning: dict[tuple[str, str], list[tuple[float, float]]], tested: dict[
     for k, (pair, values) in enumerate(tested.items()):
         error = values.std(ddof=1) / math.sqrt(len(values))
         right.errorbar(k, values.mean(), error, fmt="o", color=f"C{OPTIMIZERS.index(pair[0])}", capsize=3)
-    right.set_xticks(range(len(tested)), [f"{o}\\n{s}" for o, s in tested], fontsize="small")
+    right.set_xticks(range(len(tested)), [f"{o}\n{s}" for o, s in tested], fontsize="small")
     right.set(ylabel=f"test mae of $E/N$ [J], {len(values)} seeds, standard error")
     return figure
 

@@ -184,7 +184,8 @@ def evaluate_run(request: Request) -> dict[str, Any]:
         bayes = task.baselines(examples, examples)["bayes"]
         result["bayes"] = task.metrics(task.sums(bayes, examples.targets))
         answers = {config.model.architecture: predictions.cpu().numpy(), "Bayes": bayes.numpy()}
-        figure = plots.phase_by_temperature(split.temperatures, answers)
+        ceiling = plots.bayes_ceiling(asdict(request.config.data))
+        figure = plots.phase_by_temperature(split.temperatures, answers, ceiling)
     place = request.folder / "evaluations"
     place.mkdir(exist_ok=True)
     write_json(place / f"{request.name}.json", result)

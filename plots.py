@@ -8,6 +8,7 @@ import json
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -15,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from ising.exact import T_CRITICAL
+from ising.exact import T_CRITICAL, phase_accuracy
 from options import Parser
 
 Floats = NDArray[np.floating]
@@ -82,10 +83,27 @@ def error_by_temperature(temperatures: Floats, errors: Floats, n_bins: int = 20)
     return figure
 
 
-def phase_by_temperature(temperatures: Floats, log_odds: Mapping[str, Floats], n_bins: int = 20) -> Figure:
+def bayes_ceiling(data: Mapping[str, Any]) -> tuple[Floats, Floats] | None:
+    """Temperatures, and the share of right answers of the best classifier there: exact, for lattices up to 8 x 8.
+
+    `data` is that section of config.json; None if the configurations are larger, or not drawn by this program.
+    """
+    if data["lattice_size"] > 8 or data["file"] is not None:
+        return None
+    temperatures = np.linspace(data["temp_min"], data["temp_max"], 1000)  # each as likely as any other
+    return temperatures, phase_accuracy(temperatures, temperatures, data["lattice_size"])
+
+
+def phase_by_temperature(
+    temperatures: Floats,
+    log_odds: Mapping[str, Floats],
+    ceiling: tuple[Floats, Floats] | None = None,
+    n_bins: int = 20,
+) -> Figure:
     """What classifiers say of the phase, by temperature: `log_odds` (N,) that T < T_c by the name of the classifier.
 
-    Left the mean probability, right the share of right answers, each with its standard error, in bins as above.
+    Left the mean probability, right the share of right answers, each with its standard error, in bins as above; and the
+    `ceiling` of bayes_ceiling.
     """
     bins = np.array_split(np.argsort(temperatures), int(np.clip(len(temperatures) // 10, 1, n_bins)))
     centres = [temperatures[chosen].mean() for chosen in bins]
@@ -99,6 +117,8 @@ def phase_by_temperature(temperatures: Floats, log_odds: Mapping[str, Floats], n
             means = np.array([values[chosen].mean() for chosen in bins])
             errors = np.array([values[chosen].std() for chosen in bins]) / np.sqrt(np.maximum(sizes - 1, 1))
             axes.errorbar(centres, means, yerr=errors, fmt="ox+"[k % 3], markersize=4, capsize=2, label=name)
+    if ceiling is not None:
+        right.plot(*ceiling, color="black", linewidth=0.8, label="Bayes, exact")
     for axes, label in ((left, "mean $P(T < T_c)$"), (right, "share of right answers")):
         if temperatures.min() < T_CRITICAL < temperatures.max():
             axes.axvline(T_CRITICAL, color="0.5", linestyle=":", label=f"$T_c$ = {T_CRITICAL:.3f}")
@@ -128,13 +148,14 @@ def draw_run(folder: Path) -> list[Path]:
     """Draw the figures of a finished run from its files into its folder `figures`; return their paths."""
     rows = json.loads((folder / "epoch_metrics.json").read_text())
     results = json.loads((folder / "results.json").read_text())
+    data = json.loads((folder / "config.json").read_text())["data"]
     with np.load(io.BytesIO((folder / "predictions.npz").read_bytes())) as arrays:
         true, predicted, temperatures = arrays["targets"], arrays["predictions"], arrays["temperatures"]
         if "accuracy" in results["test"]:
             answers = {"network": predicted, "Bayes": arrays["baseline_bayes"]}
             figures = {
                 "training_curves": training_curves(rows, results["best_epoch"], PHASE_LOSS),
-                "phase_by_temperature": phase_by_temperature(temperatures, answers),
+                "phase_by_temperature": phase_by_temperature(temperatures, answers, bayes_ceiling(data)),
             }
         else:
             figures = {

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ising.exact import T_CRITICAL
-from plots import configurations, error_by_temperature, parity, phase_by_temperature, training_curves
+from plots import bayes_ceiling, configurations, error_by_temperature, parity, phase_by_temperature, training_curves
 from tests.conftest import Program
 
 RUN_FIGURES = {"training_curves.png", "parity.png", "error_by_temperature.png", "configurations.png"}
@@ -115,7 +115,14 @@ def test_phases_are_shown_with_their_standard_errors() -> None:
     temperatures = np.repeat([1.5, 3.0], 50)
     odds = np.where(temperatures < T_CRITICAL, 1.0, -1.0)
     odds[:5] = -1.0  # a tenth of the cold ones are wrong
-    left, right = phase_by_temperature(temperatures, {"network": odds}, n_bins=2).axes
+    ceiling = bayes_ceiling({"lattice_size": 8, "file": None, "temp_min": 1.5, "temp_max": 3.0})
+    assert ceiling is not None
+    left, right = phase_by_temperature(temperatures, {"network": odds}, ceiling, n_bins=2).axes
+    np.testing.assert_array_equal(right.lines[-2].get_xydata(), np.transpose(ceiling))
+    assert ceiling[1].min() < 0.6
+    assert ceiling[1][0] > 0.99
+    for other in ({"lattice_size": 16, "file": None}, {"lattice_size": 8, "file": "x.npz"}):
+        assert bayes_ceiling(other) is None
     p = 1 / (1 + np.exp(-1))
     for axes, cold, hot in ((left, 0.9 * p + 0.1 * (1 - p), 1 - p), (right, 0.9, 1.0)):
         line, _, (bars,) = axes.containers[0]

@@ -41,7 +41,9 @@ def probabilities(rows: list[Row], log: bool = False, rng: np.random.Generator |
         scatter = p.std(axis=0, ddof=1) / np.sqrt(len(p)) if len(p) > 1 else 0.0
         error = np.hypot(noise.mean(axis=0), scatter)
         if rng is not None:
-            p = p[rng.integers(len(p), size=len(p))] + noise.mean(axis=0) * rng.standard_normal(p.shape[1])
+            # Of n networks drawn from n, the mean scatters by sqrt((n - 1) / n) of what it should.
+            again, enough = p[rng.integers(len(p), size=len(p))].mean(axis=0), np.sqrt(len(p) / max(1, len(p) - 1))
+            p = p + enough * (again - p.mean(axis=0)) + noise.mean(axis=0) * rng.standard_normal(p.shape[1])
         stretch = np.full(N_BINS, np.sqrt(kaufman(T_CRITICAL, size)[1]) if log else 1.0)
         parts.append((np.full(N_BINS, size), t[0], p.mean(axis=0), error, stretch))
     sizes, t, p, error, stretch = (np.concatenate(part) for part in zip(*parts, strict=True))

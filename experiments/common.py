@@ -82,13 +82,12 @@ class Study:
         return [done[key] for key in wanted]
 
     def finish(self, summary: Row, figure: Figure, *lines: str) -> None:
-        """Keep what came out and the figure, and print the lines that say it."""
+        """Keep what came out, the figure, and the lines of a table that says it, and print these."""
         seconds = sum(row["seconds"] for row in self.content["cases"])
-        self.content |= {"summary": summary, "core_seconds": round(seconds)}
+        self.content |= {"summary": summary, "core_seconds": round(seconds), "report": "\n".join(lines)}
         write_json(self.results, self.content)
         figure.savefig(self.figure, dpi=110)
-        for line in lines:
-            say(line)
+        say(self.content["report"])
         say(f"{seconds / 60:.1f} minutes of one core; {self.results} and {self.figure}")
 
 

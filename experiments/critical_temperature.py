@@ -6,8 +6,11 @@ python -m experiments.critical_temperature [--quick]
 (b) Networks that were trained to tell T < T_c from T > T_c (J. Carrasquilla, R. G. Melko, Nature Phys. 13, 431, 2017):
     100 sigmoid units, and a convolutional network. The mean probability P(T) that they give falls onto one curve too.
     Beside them what needs no training: Bayes' rule, which reads the energy, and logistic regression on |m|.
-(c) The same units, trained on T < 1.8 against T > 2.8 alone: nothing that they were told contains T_c.
-Errors are bootstrapped, over samples in (a), over networks and test configurations in (b) and (c).
+(c) The same units, trained and chosen on T < 1.8 against T > 2.8 alone: no label that they see contains T_c.
+All look at temperatures around T_c, as one would after a first, coarse search. Curves of what reads the energy are
+narrower by the square root of the specific heat, which grows as ln L: in the rows `with log`, x is multiplied by it.
+Errors are bootstrapped: over samples in (a), in (b) and (c) over networks, each with training data of its own, and over
+test configurations.
 """
 
 from functools import partial
@@ -27,7 +30,7 @@ from ising.scaling import bootstrap_scaling
 from task import PhaseTask, predict
 
 WIDTH, COPIES = 2.5, 8  # of the range of T around T_c, times L; of each configuration, moved at random
-NETWORKS = {
+NETWORKS = {  # with their epochs and rates
     "sigmoid units": (ModelConfig(hidden=(100,), activation="sigmoid", dropout=0.0), 8, 0.003),
     "cnn": (ModelConfig(architecture="cnn", activation="relu", dropout=0.0), 4, 0.01),
 }
@@ -41,56 +44,55 @@ def sample(size: int, temperature: float, n: int) -> Row:
     return {"m2": (m**2).mean(axis=1).round(9).tolist(), "m4": (m**4).mean(axis=1).round(9).tolist()}
 
 
-def configurations(size: int, n: int) -> tuple[Splits, Split]:
-    """For training, from T_c - 1 to T_c + 1, and to test on, close to T_c; from the cache if they were drawn before."""
-
-    def within(width: float, **numbers: int) -> DataConfig:
-        edges = [round(T_CRITICAL + sign * width, 4) for sign in (-1, 1)]
-        return DataConfig(lattice_size=size, temp_min=edges[0], temp_max=edges[1], **numbers)  # type: ignore[arg-type]
-
-    splits, _ = get_splits(within(1.0, num_train=n, num_val=2000, num_test=1), 7, 1)
-    near, _ = get_splits(within(WIDTH / size, num_train=1, num_val=1, num_test=max(200, 2 * n // 3)), 8, 1)
-    return splits, near.test
+def within(width: float, size: int, seed: int, **numbers: int) -> Splits:
+    """Configurations from T_c - width to T_c + width; from the cache if they were drawn before."""
+    edges = [round(T_CRITICAL + sign * width, 4) for sign in (-1, 1)]
+    data = DataConfig(lattice_size=size, temp_min=edges[0], temp_max=edges[1], **numbers)  # type: ignore[arg-type]
+    return get_splits(data, seed, 1)[0]
 
 
-def classify(name: str, size: int, seed: int, n: int) -> Row:
+def only_apart(split: Split) -> Split:
+    """What lies far from T_c."""
+    apart = (split.temperatures < 1.8) | (split.temperatures > 2.8)
+    return Split(split.spins[apart], split.temperatures[apart])
+
+
+def classify(name: str, size: int, seed: int, n: int, n_test: int) -> Row:
     """P(T) of a classifier near T_c, in bins: mean temperature, mean probability and its standard error."""
-    splits, test = configurations(size, n)
-    train, temperatures = splits.train, splits.train.temperatures
-    if name.endswith("apart"):
-        apart = (temperatures < 1.8) | (temperatures > 2.8)
-        train = Split(train.spins[apart], temperatures[apart])
+    splits = within(1.0, size, 100 + seed, num_train=n, num_val=2000, num_test=1)
+    test = within(WIDTH / size, size, 8, num_train=1, num_val=1, num_test=n_test).test
     task = PhaseTask(size**2)
     asked, known = (task.examples(s.spins, s.temperatures, torch.device("cpu")) for s in (test, splits.train))
     if name in ("bayes", "magnetization"):
         odds = task.baselines(known, asked)[name]
     else:
-        odds = predict(network(name.removesuffix(", apart"), seed, train, splits), asked)
+        odds = predict(network(name, seed, splits), asked)
     p = torch.sigmoid(odds.double()).numpy()
     bins = np.array_split(np.argsort(test.temperatures), N_BINS)
     rows = {"t": [test.temperatures[b].mean() for b in bins], "p": [p[b].mean() for b in bins]}
     return {**rows, "error": [p[b].std() / np.sqrt(len(b)) for b in bins]}
 
 
-def network(name: str, seed: int, train: Split, splits: Splits) -> torch.nn.Module:
+def network(name: str, seed: int, splits: Splits) -> torch.nn.Module:
     """Trained on configurations that were shifted, turned, mirrored and flipped at random; a cnn needs no copies."""
-    model, epochs, lr = NETWORKS[name]
+    if name.endswith("apart"):
+        splits = splits._replace(train=only_apart(splits.train), val=only_apart(splits.val))
+    model, epochs, lr = NETWORKS[name.removesuffix(", apart")]
     rng, copies = np.random.default_rng(seed), COPIES if model.architecture == "mlp" else 1
-    spins = np.concatenate([lattice.random_symmetries(train.spins, rng) for _ in range(copies)])
-    training = TrainConfig(epochs=epochs, lr=lr, batch_size=min(256, len(spins)))
+    spins = np.concatenate([lattice.random_symmetries(splits.train.spins, rng) for _ in range(copies)])
+    training = TrainConfig(epochs=epochs, lr=lr, batch_size=min(128, len(spins)))
     data = DataConfig(lattice_size=spins.shape[-1], num_train=len(spins))
     config = ExperimentConfig(task="phase", seed=seed, model=model, train=training, data=data)
-    return trained(config, splits._replace(train=Split(spins, np.tile(train.temperatures, copies))))[0]
+    return trained(config, splits._replace(train=Split(spins, np.tile(splits.train.temperatures, copies))))[0]
 
 
 def main() -> None:
     study = Study(__file__, __doc__)
     sizes = [4, 6, 8] if study.quick else [8, 12, 16, 24, 32, 48, 64]
     places = np.linspace(-1.5, 1.5, 7 if study.quick else 11)
-    n_samples, n, seeds = (500, 300, 1) if study.quick else (15_000, 30_000, 6)
+    n_samples, n, n_test, seeds = (500, 300, 200, 1) if study.quick else (15_000, 15_000, 20_000, 5)
     grid = [(size, round(T_CRITICAL + x / size, 6)) for size in reversed(sizes) for x in places]
     rows = study.measure(sample, [(size, t, n_samples * (4 if size < 32 else 1)) for size, t in grid])
-    classified = [size for size in sizes if size != 12]
     n_seeds = {
         "bayes": 1,
         "magnetization": 1,
@@ -98,15 +100,14 @@ def main() -> None:
         "cnn": -(-seeds // 2),
         "sigmoid units, apart": seeds,
     }
-    # Bayes' rule comes first, from the largest lattices on, and leaves the configurations of all others in the cache.
-    cases = [("bayes", size, 1, n) for size in reversed(classified)]
-    cases += [(name, size, seed, n) for name in n_seeds for seed in range(1, n_seeds[name] + 1) for size in classified]
+    each = [(name, seed) for name in n_seeds for seed in range(1, n_seeds[name] + 1)]
+    cases = [(name, size, seed, n, n_test) for name, seed in each for size in sizes if size != 12]
     answers = study.measure(classify, cases)
     n_bootstrap = 2 if study.quick else 100
     found = {"(a) samples": bootstrap_scaling(partial(moments, rows), 4, n_bootstrap)}
     curves = {name: [row for row in answers if row["case"][1] == name] for name in n_seeds}
     for name, mine in curves.items():
-        for label, log in ((name, False), (f"{name}, x sqrt(C)", True)):
+        for label, log in ((name, False), (f"{name}, with log", True)):
             found[label] = bootstrap_scaling(partial(probabilities, mine, log), 5, n_bootstrap)
     lines = ["| road | T_c | nu | chi2/dof |", "|---|---:|---:|---:|"]
     summary = {}

@@ -46,6 +46,7 @@ def draw(means: np.ndarray, errors: np.ndarray) -> Figure:
             axes.errorbar(shifted, means[:, told, k], errors[:, told, k], fmt=marker, capsize=3, label=words)
         axes.set(xticks=places, xticklabels=list(NETWORKS), ylabel=label)
     figure.axes[0].set_yscale("log")
+    figure.axes[0].set_ylim(1e-5, 0.1)
     figure.axes[0].legend(title="bars: standard errors", fontsize="small")
     return figure
 
@@ -68,7 +69,7 @@ def main() -> None:
         "|---|---:|---:|---:|---:|",
     ]
     for i, name in enumerate(NETWORKS):
-        cells = [f"{means[i, told, k]:.4f} ± {errors[i, told, k]:.4f}" for k in range(2) for told in range(2)]
+        cells = [f"{means[i, told, k]:.3g} ± {errors[i, told, k]:.1g}" for k in range(2) for told in range(2)]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     summary = {
         name: {

@@ -102,28 +102,33 @@ class Scaling(NamedTuple):
     nu: float
     exponents: tuple[float, ...]  # kappa, of the observables that have one
     chi2_per_dof: float
-    coefficients: tuple[Floats, ...]  # for each observable: of x^0, x^1, ... and of the corrections
+    coefficients: tuple[Floats, ...]  # for each observable: of the functions in scaling_basis
 
 
-def scaling_basis(x: Floats, sizes: NDArray[np.int64], degree: int, omega: float) -> Floats:
-    """The functions that a scaling function is made of, (n, degree + 3): x^k, and L^-omega times 1 and x."""
-    return np.column_stack([*(x**k for k in range(degree + 1)), sizes**-omega, x * sizes**-omega])
+def scaling_basis(x: Floats, sizes: NDArray[np.int64], degree: int, grows: bool, omega: float = 1.75) -> Floats:
+    """The functions that a scaling function is made of, (n, degree + 5): x^k, and those that vanish on large lattices.
+
+    What scales is not T - T_c itself but, in this model, sinh(2 / T) - 1 / sinh(2 / T), which is not linear in it: hence
+    x^2 / L and x^3 / L. The amplitude of what grows as a power of L depends on T as well: hence x / L, one function
+    more. The background of the magnetisation's moments is smaller than what scales by L^-gamma/nu = L^-7/4.
+    """
+    corrections = [x**2 / sizes, x**3 / sizes, sizes**-omega, x * sizes**-omega, *([x / sizes] if grows else [])]
+    return np.column_stack([*(x**k for k in range(degree + 1)), *corrections])
 
 
-def fit_scaling(observables: Sequence[Curves], degree: int = 3, omega: float = 1.75) -> Scaling:
+def fit_scaling(observables: Sequence[Curves], degree: int = 3) -> Scaling:
     """T_c and nu from curves that fall onto each other in the right units, by least squares.
 
-    A(T, L) = L^kappa [f(x) + (b + c x) L^-omega] with x = (T - T_c) L^(1 / nu), a polynomial f for each observable, and
-    T_c and nu common to all. K. Binder, Z. Phys. B 43, 119 (1981). At given T_c, nu and kappa the rest is linear, so
-    that only these are searched for. The leading corrections
-    are those of the background, smaller by L^-gamma/nu = L^-7/4.
+    A(T, L) = L^kappa [f(x) + corrections] with x = (T - T_c) L^(1 / nu), a polynomial f for each observable, and T_c and
+    nu common to all: K. Binder, Z. Phys. B 43, 119 (1981). At given T_c, nu and kappa the rest is linear, so that only
+    these are searched for.
 
     Raises:
         ValueError: there are fewer values than there are numbers to fit.
     """
     free = [curves.exponent for curves in observables if curves.exponent is not None]
     n_values = sum(len(curves.values) for curves in observables)
-    n_numbers = 2 + len(free) + len(observables) * (degree + 3)
+    n_numbers = 2 + 2 * len(free) + len(observables) * (degree + 5)
     if n_values <= n_numbers:
         raise ValueError(f"{n_values} values are too few for {n_numbers} numbers")
 
@@ -136,7 +141,7 @@ def fit_scaling(observables: Sequence[Curves], degree: int = 3, omega: float = 1
             kappa = 0.0 if curves.exponent is None else next(remaining)
             x = (curves.temperatures - t_c) * curves.sizes ** (1 / nu) * curves.stretch
             scale = curves.sizes**kappa / curves.errors
-            basis = scaling_basis(x, curves.sizes, degree, omega) * scale[:, None]
+            basis = scaling_basis(x, curves.sizes, degree, curves.exponent is not None) * scale[:, None]
             wanted = curves.values / curves.errors
             coefficients.append(np.asarray(np.linalg.lstsq(basis, wanted, rcond=None)[0], np.float64))
             residuals.append(basis @ coefficients[-1] - wanted)

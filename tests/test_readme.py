@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import evaluate
 from benchmarks import sampler, training
 from command import build_parser, parse_args
 from config import OPTIONS, to_json
@@ -56,6 +57,9 @@ def test_every_command_is_one_that_the_program_takes(tmp_path: Path, monkeypatch
     commands = [shlex.split(line, comments=True) for block in SHELL for line in block.splitlines()]
     ours = [words[2:] for words in commands if words[:2] == ["python", "main.py"]]
     assert len(ours) >= 7
+    for words in commands:
+        if words[:2] == ["python", "evaluate.py"]:
+            assert evaluate.build_parser().parse_args(words[2:]).run
     for words in ours:
         if "--config" in words:
             path = Path(words[words.index("--config") + 1])
@@ -136,20 +140,28 @@ def test_the_python_of_the_readme_runs(code: str, finished_run: Path, tmp_path: 
     assert len(done.stdout.splitlines()) == code.count("print(")
 
 
+BENCHMARKS = {"sampler": sampler, "training": training}
+EXPERIMENTS = re.findall(r"^<!-- (\w+): printed by `python -m experiments", TEXT, flags=re.MULTILINE)
+
+
 def measured(name: str) -> str:
-    """The tables of a benchmark."""
-    benchmark = {"sampler": sampler, "training": training}[name]
-    report: str = benchmark.report(json.loads(benchmark.RESULTS.read_text()))
-    return report
+    """The tables of a benchmark or an experiment."""
+    if name in BENCHMARKS:
+        report: str = BENCHMARKS[name].report(json.loads(BENCHMARKS[name].RESULTS.read_text()))
+        return report
+    return str(json.loads((ROOT / "experiments" / "results" / f"{name}.json").read_text())["report"])
 
 
-@pytest.mark.parametrize("name", ["sampler", "training"])
-def test_the_tables_of_a_benchmark_are_those_that_were_measured(name: str) -> None:
+@pytest.mark.parametrize("name", [*BENCHMARKS, *EXPERIMENTS])
+def test_the_tables_are_those_that_were_measured(name: str) -> None:
     assert measured(name) in TEXT, "run `python -m tests.test_readme`"
 
 
 if __name__ == "__main__":
-    for block, content in (("options", option_table()), *((name, measured(name)) for name in ("sampler", "training"))):
+    for block, content in (
+        ("options", option_table()),
+        *((name, measured(name)) for name in (*BENCHMARKS, *EXPERIMENTS)),
+    ):
         start, end = re.search(rf"<!-- {block}[^>]*-->\n", TEXT), TEXT.index(f"<!-- end of {block} -->")
         assert start
         TEXT = TEXT[: start.end()] + content + "\n" + TEXT[end:]

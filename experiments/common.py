@@ -55,7 +55,7 @@ class Study:
 
     def __init__(self, file: str, doc: str | None) -> None:
         parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-        parser.add_argument("--quick", action="store_true", help="a smoke test, in seconds; keeps nothing")
+        parser.add_argument("--quick", action="store_true", help="a smoke test, in seconds; keeps no numbers")
         self.quick: bool = parser.parse_args().quick
         name = Path(file).stem
         folder = Path(mkdtemp()) if self.quick else None
@@ -66,18 +66,20 @@ class Study:
     def measure(self, compute: Callable[..., Row], cases: Sequence[tuple[Any, ...]]) -> list[Row]:
         """`compute(*case)` for every case, in processes of one thread each; what is there already is taken.
 
-        Of each case the row has its `case` and the `seconds` that it took besides.
+        Of each case the row has its `case`, the `seconds` that it took and the `commit` besides.
         """
         name = compute.__name__
         done = {_key(row["case"]): row for row in self.content["cases"]}
         wanted = {_key([name, *case]): [name, *case] for case in cases}
         missing = [key for key in wanted if key not in done]
         context = multiprocessing.get_context("spawn")  # a fork after torch has begun threads may hang
+        os.environ["TQDM_DISABLE"] = "1"  # in the processes, which read it; not here, where tqdm has been loaded
+        commit = {"commit": provenance()["git_commit"], "dirty": provenance()["git_dirty"]}
         with ProcessPoolExecutor(available_cores(), context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             futures = {pool.submit(_timed, compute, wanted[key]): key for key in missing}
             for future in tqdm(as_completed(futures), name, total=len(missing), disable=not missing or None):
-                done[futures[future]] = future.result()
-                self.content |= {"cases": list(done.values()), "commit": provenance()["git_commit"]}
+                done[futures[future]] = future.result() | commit
+                self.content["cases"] = list(done.values())
                 write_json(self.results, self.content)
         return [done[key] for key in wanted]
 
@@ -96,7 +98,6 @@ def _key(case: Sequence[Any]) -> str:
 
 
 def _timed(compute: Callable[..., Row], case: list[Any]) -> Row:
-    os.environ["TQDM_DISABLE"] = "1"
     start = time.perf_counter()
     row = compute(*case[1:])
     return {"case": case, **row, "seconds": round(time.perf_counter() - start, 2)}

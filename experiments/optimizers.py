@@ -3,7 +3,8 @@
 python -m experiments.optimizers [--quick]
 
 The default network on 5,000 configurations for 40 epochs. The rate of each pair of optimiser and schedule is chosen on
-the validation set of one seed, from a grid; then three other seeds are tested with it.
+the validation set of one seed, from a grid; then three other seeds are tested with it. Weight decay stays at 0.01 for
+all, which is decoupled from the gradient in adamw and a part of the loss in adam and sgd.
 """
 
 import math
@@ -29,7 +30,7 @@ RATES = {
 
 
 def learn(optimizer: str, scheduler: str, lr: float, seed: int, epochs: int) -> Row:
-    """Validation and test error of the best epoch; none if training diverged."""
+    """Validation and test error of the best epoch; 2, more than any energy is, if training diverged."""
     config = PRESETS["small"]
     training = replace(config.train, optimizer=optimizer, scheduler=scheduler, lr=lr, epochs=epochs)  # type: ignore[arg-type]
     config = replace(config, seed=seed, train=training)
@@ -37,7 +38,7 @@ def learn(optimizer: str, scheduler: str, lr: float, seed: int, epochs: int) -> 
     try:
         model, task = trained(config, splits)
     except DivergedError:
-        return {"val": None, "test": None}
+        return {"val": 2.0, "test": 2.0}
     val, test = (task.examples(s.spins, s.temperatures, torch.device("cpu")) for s in (splits.val, splits.test))
     return {"val": evaluate(model, task, val)["mae"], "test": evaluate(model, task, test)["mae"]}
 
@@ -51,7 +52,13 @@ def draw(tuning: dict[tuple[str, str], list[tuple[float, float]]], tested: dict[
         left.plot(
             *zip(*points, strict=True), marker=".", color=colour, linestyle=style, label=f"{optimizer}, {scheduler}"
         )
-    left.set(xscale="log", yscale="log", xlabel="peak learning rate", ylabel="validation mae of $E/N$ [J], one seed")
+    left.set(
+        ylim=(None, 0.2),
+        xscale="log",
+        yscale="log",
+        xlabel="peak learning rate",
+        ylabel="validation mae of $E/N$ [J], one seed",
+    )
     left.legend(fontsize="x-small", ncols=3)
     for k, (pair, values) in enumerate(tested.items()):
         error = values.std(ddof=1) / math.sqrt(len(values))
@@ -68,8 +75,7 @@ def main() -> None:
     rows = study.measure(learn, [(*pair, lr, 0, epochs) for pair in pairs for lr in RATES[pair[0]]])
     tuning: dict[tuple[str, str], list[tuple[float, float]]] = {pair: [] for pair in pairs}
     for row in rows:
-        if row["val"] is not None:
-            tuning[row["case"][1], row["case"][2]].append((row["case"][3], row["val"]))
+        tuning[row["case"][1], row["case"][2]].append((row["case"][3], row["val"]))
     best = {pair: min(points, key=lambda point: point[1])[0] for pair, points in tuning.items()}
     rows = study.measure(learn, [(*pair, best[pair], seed, epochs) for pair in pairs for seed in seeds])
     tested = {pair: np.array([r["test"] for r in rows if tuple(r["case"][1:3]) == pair]) for pair in pairs}

@@ -60,10 +60,6 @@ def main() -> None:
         len(NETWORKS), len(seeds), 2, len(METRICS)
     )
     means, errors = values.mean(axis=1), values.std(axis=1, ddof=1) / math.sqrt(len(seeds))
-    gain = (
-        values[:, :, 1] - values[:, :, 0]
-    )  # of the same seed, data and first weights but for those of the temperature
-    z = gain.mean(axis=1) / (gain.std(axis=1, ddof=1) / math.sqrt(len(seeds)) + 1e-300)
     lines = [
         "| network | mae, spins alone | told T too | exact fraction, spins alone | told T too |",
         "|---|---:|---:|---:|---:|",
@@ -77,7 +73,6 @@ def main() -> None:
                 "alone": means[i, 0, k],
                 "told": means[i, 1, k],
                 "errors": errors[i, :, k].tolist(),
-                "gain_z": z[i, k],
             }
             for k, key in enumerate(METRICS)
         }

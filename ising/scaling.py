@@ -108,9 +108,9 @@ class Scaling(NamedTuple):
 def scaling_basis(x: Floats, sizes: NDArray[np.int64], degree: int, grows: bool, omega: float = 1.75) -> Floats:
     """The functions that a scaling function is made of, (n, degree + 5): x^k, and those that vanish on large lattices.
 
-    What scales is not T - T_c itself but, in this model, sinh(2 / T) - 1 / sinh(2 / T), which is not linear in it: hence
-    x^2 / L and x^3 / L. The amplitude of what grows as a power of L depends on T as well: hence x / L, one function
-    more. The background of the magnetisation's moments is smaller than what scales by L^-gamma/nu = L^-7/4.
+    What scales is not T - T_c itself but, in this model, sinh(2 / T) - 1 / sinh(2 / T), which is not linear in it:
+    hence x^2 / L and x^3 / L. The amplitude of what grows as a power of L depends on T as well: hence x / L, one
+    function more. The background of the magnetisation's moments is smaller than what scales by L^-gamma/nu = L^-7/4.
     """
     corrections = [x**2 / sizes, x**3 / sizes, sizes**-omega, x * sizes**-omega, *([x / sizes] if grows else [])]
     return np.column_stack([*(x**k for k in range(degree + 1)), *corrections])
@@ -119,9 +119,9 @@ def scaling_basis(x: Floats, sizes: NDArray[np.int64], degree: int, grows: bool,
 def fit_scaling(observables: Sequence[Curves], degree: int = 3) -> Scaling:
     """T_c and nu from curves that fall onto each other in the right units, by least squares.
 
-    A(T, L) = L^kappa [f(x) + corrections] with x = (T - T_c) L^(1 / nu), a polynomial f for each observable, and T_c and
-    nu common to all: K. Binder, Z. Phys. B 43, 119 (1981). At given T_c, nu and kappa the rest is linear, so that only
-    these are searched for.
+    A(T, L) = L^kappa [f(x) + corrections] with x = (T - T_c) L^(1 / nu), a polynomial f for each observable, and T_c
+    and nu common to all: K. Binder, Z. Phys. B 43, 119 (1981). At given T_c, nu and kappa the rest is linear, so that
+    only these are searched for.
 
     Raises:
         ValueError: there are fewer values than there are numbers to fit.

@@ -13,9 +13,13 @@ from config import OPTIONS, PRESETS, ExperimentConfig, load_config
 from options import ConfigError, Parser, add_flags, flags_given, merge, nearest, read_json, validate
 
 
-def run_folder(run: str) -> Path:
-    """The folder of a run that is given by its name or its folder."""
-    return Path(run) if "/" in run else Path("checkpoints") / run
+def run_folder(run: str) -> Path | None:
+    """The folder of a run that is given by its name or its folder; None if there is no run."""
+    folder = Path(run) if "/" in run else Path("checkpoints") / run
+    try:
+        return folder if (folder / "config.json").is_file() else None
+    except OSError:  # such as a name that is too long
+        return None
 
 
 class Command(NamedTuple):
@@ -33,7 +37,7 @@ def build_parser() -> Parser:
     parser = Parser(
         prog="main.py",
         usage="main.py [options]",
-        description="Draw 2D Ising configurations, train a network to predict their energy, show how well it does.",
+        description="Draw 2D Ising configurations, train a network on their energy or phase, show how well it does.",
         epilog="Flags override --config, which overrides --preset, wherever they stand; `none` is off, where allowed.",
     )
     command = parser.add_argument_group("command")
@@ -78,6 +82,8 @@ def _resolve(given: dict[str, Any]) -> Command:
         if "preset" in given and merge(asdict(ExperimentConfig()), content) == content:
             raise ConfigError(f"--preset {given['preset']} does nothing: {given['config']} sets every option; drop one")
         values = merge(values, content)
+    if "save_data" in given:  # nothing is trained, and nothing need fit together for that
+        values = merge(values, {"task": "energy", "model": {"kernel_size": 1}, "train": {"batch_size": 1}})
     flags = flags_given(given, OPTIONS)
     # A section that a file gives as something else stays as it is, to be refused.
     values = merge(values, {k: v for k, v in flags.items() if isinstance(values[k], dict) or not isinstance(v, dict)})
@@ -109,8 +115,8 @@ def _resolve_resume(given: dict[str, Any]) -> Command:
     idle = [f"--{name.replace('_', '-')}" for name in ("preset", "config", "overwrite", "save_data") if name in given]
     if idle:
         raise ConfigError(f"{', '.join(idle)} does nothing with --resume, which takes the config of the run: drop it")
-    if not (folder / "config.json").is_file():
-        raise ConfigError(f"--resume {given['resume']}: nothing to go on with: {folder} has no config.json")
+    if folder is None:
+        raise ConfigError(f"--resume {given['resume'][:100]}: nothing to go on with: no such run has a config.json")
     earlier = load_config(folder / "config.json")
     if not earlier.log.checkpoints:
         raise ConfigError(f"--resume {given['resume']}: nothing to go on with: the run has --no-checkpoints")
@@ -145,5 +151,8 @@ def _refuse_idle(given: dict[str, Any], config: ExperimentConfig) -> None:
     for option, architectures in OF_ARCHITECTURES.items():
         if option in used and config.model.architecture not in architectures:
             raise ConfigError(f"{option} does nothing with --architecture {config.model.architecture}: drop it")
+    if config.model.architecture == "symmetric_mlp" and len(config.model.hidden) == 1:
+        for option in {"--activation", "--dropout"} & set(used):
+            raise ConfigError(f"{option} does nothing with symmetric_mlp of one layer, which is squared: drop it")
     if "--overwrite" in used and "--save-data" not in used and config.log.run_name is None:
         raise ConfigError("--overwrite does nothing without --run-name: say which run to replace")

@@ -104,6 +104,8 @@ def read_configurations(path: str | Path) -> Split:
         UnusableFileError: it is not such a file, or is larger than the memory.
     """
     try:
+        if Path(path).is_fifo():
+            raise ValueError("is a pipe and no file")
         with zipfile.ZipFile(path) as archive:
             for name in ("spins", "temperatures"):
                 _check_array(archive, name)

@@ -5,6 +5,8 @@ python evaluate.py exact --temp-min 2 --temp-max 2.5 --num-test 10000 --name nea
 python evaluate.py exact --data ising16.npz
 """
 
+import io
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -23,6 +25,7 @@ from utils import (
     say,
     select_device,
     stop_on_signals,
+    write_atomic,
 )
 
 if TYPE_CHECKING:
@@ -48,6 +51,10 @@ def load_run(run_dir: str | Path) -> tuple[ExperimentConfig, "InPhysicalUnits"]:
         model.load_state_dict(checkpoint.load(folder / "best.pt", config)["model"])
     except ConfigError as error:
         raise UnusableFileError(str(error)) from None
+    except (KeyError, RuntimeError) as error:
+        raise UnusableFileError(
+            f"{folder / 'best.pt'} has no weights of this network: {one_line(str(error))}"
+        ) from None
     return config, model.eval().requires_grad_(False)
 
 
@@ -75,7 +82,9 @@ def build_parser() -> Parser:
     )
     parser.add_argument("run", metavar="RUN", help="the run, by name or folder")
     parser.add_argument("--name", help="name of the result (default: L and the lattice size, or that of the file)")
-    add_flags(parser, FLAGS, top="evaluation", default="the run's; of seed, the next one")
+    defaults = dict.fromkeys((option.flag for option in FLAGS.values()), "the run's")
+    defaults |= {"--seed": "the run's plus one", "--sweeps": "as the lattice needs", "--data": "none"}
+    add_flags(parser, FLAGS, "evaluation", defaults)
     return parser
 
 
@@ -91,23 +100,24 @@ def parse_args(argv: Sequence[str] | None = None) -> Request:
 
 def _resolve(given: dict[str, Any]) -> Request:
     folder = run_folder(given["run"])
-    if not (folder / "config.json").is_file():
-        raise ConfigError(f"{given['run']}: is no run: {folder} has no config.json")
+    if folder is None:
+        raise ConfigError(f"{given['run'][:100]}: is no run: give the name of one in checkpoints, or its folder")
     earlier = load_config(folder / "config.json")
     flags = flags_given(given, FLAGS)
     used = [option.flag for path, option in FLAGS.items() if ".".join(path) in given]
     file = flags.get("data", {}).get("file")
     if file is not None and (idle := [flag for flag in used if flag in DATA_FLAGS]):
         raise ConfigError(f"{', '.join(idle)} does nothing with --data, all of which is taken: drop it")
-    values = merge(asdict(earlier), {"seed": (earlier.seed + 1) % 2**64, "data": {"file": None}})
-    values["task"] = "energy"  # whatever is predicted, one may look at one phase alone
+    values = merge(asdict(earlier), {"seed": (earlier.seed + 1) % 2**64, "data": {"file": None, "sweeps": None}})
+    # Of the network and what it predicts the run's config tells; what is looked at need not fit them together anew.
+    values = merge(values, {"task": "energy", "model": {"kernel_size": 1}})
     config = validate(ExperimentConfig, merge(values, flags), source=str(folder / "config.json"), flags=flags)
-    name = given.get("name") or (Path(file).stem if file else f"L{config.data.lattice_size}")
+    name = str(given.get("name", Path(file).stem if file else f"L{config.data.lattice_size}"))
     try:
         check_name(name)
     except ValueError as error:
         raise ConfigError(f"--name {name}: {error}") from None
-    return Request(folder, replace(config, task=earlier.task) if file else config, name)
+    return Request(folder, config, name)
 
 
 def new_data(request: Request) -> tuple["Split", str]:
@@ -132,6 +142,9 @@ def require_size(config: ExperimentConfig, lattice_size: int) -> None:
     from model import ARCHITECTURES
 
     architecture, trained_on = config.model.architecture, config.data.lattice_size
+    if architecture == "cnn" and config.model.kernel_size > lattice_size:
+        kernel = f"{config.model.kernel_size} sites wide"
+        raise BadRequestError(f"--lattice-size {lattice_size}: the network's kernels are {kernel}: take no smaller one")
     if lattice_size != trained_on and not ARCHITECTURES[architecture].any_lattice_size:
         able = ", ".join(name for name, network in ARCHITECTURES.items() if network.any_lattice_size)
         raise BadRequestError(
@@ -150,9 +163,13 @@ def evaluate_run(request: Request) -> dict[str, Any]:
 
     import data
     import plots
+    from ising import exact, lattice
     from logger import write_json
     from task import TASKS, by_temperature, predict
 
+    place = request.folder / "evaluations"
+    if not os.access(place if place.exists() else request.folder, os.W_OK) or place.is_file():
+        raise PermissionError(f"{place} cannot be written to")
     config, model = load_run(request.folder)
     device = select_device(request.config.device)
     if request.config.data.file is None:
@@ -175,21 +192,25 @@ def evaluate_run(request: Request) -> dict[str, Any]:
         "by_temperature": by_temperature(task, predictions, examples),
         "equilibrium": check._asdict(),
         "source": source,
+        "seed": request.config.seed,
+        "data": asdict(request.config.data),
     }
     if config.task == "energy":
         errors = predictions.cpu().double() - examples.targets.cpu().double()
         result["worst_error"] = errors.abs().max().item() * size**2  # of a total energy, in J
         figure = plots.error_by_temperature(split.temperatures, errors.numpy())
     else:
-        bayes = task.baselines(examples, examples)["bayes"]
-        result["bayes"] = task.metrics(task.sums(bayes, examples.targets))
-        answers = {config.model.architecture: predictions.cpu().numpy(), "Bayes": bayes.numpy()}
+        # The best there is for whoever expects these temperatures; the network expects those of its training.
+        bayes = exact.phase_log_odds(lattice.energy(split.spins), split.temperatures, size)
+        result["bayes"] = task.metrics(task.sums(torch.from_numpy(bayes), examples.targets))
+        answers = {"network": predictions.cpu().numpy(), "Bayes": bayes}
         ceiling = plots.bayes_ceiling(asdict(request.config.data))
         figure = plots.phase_by_temperature(split.temperatures, answers, ceiling)
-    place = request.folder / "evaluations"
     place.mkdir(exist_ok=True)
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=120)
+    write_atomic(place / f"{request.name}.png", picture.getvalue())
     write_json(place / f"{request.name}.json", result)
-    figure.savefig(place / f"{request.name}.png", dpi=120)
     return result
 
 
@@ -205,8 +226,8 @@ def summary(result: dict[str, Any]) -> str:
 def main() -> int:
     """Evaluate what the command line asks for; return the exit code."""
     stop_on_signals()
-    request = parse_args()
     try:
+        request = parse_args()
         say(summary(evaluate_run(request)))
         say(f"{request.folder / 'evaluations' / request.name}.json")
     except RunError as error:
@@ -214,12 +235,12 @@ def main() -> int:
         return error.exit_code
     except OSError as error:
         print(
-            f"evaluate.py: error: {error}: make room on the disk, and {request.folder} a place to write",
+            f"evaluate.py: error: {error}: make room on the disk, and the run a place to write",
             file=sys.stderr,
         )
         return 5
     except Interrupted as error:
-        print("evaluate.py: interrupted: nothing was written", file=sys.stderr)
+        print("evaluate.py: interrupted", file=sys.stderr)
         return error.exit_code
     return 0
 

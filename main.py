@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from command import Command, parse_args
-from config import ExperimentConfig, to_json
+from config import T_CRITICAL, ExperimentConfig, to_json
 from options import one_line
 from processes import Group, group_from_environment
 from utils import (
@@ -107,6 +107,9 @@ def checked_splits(config: ExperimentConfig) -> tuple["Splits", str, dict[str, A
 
     splits, source = get_splits(config.data, config.seed, config.threads)
     say(f"data {source}")
+    below = (splits.train.temperatures < T_CRITICAL).mean()
+    if config.task == "phase" and below in (0, 1):
+        raise BadRequestError(f"--task phase: all training data are {'below' if below else 'above'} T_c: add others")
     equilibrium = {}
     for name, split in splits._asdict().items():
         check = data.check_equilibrium(split)
@@ -213,7 +216,10 @@ def default_name(config: ExperimentConfig) -> str:
 def main() -> int:
     """Run what the command line asks for; return the exit code."""
     stop_on_signals()
-    command = parse_args()
+    try:
+        command = parse_args()
+    except Interrupted as error:
+        return error.exit_code
     config, group = command.config, group_from_environment()
     folder = command.resume or Path("checkpoints") / (config.log.run_name or default_name(config))
     place = command.save_data or folder

@@ -240,10 +240,12 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {one_line(message)}\n")
 
 
-def add_flags(parser: Parser, options: Mapping[tuple[str, ...], Option], top: str, default: str | None = None) -> None:
+def add_flags(
+    parser: Parser, options: Mapping[tuple[str, ...], Option], top: str, defaults: Mapping[str, str] | None = None
+) -> None:
     """Give the parser a flag for every option, in groups by section; those without are in the group `top`.
 
-    `default` says in words what holds without the flag, if that is not the default of the field.
+    `defaults` says in words what holds without a flag, where that is not the default of the field.
     """
     groups: dict[str, Any] = {}
     for option in options.values():
@@ -255,7 +257,8 @@ def add_flags(parser: Parser, options: Mapping[tuple[str, ...], Option], top: st
             shape = {"action": argparse.BooleanOptionalAction}
         elif get_origin(option.kind) is tuple:
             shape |= {"nargs": "+"}
-        text = f"{option.info.description} ({option.allowed}; default: {default or option.default})"
+        default = (defaults or {}).get(option.flag, option.default)
+        text = f"{option.info.description} ({option.allowed}; default: {default})"
         groups[section].add_argument(option.flag, dest=".".join(option.path), help=text, **shape)
 
 

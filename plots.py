@@ -74,7 +74,7 @@ def error_by_temperature(temperatures: Floats, errors: Floats, n_bins: int = 20)
     standard_errors = deviations / np.sqrt([len(chosen) for chosen in bins])
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    label = "test set, with standard error"
+    label = "mean, with standard error"
     axes.errorbar(centres, means, yerr=standard_errors, fmt="o", markersize=4, capsize=2, label=label)
     if temperatures.min() < T_CRITICAL < temperatures.max():
         axes.axvline(T_CRITICAL, color="0.5", linestyle=":", label=f"$T_c$ = {T_CRITICAL:.3f}")
@@ -179,7 +179,7 @@ def main() -> None:
         paths = draw_run(folder)
     except OSError as error:
         parser.error(f"{folder} is not the folder of a finished run: {error}")
-    except (ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
+    except (ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error) as error:
         parser.exit(3, f"plots.py: error: {folder} holds a damaged file ({error}): run it again with --overwrite\n")
     print("\n".join(map(str, paths)))
 

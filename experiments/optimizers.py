@@ -52,13 +52,9 @@ def draw(tuning: dict[tuple[str, str], list[tuple[float, float]]], tested: dict[
         left.plot(
             *zip(*points, strict=True), marker=".", color=colour, linestyle=style, label=f"{optimizer}, {scheduler}"
         )
-    left.set(
-        ylim=(None, 0.2),
-        xscale="log",
-        yscale="log",
-        xlabel="peak learning rate",
-        ylabel="validation mae of $E/N$ [J], one seed",
-    )
+    left.set(xscale="log", xlabel="peak learning rate", ylabel="validation mae of $E/N$ [J], one seed")
+    left.set_yscale("log")
+    left.set_ylim(0.05, 0.2)
     left.legend(fontsize="x-small", ncols=3)
     for k, (pair, values) in enumerate(tested.items()):
         error = values.std(ddof=1) / math.sqrt(len(values))

@@ -18,7 +18,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data": {"config", "ising", "utils"},
     "datafiles": {"config", "data", "utils"},
     "model": {"config", "ising"},
-    "task": {"config", "ising"},
+    "task": {"ising"},
     "checkpoint": {"config", "utils"},
     "processes": {"utils"},
     "graphs": set(),
@@ -26,8 +26,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "trainer": {"config", "graphs", "logger", "processes", "task", "utils"},
     "plots": {"ising", "options"},
     "evaluate": {
-        *("checkpoint", "command", "config", "data", "datafiles", "logger", "model", "options", "plots", "task"),
-        "utils",
+        *("checkpoint", "command", "config", "data", "datafiles", "ising", "logger", "model", "options", "plots"),
+        *("task", "utils"),
     },
     "main": {
         *(

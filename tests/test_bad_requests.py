@@ -60,6 +60,7 @@ BAD_OPTIONS: list[tuple[str, list[str]]] = [
     ("--architecture cnn --hidden 8", ["--hidden does nothing with --architecture cnn", "drop"]),
     ("--channels 8", ["--channels does nothing with --architecture mlp", "drop"]),
     ("--preset exact --hidden 8", ["--hidden does nothing", "drop"]),
+    ("--architecture symmetric_mlp --hidden 8 --dropout 0", ["--dropout does nothing with symmetric_mlp", "drop"]),
     ("--kernel-size 3", ["--kernel-size does nothing with --architecture mlp", "drop"]),
     ("--architecture cnn --kernel-size 0", ["--kernel-size 0", "at least 1"]),
     ("--architecture cnn --kernel-size 9", ["--kernel-size 9", "--lattice-size 8", "lower"]),

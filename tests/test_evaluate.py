@@ -14,24 +14,8 @@ from evaluate import load_run, new_data, parse_args
 from ising import lattice
 from tests.conftest import Program, run_command
 
-CNN = [
-    "--preset",
-    "exact",
-    "--num-train",
-    "500",
-    "--num-val",
-    "50",
-    "--num-test",
-    "50",
-    "--epochs",
-    "2",
-    "--channels",
-    "4",
-    "--device",
-    "cpu",
-    "--run-name",
-    "cnn",
-]
+SMALL = ("--num-train", "500", "--num-val", "50", "--num-test", "50", "--epochs", "2", "--channels", "4")
+CNN = ("--preset", "exact", *SMALL, "--device", "cpu", "--run-name", "cnn")
 PHASE = ["--preset", "debug", "--task", "phase", "--epochs", "2", "--device", "cpu", "--run-name", "phase"]
 
 
@@ -94,6 +78,30 @@ def test_configurations_from_elsewhere(runs: Path, evaluate: Program, tmp_path: 
     assert "warning: the new split is not in equilibrium" in done.stdout
 
 
+def test_sweeps_are_as_the_new_lattice_needs(runs: Path) -> None:
+    folder = runs / "checkpoints" / "sweeps"
+    shutil.copytree(runs / "checkpoints" / "cnn", folder)
+    config = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(config.replace('"sweeps": null', '"sweeps": 100'))
+    assert parse_args([str(folder), "--lattice-size", "32"]).config.data.sweeps is None
+    assert parse_args([str(folder), "--sweeps", "7"]).config.data.sweeps == 7
+
+
+def test_a_lattice_smaller_than_the_kernels_is_refused(evaluate: Program, runs: Path, tmp_path: Path) -> None:
+    arguments = ("--architecture", "cnn", "--kernel-size", "6", *SMALL, "--device", "cpu", "--run-name", "wide")
+    done = run_command(*arguments, "--batch-size", "50", cwd=runs)
+    assert done.returncode == 0, done.stderr
+    np.savez(tmp_path / "small.npz", spins=np.ones((3, 4, 4), np.int8), temperatures=np.ones(3))
+    for extra in (("--lattice-size", "4"), ("--data", str(tmp_path / "small.npz"))):
+        done = evaluate("wide", *extra)
+        assert done.returncode == 2
+        assert "kernels are 6 sites wide" in done.stderr
+    (runs / "checkpoints" / "wide" / "evaluations").write_text("in the way")
+    done = evaluate("wide")
+    assert done.returncode == 5
+    assert "cannot be written" in done.stderr
+
+
 def test_a_classifier_is_held_against_bayes(runs: Path, evaluate: Program) -> None:
     folder = runs / "checkpoints" / "phase"
     results = json.loads((folder / "results.json").read_text())
@@ -126,6 +134,8 @@ def test_a_classifier_is_held_against_bayes(runs: Path, evaluate: Program) -> No
         ("cnn --data missing.npz", 3, ["missing.npz", "No such file"]),
         ("cnn --name ../x", 2, ["--name ../x", "letter"]),
         ("cnn --epochs 5", 2, ["--epochs"]),
+        ("cnn --name=", 2, ["--name", "letter"]),
+        ("x" * 300, 2, ["is no run"]),
         ("cnn --device tpu", 2, ["tpu", "cpu"]),
     ],
 )
@@ -150,5 +160,9 @@ def test_a_damaged_run_is_refused(runs: Path, evaluate: Program) -> None:
     done = evaluate("damaged")
     assert done.returncode == 3
     assert "best.pt is damaged" in done.stderr
+    shutil.copy(folder / "last.pt", folder / "best.pt")  # whole, but another thing
+    done = evaluate("damaged")
+    assert done.returncode == 3
+    assert "best.pt has no weights of this network" in done.stderr
     (folder / "best.pt").unlink()
     assert evaluate("damaged").returncode == 3

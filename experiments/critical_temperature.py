@@ -93,13 +93,8 @@ def main() -> None:
     n_samples, n, n_test, seeds = (500, 300, 200, 1) if study.quick else (15_000, 15_000, 20_000, 5)
     grid = [(size, round(T_CRITICAL + x / size, 6)) for size in reversed(sizes) for x in places]
     rows = study.measure(sample, [(size, t, n_samples * (4 if size < 32 else 1)) for size, t in grid])
-    n_seeds = {
-        "bayes": 1,
-        "magnetization": 1,
-        "sigmoid units": seeds,
-        "cnn": -(-seeds // 2),
-        "sigmoid units, apart": seeds,
-    }
+    few = -(-seeds // 2)
+    n_seeds = {"bayes": 1, "magnetization": 1, "sigmoid units": seeds, "cnn": few, "sigmoid units, apart": few}
     each = [(name, seed) for name in n_seeds for seed in range(1, n_seeds[name] + 1)]
     cases = [(name, size, seed, n, n_test) for name, seed in each for size in sizes if size != 12]
     answers = study.measure(classify, cases)

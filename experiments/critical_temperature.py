@@ -32,9 +32,9 @@ from task import PhaseTask, predict
 # Times L, how far around T_c classifiers are tested, and trained: where the range does not shrink as the curves do, few
 # configurations of a large lattice lie where it matters, and the threshold is that of the others.
 TESTED, TRAINED = 2.5, 8.0
-COPIES = 8  # of each configuration, moved at random
+COPIES = 32  # of each configuration, moved at random: with few of them, large networks learn them by heart
 NETWORKS = {  # with their epochs and rates
-    "sigmoid units": (ModelConfig(hidden=(100,), activation="sigmoid", dropout=0.0), 8, 0.003),
+    "sigmoid units": (ModelConfig(hidden=(100,), activation="sigmoid", dropout=0.0), 2, 0.003),
     "cnn": (ModelConfig(architecture="cnn", activation="relu", dropout=0.0), 4, 0.01),
 }
 
@@ -98,7 +98,7 @@ def main() -> None:
     grid = [(size, round(T_CRITICAL + x / size, 6)) for size in reversed(sizes) for x in places]
     rows = study.measure(sample, [(size, t, n_samples * (4 if size < 32 else 1)) for size, t in grid])
     few = -(-seeds // 2)
-    n_seeds = {"bayes": 1, "magnetization": 1, "sigmoid units": seeds, "cnn": few, "sigmoid units, apart": few}
+    n_seeds = {"bayes": few, "magnetization": seeds, "sigmoid units": seeds, "cnn": few, "sigmoid units, apart": few}
     each = [(name, seed) for name in n_seeds for seed in range(1, n_seeds[name] + 1)]
     cases = [(name, size, seed, n, n_test) for name, seed in each for size in sizes if size != 12]
     answers = study.measure(classify, cases)

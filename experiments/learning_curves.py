@@ -63,7 +63,7 @@ def draw(curves: dict[str, dict[str, np.ndarray]], sizes: list[int]) -> Figure:
             )
         axes.set(xscale="log", xlabel="training configurations", ylabel=label)
     figure.axes[0].set_yscale("log")
-    figure.axes[0].legend(fontsize="small")
+    figure.axes[1].legend(fontsize="small", loc="lower right")
     return figure
 
 

@@ -73,14 +73,19 @@ class Study:
         wanted = {_key([name, *case]): [name, *case] for case in cases}
         missing = [key for key in wanted if key not in done]
         context = multiprocessing.get_context("spawn")  # a fork after torch has begun threads may hang
-        os.environ["TQDM_DISABLE"] = "1"  # in the processes, which read it; not here, where tqdm has been loaded
         commit = {"commit": provenance()["git_commit"], "dirty": provenance()["git_dirty"]}
-        with ProcessPoolExecutor(available_cores(), context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            futures = {pool.submit(_timed, compute, wanted[key]): key for key in missing}
-            for future in tqdm(as_completed(futures), name, total=len(missing), disable=not missing or None):
-                done[futures[future]] = future.result() | commit
-                self.content["cases"] = list(done.values())
-                write_json(self.results, self.content)
+        os.environ["TQDM_DISABLE"] = "1"  # in the processes, which read it; not here, where tqdm has been loaded
+        try:
+            with ProcessPoolExecutor(
+                available_cores(), context, initializer=torch.set_num_threads, initargs=(1,)
+            ) as pool:
+                futures = {pool.submit(_timed, compute, wanted[key]): key for key in missing}
+                for future in tqdm(as_completed(futures), name, total=len(missing), disable=not missing or None):
+                    done[futures[future]] = future.result() | commit
+                    self.content["cases"] = list(done.values())
+                    write_json(self.results, self.content)
+        finally:
+            del os.environ["TQDM_DISABLE"]
         return [done[key] for key in wanted]
 
     def finish(self, summary: Row, figure: Figure, *lines: str) -> None:

@@ -328,7 +328,7 @@ def test_checkpoints_of_other_programs_and_other_networks_are_refused(tmp_path: 
     buffer = io.BytesIO()
     torch.save(newer, buffer)
     write_checked(path, buffer.getvalue())
-    with pytest.raises(UnusableFileError, match="format 3, and this program reads 2"):
+    with pytest.raises(UnusableFileError, match="format 4, and this program reads 3"):
         checkpoint.load(path, CONFIG)
 
 

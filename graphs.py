@@ -11,12 +11,15 @@ the names they had. It may not wait for a number. Random numbers go on from step
 
 from collections.abc import Callable
 from functools import partial
+from operator import getitem
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch._ops import OpOverload
-from torch.fx import GraphModule, Node
-from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx import Graph, GraphModule, Node
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 
 Step = Callable[..., None]  # takes the tensors of a batch; changes the weights
 
@@ -53,8 +56,10 @@ class _Repeated:
 
 def _recorded(step: Step, *batch: Tensor) -> Step:
     """Take a step; return a function of the tensor operations that it was."""
-    # make_fx counts the arguments of a function, and would count the self of a method among them.
-    operations = make_fx(lambda *tensors: step(*tensors))(*batch)  # noqa: PLW0108
+    with _Recorder(batch) as record:
+        step(*batch)
+    record.graph.output(None)
+    operations = GraphModule(record.kept, record.graph)
     _shorten(operations)
     _quicken(operations)
     forward = operations.forward
@@ -66,12 +71,54 @@ def _recorded(step: Step, *batch: Tensor) -> Step:
     return again
 
 
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Writes down every operation on tensors that is done in its context, those of autograd among them.
+
+    torch.fx.experimental has a make_fx for this, which loads torch.compile: 1.5 s.
+    """
+
+    def __init__(self, batch: tuple[Tensor, ...]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.graph = Graph()
+        self.kept: dict[str, Tensor] = {}  # what was there before, under the name that it has in the graph
+        self.seen = list(batch)  # keeps every tensor, so that none has the identity of an earlier one
+        self.nodes = {id(tensor): self.graph.placeholder(f"batch_{i}") for i, tensor in enumerate(batch)}
+
+    def __torch_dispatch__(
+        self, operation: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        outputs = operation(*args, **(kwargs or {}))
+        if operation.namespace != "profiler":  # the optimiser's notes to it change no tensor
+            inputs = tree_map_only(Tensor, self.node, (args, kwargs or {}))
+            node = self.graph.call_function(operation, *inputs)
+            if isinstance(outputs, Tensor):
+                self.remember(outputs, node)
+            for i, output in enumerate(outputs if isinstance(outputs, (list, tuple)) else ()):
+                if isinstance(output, Tensor):
+                    self.remember(output, self.graph.call_function(getitem, (node, i)))
+        return outputs
+
+    def remember(self, tensor: Tensor, node: Node) -> None:
+        """Have that node stand for this tensor from now on."""
+        self.seen.append(tensor)
+        self.nodes[id(tensor)] = node
+
+    def node(self, tensor: Tensor) -> Node:
+        """The node that stands for this tensor: if it was there before, one that keeps it."""
+        if id(tensor) not in self.nodes:
+            name = f"kept_{len(self.kept)}"
+            self.kept[name] = tensor.detach()
+            self.remember(tensor, self.graph.get_attr(name))
+        return self.nodes[id(tensor)]
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # or torch.compile is loaded, to be told to keep out of here
+
+
 def _shorten(operations: GraphModule) -> None:
-    """Leave out what changes no number: notes to the profiler, aliases, and views of weights, which can be kept."""
+    """Leave out what changes no number: aliases, and views of weights, which can be kept."""
     graph, aten = operations.graph, torch.ops.aten
-    for node in reversed(graph.nodes):  # the end of a note before its beginning
-        if "record_function" in str(node.target):
-            graph.erase_node(node)
     for node in graph.nodes:
         source = node.args[0] if node.op == "call_function" and node.args else None
         if isinstance(source, Node):

@@ -5,6 +5,7 @@ optimiser step. All that is random in an epoch is a function of (seed, epoch), s
 """
 
 import copy
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -26,6 +27,17 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
     "sgd": partial(torch.optim.SGD, momentum=0.9),
 }
+
+
+def spare_the_compiler() -> None:
+    """Have torch.optim do without torch.compile, which it otherwise loads (1.5 s) to tell it to keep out."""
+    for name in ("add_param_group", "state_dict", "load_state_dict"):
+        setattr(torch.optim.Optimizer, name, inspect.unwrap(getattr(torch.optim.Optimizer, name)))
+    for kind in (torch.optim.Adam, torch.optim.SGD):  # AdamW takes the steps of Adam
+        kind.step = torch.no_grad()(inspect.unwrap(kind.step))  # type: ignore[method-assign]
+
+
+spare_the_compiler()
 
 # After the warm-up: what the peak rate is multiplied by, as a function of the progress from 0 to (just below) 1.
 SCHEDULES: dict[str, Callable[[float], float]] = {

@@ -1,6 +1,7 @@
 """The program as its users run it: real commands, whole runs, the same again."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -55,6 +56,13 @@ def test_a_run_leaves_what_it_promises(finished_run: Path) -> None:
     assert info["device"] in ("cpu", "cuda", "mps")
     assert list(info["timings"]) == ["data", "training", "baselines", "figures"]
     assert re.fullmatch("[0-9a-f]{64}", info["data_sha256"])
+
+
+def test_a_run_does_not_wait_for_the_compiler_that_it_does_not_use(tmp_path: Path) -> None:
+    code = f"import sys, main; sys.argv[1:] = {DEBUG}; main.main(); sys.exit('torch._dynamo' in sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=False).returncode == 0
+    assert list((tmp_path / "checkpoints").glob("*/results.json"))
 
 
 def test_the_results_are_those_of_the_best_weights_on_the_test_split(finished_run: Path) -> None:

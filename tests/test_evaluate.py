@@ -166,3 +166,18 @@ def test_a_damaged_run_is_refused(runs: Path, evaluate: Program) -> None:
     assert "best.pt has no weights of this network" in done.stderr
     (folder / "best.pt").unlink()
     assert evaluate("damaged").returncode == 3
+
+
+def test_the_preset_exact_finds_the_level_of_every_configuration_at_every_size(
+    program: Program, tmp_path: Path
+) -> None:
+    done = program("--preset", "exact", "--device", "cpu", "--run-name", "exact")
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "checkpoints" / "exact"
+    assert json.loads((folder / "results.json").read_text())["test"]["exact_fraction"] == 1
+    for size in (4, 32, 64):
+        done = program("exact", "--lattice-size", str(size), "--num-test", "100", script="evaluate.py")
+        assert done.returncode == 0, done.stderr
+        result = json.loads((folder / "evaluations" / f"L{size}.json").read_text())
+        assert result["metrics"]["exact_fraction"] == 1
+        assert result["worst_error"] < 1

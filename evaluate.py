@@ -5,6 +5,7 @@ python evaluate.py exact --temp-min 2 --temp-max 2.5 --num-test 10000 --name nea
 python evaluate.py exact --data ising16.npz
 """
 
+import hashlib
 import io
 import os
 import sys
@@ -21,6 +22,7 @@ from utils import (
     Interrupted,
     RunError,
     UnusableFileError,
+    provenance,
     require_memory,
     say,
     select_device,
@@ -194,6 +196,8 @@ def evaluate_run(request: Request) -> dict[str, Any]:
         "source": source,
         "seed": request.config.seed,
         "data": asdict(request.config.data),
+        "weights_sha256": hashlib.sha256((request.folder / "best.pt").read_bytes()).hexdigest(),
+        **provenance(),
     }
     if config.task == "energy":
         errors = predictions.cpu().double() - examples.targets.cpu().double()

@@ -49,7 +49,7 @@ NETWORKS = {
 
 def sample(size: int, temperature: float, n: int) -> Row:
     """Means of m^2 and m^4 in blocks of independent configurations."""
-    seed = np.random.SeedSequence([size, round(1e6 * temperature)])
+    seed = np.random.SeedSequence([size, round(1e6 * temperature), n])
     spins = multispin.sample(size, np.full(n, temperature), equilibration_sweeps(size), seed, 1)
     m = lattice.magnetization(spins).reshape(N_BLOCKS, -1)
     return {"m2": (m**2).mean(axis=1).round(9).tolist(), "m4": (m**4).mean(axis=1).round(9).tolist()}
@@ -101,7 +101,7 @@ def main() -> None:
     study = Study(__file__, __doc__)
     sizes = [4, 6, 8] if study.quick else [8, 12, 16, 24, 32, 48, 64]
     places = np.linspace(-1.5, 1.5, 7 if study.quick else 11)
-    n_samples, n, n_test, seeds = (500, 300, 200, 1) if study.quick else (15_000, 15_000, 20_000, 3)
+    n_samples, n, n_test, seeds = (500, 300, 200, 1) if study.quick else (30_000, 15_000, 20_000, 3)
     grid = [(size, round(T_CRITICAL + x / size, 6)) for size in reversed(sizes) for x in places]
     rows = study.measure(sample, [(size, t, n_samples * (4 if size < 32 else 1)) for size, t in grid])
     few = -(-seeds // 2)

@@ -52,10 +52,11 @@ def draw(rows: list[Row], sizes: list[int]) -> Figure:
         axes.errorbar(sizes, middle, bars, fmt=marker, capsize=3, label=f"{label} (bars: {len(rows)} seeds)")
     axes.plot(list(EDNN), list(EDNN.values()), "s", label="EDNN notebooks, the median")
     axes.axhline(2, color="0.5", linestyle=":", label="2 J: half the distance of two levels")
-    axes.set(xscale="log", yscale="log", xlabel="L, trained on 8 alone", ylabel="error of the total energy [J]")
+    axes.set(xscale="log", yscale="log", ylim=(1e-5, 200), xlabel="L, trained on 8 alone")
+    axes.set_ylabel("error of the total energy [J]")
     axes.set_xticks(sizes, [str(size) for size in sizes])
     axes.minorticks_off()
-    axes.legend(fontsize="small", loc="upper left")
+    figure.legend(fontsize="small", loc="outside upper center", ncols=2)
     return figure
 
 

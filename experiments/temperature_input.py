@@ -46,8 +46,8 @@ def draw(means: np.ndarray, errors: np.ndarray) -> Figure:
             axes.errorbar(shifted, means[:, told, k], errors[:, told, k], fmt=marker, capsize=3, label=words)
         axes.set(xticks=places, xticklabels=list(NETWORKS), ylabel=label)
     figure.axes[0].set_yscale("log")
-    figure.axes[0].set_ylim(1e-5, 0.1)
-    figure.axes[0].legend(title="bars: standard errors", fontsize="small")
+    figure.axes[0].set_ylim(3e-9, 0.2)
+    figure.axes[0].legend(title="bars: standard errors", fontsize="small", loc="lower left")
     return figure
 
 

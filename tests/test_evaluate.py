@@ -1,5 +1,6 @@
 """A saved run on new data: what is new about them, what is written, what is refused."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -47,6 +48,9 @@ def test_new_data_are_new_and_what_is_written_is_true_of_them(runs: Path, evalua
     assert (place / "L12.png").read_bytes().startswith(b"\x89PNG")
     assert {"lattice_size", "n", "metrics", "by_temperature", "equilibrium", "worst_error"} <= set(result)
     assert (result["lattice_size"], result["n"]) == (12, 300)
+    weights = runs / "checkpoints" / "cnn" / "best.pt"
+    assert result["weights_sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert {"git_commit", "torch", "seed", "data"} <= set(result)
 
     config, model = load_run(runs / "checkpoints" / "cnn")
     request = parse_args([str(runs / "checkpoints" / "cnn"), "--lattice-size", "12", "--num-test", "300"])

@@ -24,11 +24,11 @@ MAX_EPOCHS = 400
 BASELINES = ("pair_products", "symmetric_correlators")
 
 
-def learn(network: str, n_train: int, seed: int, n_test: int) -> Row:
+def learn(network: str, n_train: int, seed: int, n_test: int, n_steps: int = N_STEPS) -> Row:
     """Test metrics of a network, or of the baselines, after training on so many configurations."""
     config = NETWORKS.get(network, DEFAULT)
     size = min(n_train, config.train.batch_size)
-    epochs = min(MAX_EPOCHS, max(5, math.ceil(N_STEPS * size / n_train)))
+    epochs = min(MAX_EPOCHS, max(5, math.ceil(n_steps * size / n_train)))
     config = replace(
         config,
         seed=seed,
@@ -70,10 +70,11 @@ def draw(curves: dict[str, dict[str, np.ndarray]], sizes: list[int]) -> Figure:
 def main() -> None:
     study = Study(__file__, __doc__)
     sizes, seeds, n_test = ([100, 300], [1], 200) if study.quick else (list(N_TRAIN), [1, 2, 3], 5_000)
-    cases = [(name, n, seed, n_test) for n in reversed(sizes) for seed in seeds for name in (*NETWORKS, "baselines")]
+    options = (n_test, 300) if study.quick else (n_test,)
+    cases = [(name, n, seed, *options) for n in reversed(sizes) for seed in seeds for name in (*NETWORKS, "baselines")]
     found: dict[tuple[str, int, int], dict[str, float]] = {}
     for row in study.measure(learn, cases):
-        _, _, n, seed, _ = row["case"]
+        _, _, n, seed, *_ = row["case"]
         found |= {(name, n, seed): row[name] for name in (*NETWORKS, *BASELINES) if name in row}
     curves = {
         name: {

@@ -21,11 +21,11 @@ EPOCHS = 60  # at most
 METRICS = ("mae", "exact_fraction")
 
 
-def learn(network: str, told: bool, seed: int, n_train: int) -> Row:
+def learn(network: str, told: bool, seed: int, n_train: int, epochs: int = EPOCHS) -> Row:
     """Test metrics of a network that is told the temperature, or not."""
     config = NETWORKS[network]
     data = replace(config.data, num_train=n_train)
-    train = replace(config.train, epochs=min(EPOCHS, config.train.epochs))
+    train = replace(config.train, epochs=min(epochs, config.train.epochs))
     model_config = replace(config.model, input_temperature=told)
     config = replace(config, seed=seed, data=data, model=model_config, train=train)
     splits, _ = get_splits(config.data, seed, 1)
@@ -53,8 +53,8 @@ def draw(means: np.ndarray, errors: np.ndarray) -> Figure:
 
 def main() -> None:
     study = Study(__file__, __doc__)
-    n_train, seeds = (500, [1, 2]) if study.quick else (10_000, [1, 2, 3, 4, 5])
-    cases = [(name, told, seed, n_train) for name in NETWORKS for seed in seeds for told in (False, True)]
+    options, seeds = ((500, 2), [1, 2]) if study.quick else ((10_000,), [1, 2, 3, 4, 5])
+    cases = [(name, told, seed, *options) for name in NETWORKS for seed in seeds for told in (False, True)]
     rows = study.measure(learn, cases)
     values = np.array([[row[key] for key in METRICS] for row in rows]).reshape(
         len(NETWORKS), len(seeds), 2, len(METRICS)

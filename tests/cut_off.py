@@ -22,11 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch._dynamo
 
 import main
 import plots
-import trainer  # noqa: F401 - this and torch._dynamo, which an optimiser asks for, are loaded here, not in every fork
+import trainer  # noqa: F401 - loaded here, not in every fork
 from ising import multispin
 from utils import read_checked
 

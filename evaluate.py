@@ -22,6 +22,7 @@ from utils import (
     Interrupted,
     RunError,
     UnusableFileError,
+    leave,
     provenance,
     require_memory,
     say,
@@ -250,4 +251,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

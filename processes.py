@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from utils import RunError
+from utils import RunError, leave
 
 if TYPE_CHECKING:
     import torch
@@ -88,7 +88,7 @@ class Group:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
-        sys.exit(code)
+        leave(code)
 
 
 ALONE = Group()

@@ -4,6 +4,7 @@ Importing this module loads no torch, so that refusals come at once.
 """
 
 import fcntl
+import gc
 import hashlib
 import os
 import platform
@@ -17,7 +18,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     import torch
@@ -146,6 +147,12 @@ def say(text: str) -> None:
         print(text, flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def leave(code: int) -> NoReturn:
+    """End the program without a last search for garbage among all that torch has, which takes half a second."""
+    gc.freeze()
+    sys.exit(code)
 
 
 @contextmanager

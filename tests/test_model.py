@@ -12,6 +12,7 @@ from config import Activation, Architecture, ModelConfig
 from model import (
     ACTIVATIONS,
     ARCHITECTURES,
+    Convolution,
     Dropout,
     InPhysicalUnits,
     Network,
@@ -145,6 +146,20 @@ def test_a_local_energy_looks_as_far_as_its_kernels_reach(kernel_size: int) -> N
     other[0, 2, 3] *= -1
     changed = (local(batch[:, None]) != local(other[:, None])).any(1)[0]
     assert changed.sum() == min(kernel_size, 6) ** 2
+
+
+@pytest.mark.parametrize("kernel_size", [1, 2, 3, 4, 6])
+@pytest.mark.parametrize("n_in", [1, 2])
+def test_of_few_channels_a_convolution_is_a_matrix_product(n_in: int, kernel_size: int) -> None:
+    torch.manual_seed(3)
+    layer = Convolution(n_in, 5, kernel_size, gain=1.0).double()
+    nn.init.normal_(layer.bias)
+    x = torch.randn(4, n_in, 6, 6, dtype=torch.float64, requires_grad=True)
+    results = []
+    for product in (layer(x), nn.Conv2d.forward(layer, x)):
+        results.append((product, *torch.autograd.grad(product.tanh().sum(), (x, *layer.parameters()))))
+    for ours, torchs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, torchs, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(

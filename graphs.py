@@ -119,12 +119,13 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def _shorten(operations: GraphModule) -> None:
     """Leave out what changes no number: aliases, and views of weights, which can be kept."""
     graph, aten = operations.graph, torch.ops.aten
+    views = (aten.t.default, aten.view.default, aten.expand.default, aten.unsqueeze.default)
     for node in graph.nodes:
         source = node.args[0] if node.op == "call_function" and node.args else None
         if isinstance(source, Node):
             if node.target is aten.detach.default:
                 node.replace_all_uses_with(source)
-            elif node.target in (aten.t.default, aten.view.default) and source.op == "get_attr":
+            elif node.target in views and source.op == "get_attr":
                 kept = getattr(operations, str(source.target)).detach()
                 operations.register_buffer(f"{node.name}_kept", node.target(kept, *node.args[1:]))
                 with graph.inserting_before(node):
@@ -132,7 +133,7 @@ def _shorten(operations: GraphModule) -> None:
             elif node.target is aten.t.default and source.target is aten.t.default:
                 node.replace_all_uses_with(source.args[0])
     for node in reversed(graph.nodes):
-        unused = node.op == "get_attr" or node.target in (aten.t.default, aten.view.default, aten.detach.default)
+        unused = node.op == "get_attr" or node.target in (*views, aten.detach.default)
         if unused and not node.users:
             graph.erase_node(node)
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+import utils
 from config import ExperimentConfig, LogConfig, TrainConfig, load_config
 from logger import RunLogger, without_seed, write_json
 from tests.conftest import DEBUG, ROOT
@@ -52,6 +53,24 @@ def test_provenance_is_there_from_the_start(tmp_path: Path) -> None:
     assert kept["pid"] == os.getpid()
     assert kept["torch"] == torch.__version__
     assert set(kept) >= {"argv", "git_commit", "git_dirty", "python", "numpy", "platform", "started", "timings"}
+
+
+def test_only_changed_code_makes_a_commit_a_changed_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def git(*arguments: str) -> None:
+        who = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+        subprocess.run(["git", "-C", tmp_path, *who, *arguments], check=True, capture_output=True)
+
+    monkeypatch.setattr(utils, "__file__", str(tmp_path / "utils.py"))
+    assert utils.provenance()["git_commit"] is None
+    git("init")
+    for name in ("utils.py", "results.json"):
+        (tmp_path / name).write_text("1")
+    git("add", ".")
+    git("commit", "-m", "all")
+    (tmp_path / "results.json").write_text("2")
+    assert not utils.provenance()["git_dirty"]
+    (tmp_path / "utils.py").write_text("2")
+    assert utils.provenance()["git_dirty"]
 
 
 @pytest.mark.parametrize(

@@ -273,7 +273,7 @@ def provenance() -> dict[str, Any]:
     here = Path(__file__).parent
     return {
         "git_commit": _git(here, "rev-parse", "HEAD"),
-        "git_dirty": bool(_git(here, "status", "--porcelain", "--", "*.py", "requirements.txt")),  # what numbers hang on
+        "git_dirty": bool(_git(here, "status", "--porcelain", "--", "*.py", "requirements.txt")),  # no text, no results
         "python": platform.python_version(),
         "torch": version("torch"),
         "numpy": version("numpy"),

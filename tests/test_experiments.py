@@ -42,8 +42,6 @@ def test_an_experiment_has_left_its_numbers_and_its_figure(name: str) -> None:
 
 @pytest.mark.parametrize("name", [*EXPERIMENTS, "collapse"])
 def test_an_experiment_is_short(name: str) -> None:
-    if name == "equilibration":
-        pytest.skip("is older than what experiments share")
     text = (ROOT / "experiments" / f"{name}.py").read_text()
     others: set[int] = set()  # lines of documentation and imports
     for node in ast.walk(ast.parse(text)):

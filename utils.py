@@ -271,9 +271,10 @@ def empty_folder(folder: Path) -> None:
 def provenance() -> dict[str, Any]:
     """Where a number came from: the commit, and the versions and machine that may make equal runs differ."""
     here = Path(__file__).parent
+    changes = _git(here, "status", "--porcelain", "--", "*.py", "requirements.txt")  # no text, no results
     return {
         "git_commit": _git(here, "rev-parse", "HEAD"),
-        "git_dirty": bool(_git(here, "status", "--porcelain", "--", "*.py", "requirements.txt")),  # no text, no results
+        "git_dirty": None if changes is None else changes != "",
         "python": platform.python_version(),
         "torch": version("torch"),
         "numpy": version("numpy"),

@@ -37,8 +37,8 @@ def remember(size: int, n_chains: int, fraction: float) -> Row:
     n_sweeps = round(fraction * metropolis.equilibration_sweeps(size))
     row: Row = {"n_sweeps": n_sweeps}
     m2 = {}
-    for start, temperature in STARTS.items():
-        spins = multispin.sample(size, np.full(n_chains, temperature), n_sweeps, size, 1)
+    for k, (start, temperature) in enumerate(STARTS.items()):
+        spins = multispin.sample(size, np.full(n_chains, temperature), n_sweeps, np.random.SeedSequence([size, k]), 1)
         excess = lattice.energy(spins) / size**2 - float(exact.kaufman(T_CRITICAL, size)[0])
         row[start] = float(excess.mean() / excess.std() * np.sqrt(n_chains))
         m2[start] = lattice.magnetization(spins) ** 2
@@ -54,7 +54,7 @@ def draw(times: list[Row], memory: list[Row]) -> Figure:
     for name, label in (("magnetization", r"$|m|$"), ("energy", "$E$")):
         tau, error = np.array([row[name] for row in times]).T
         left.errorbar(sizes, tau, error, fmt="o", capsize=3, label=label)
-    left.plot(sizes, 3 * (sizes / 8) ** 2.17, "k:", label=r"$3\,(L/8)^{2.17}$, of which 20 are automatic")
+    left.plot(sizes, 3 * (sizes / 8) ** 2.17, "k:", label=r"$3\,(L/8)^{2.17}$: a 20th of the automatic sweeps")
     left.set(xscale="log", yscale="log", xlabel="L", ylabel=r"$\tau_\mathrm{int}$ at $T_c$ [sweeps]")
     left.set_xticks(sizes, [str(size) for size in sizes])
     left.minorticks_off()

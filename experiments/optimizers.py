@@ -30,7 +30,9 @@ RATES = {
 DECAYS = {"adam": (1e-5, 1e-4, 1e-3), "adamw": (1e-2, 1e-1, 1.0), "sgd": (1e-4, 1e-3, 1e-2)}
 
 
-def learn(optimizer: str, scheduler: str, lr: float, weight_decay: float, seed: int, epochs: int) -> Row:
+def learn(  # noqa: PLR0917
+    optimizer: str, scheduler: str, lr: float, weight_decay: float, seed: int, epochs: int
+) -> Row:
     """Validation and test error of the best epoch; 2, more than any energy is, if training diverged."""
     config = PRESETS["small"]
     kind = {"optimizer": optimizer, "scheduler": scheduler}

@@ -106,7 +106,7 @@ class Scaling(NamedTuple):
 
 
 def scaling_basis(x: Floats, sizes: NDArray[np.int64], degree: int, grows: bool, omega: float = 1.75) -> Floats:
-    """The functions that a scaling function is made of, (n, degree + 5): x^k, and those that vanish on large lattices.
+    """The functions that a scaling function is made of, (n, degree + 5 or 6): x^k, and what vanishes as L grows.
 
     What scales is not T - T_c itself but, in this model, sinh(2 / T) - 1 / sinh(2 / T), which is not linear in it:
     hence x^2 / L and x^3 / L. The amplitude of what grows as a power of L depends on T as well: hence x / L, one

@@ -75,8 +75,10 @@ def draw(
     by_size(grid[0, 1], u4, scaled(u4, fit), u4.values, u4.errors)
     scale = m2.sizes ** -fit.exponents[0]
     by_size(grid[0, 2], m2, scaled(m2, fit), m2.values * scale, m2.errors * scale)
-    grid[0, 1].set(ylabel="$U_4$", title="(a) collapse")
-    grid[0, 2].set(ylabel=rf"$\langle m^2 \rangle L^{{{-fit.exponents[0]:.3f}}}$", title="(a) collapse")
+    grid[0, 1].set(ylabel="$U_4$", title="(a) collapse, corrections left in")
+    grid[0, 2].set(
+        ylabel=rf"$\langle m^2 \rangle L^{{{-fit.exponents[0]:.3f}}}$", title="(a) collapse, corrections left in"
+    )
     panels = (
         ("sigmoid units", grid[1, 0], grid[1, 1]),
         ("cnn", None, grid[1, 2]),
@@ -96,13 +98,16 @@ def draw(
     for axes in (grid[0, 0], grid[1, 0]):
         axes.axvline(T_CRITICAL, color="0.5", linestyle=":")
         axes.legend(fontsize="x-small")
-    fits = list(found.values())
-    values = (([fit.t_c for fit, _, _ in fits], T_CRITICAL, "$T_c$"), ([fit.nu for fit, _, _ in fits], 1.0, r"$\nu$"))
-    for k, (axes, (numbers, exact, label)) in enumerate(zip(grid[2, 1:], values, strict=True)):
-        axes.errorbar(numbers, range(len(fits)), xerr=[each[1 + k] for each in fits], fmt="o", capsize=3)
+    fits = {name: fit for name, fit in found.items() if "apart" not in name}  # which have no T_c and nu to speak of
+    results = [(fit.t_c, t_c, fit.nu, nu) for fit, t_c, nu in fits.values()]
+    for axes, k, exact, label in ((grid[2, 1], 0, T_CRITICAL, "$T_c$"), (grid[2, 2], 2, 1.0, r"$\nu$")):
+        numbers, errors = np.array(results)[:, k : k + 2].T
+        axes.errorbar(numbers, range(len(fits)), xerr=errors, fmt="o", capsize=3)
         axes.axvline(exact, color="0.5", linestyle=":", label=f"exact: {exact:.5g}")
-        axes.set_yticks(range(len(fits)), [] if k else list(found))
-        axes.set_xlabel(f"{label}, bootstrap errors")
+        for row, name in enumerate(fits):
+            axes.annotate(name, (numbers[row], row - 0.15), ha="center", va="bottom", fontsize="x-small")
+        axes.set(xlabel=f"{label}, bootstrap errors", yticks=[], title="(a) and (b)")
+        axes.margins(x=0.3, y=0.1)
         axes.invert_yaxis()
         axes.legend(fontsize="x-small")
     return figure

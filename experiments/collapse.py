@@ -79,17 +79,13 @@ def draw(
     grid[0, 2].set(
         ylabel=rf"$\langle m^2 \rangle L^{{{-fit.exponents[0]:.3f}}}$", title="(a) collapse, corrections left in"
     )
-    panels = (
-        ("sigmoid units", grid[1, 0], grid[1, 1]),
-        ("cnn", None, grid[1, 2]),
-        ("sigmoid units, apart", None, grid[2, 0]),
-    )
-    for name, plain, collapsed in panels:
+    plain, curves = grid[1, 0], classifiers["sigmoid units"]
+    by_size(plain, curves, curves.temperatures, curves.values, curves.errors)
+    plain.axhline(0.5, color="0.7", linewidth=0.8)
+    plain.set(xlabel="T [J / $k_B$]", ylabel="mean $P(T < T_c)$", title="(b) sigmoid units")
+    panels = {"sigmoid units": grid[1, 1], "cnn": grid[1, 2], "sigmoid units, apart": grid[2, 0]}
+    for name, collapsed in panels.items():
         curves = classifiers[name]
-        if plain is not None:
-            by_size(plain, curves, curves.temperatures, curves.values, curves.errors)
-            plain.axhline(0.5, color="0.7", linewidth=0.8)
-            plain.set(xlabel="T [J / $k_B$]", ylabel="mean $P(T < T_c)$", title=f"(b) {name}")
         by_size(collapsed, curves, scaled(curves, found[name][0]), curves.values, curves.errors)
         road = "(c)" if name.endswith("apart") else "(b)"
         collapsed.set(ylabel="mean $P(T < T_c)$", title=f"{road} {name}: collapse")
@@ -99,13 +95,12 @@ def draw(
         axes.axvline(T_CRITICAL, color="0.5", linestyle=":")
         axes.legend(fontsize="x-small")
     fits = {name: fit for name, fit in found.items() if "apart" not in name}  # which have no T_c and nu to speak of
-    results = [(fit.t_c, t_c, fit.nu, nu) for fit, t_c, nu in fits.values()]
+    results = np.array([(fit.t_c, t_c, fit.nu, nu) for fit, t_c, nu in fits.values()]).T
     for axes, k, exact, label in ((grid[2, 1], 0, T_CRITICAL, "$T_c$"), (grid[2, 2], 2, 1.0, r"$\nu$")):
-        numbers, errors = np.array(results)[:, k : k + 2].T
-        axes.errorbar(numbers, range(len(fits)), xerr=errors, fmt="o", capsize=3)
+        axes.errorbar(results[k], range(len(fits)), xerr=results[k + 1], fmt="o", capsize=3)
         axes.axvline(exact, color="0.5", linestyle=":", label=f"exact: {exact:.5g}")
         for row, name in enumerate(fits):
-            axes.annotate(name, (numbers[row], row - 0.15), ha="center", va="bottom", fontsize="x-small")
+            axes.annotate(name, (results[k, row], row - 0.15), ha="center", va="bottom", fontsize="x-small")
         axes.set(xlabel=f"{label}, bootstrap errors", yticks=[], title="(a) and (b)")
         axes.margins(x=0.3, y=0.1)
         axes.invert_yaxis()

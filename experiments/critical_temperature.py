@@ -105,7 +105,7 @@ def main() -> None:
     grid = [(size, round(T_CRITICAL + x / size, 6)) for size in reversed(sizes) for x in places]
     rows = study.measure(sample, [(size, t, n_samples * (4 if size < 32 else 1)) for size, t in grid])
     few = -(-seeds // 2)
-    n_seeds = {"bayes": few, "magnetization": seeds, "sigmoid units": seeds, "cnn": few, "sigmoid units, apart": few}
+    n_seeds = {"bayes": few, "magnetization": seeds, "sigmoid units": seeds, "cnn": seeds, "sigmoid units, apart": few}
     each = [(name, seed) for name in n_seeds for seed in range(1, n_seeds[name] + 1)]
     cases = [(name, size, seed, n, n_test) for name, seed in each for size in sizes if size != 12]
     answers = study.measure(classify, cases)

@@ -2,7 +2,6 @@
 
 import io
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from config import ExperimentConfig
-from utils import UnusableFileError, read_checked, write_checked
+from utils import UnusableFileError, complain, read_checked, write_checked
 
 FORMAT = 3  # to be raised when older programs would misread the file
 
@@ -65,7 +64,7 @@ def load_last(folder: Path, config: ExperimentConfig) -> dict[str, Any] | None:
             faults.append(error)
             continue
         for fault in faults:
-            print(f"warning: {fault}: going on from {name}, an epoch earlier", file=sys.stderr)
+            complain(f"warning: {fault}: going on from {name}, an epoch earlier")
         return saved
     if faults:
         raise faults[0]

@@ -139,11 +139,12 @@ def _configurations(spins: NDArray[Any], temperatures: NDArray[Any]) -> Split:
         raise ValueError(f"the lattices are {spins.shape[1]} x {spins.shape[1]}, not of an even size from 4 to 1024")
     if temperatures.shape != spins.shape[:1]:
         raise ValueError(f"temperatures have the shape {temperatures.shape} and not ({len(spins)},)")
+    temperatures = temperatures.astype(np.float64)  # float16 knows no HOTTEST
     if not np.all((temperatures > 0) & (temperatures <= HOTTEST)):
         raise ValueError(f"temperatures must be positive and at most {HOTTEST:.0f}")
     if not np.all((spins == 1) | (spins == -1)):
         raise ValueError("spins must be -1 or +1 (2 * bits - 1 makes them of 0 and 1)")
-    return Split(spins.astype(np.int8), temperatures.astype(np.float64))
+    return Split(spins.astype(np.int8), temperatures)
 
 
 def write_configurations(path: Path, splits: Splits) -> None:

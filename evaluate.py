@@ -8,7 +8,6 @@ python evaluate.py exact --data ising16.npz
 import hashlib
 import io
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from utils import (
     Interrupted,
     RunError,
     UnusableFileError,
+    complain,
     leave,
     provenance,
     require_memory,
@@ -162,6 +162,7 @@ def evaluate_run(request: Request) -> dict[str, Any]:
     Raises:
         RunError: what was asked for cannot be done.
     """
+    import numpy as np  # noqa: F401  # torch goes on if it is interrupted while it loads NumPy, with half of it
     import torch
 
     import data
@@ -236,16 +237,13 @@ def main() -> int:
         say(summary(evaluate_run(request)))
         say(f"{request.folder / 'evaluations' / request.name}.json")
     except RunError as error:
-        print(f"evaluate.py: error: {one_line(str(error))}", file=sys.stderr)
+        complain(f"evaluate.py: error: {one_line(str(error))}")
         return error.exit_code
     except OSError as error:
-        print(
-            f"evaluate.py: error: {error}: make room on the disk, and the run a place to write",
-            file=sys.stderr,
-        )
+        complain(f"evaluate.py: error: {error}: make room on the disk, and the run a place to write")
         return 5
     except Interrupted as error:
-        print("evaluate.py: interrupted", file=sys.stderr)
+        complain("evaluate.py: interrupted")
         return error.exit_code
     return 0
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 import checkpoint
 from config import ExperimentConfig, to_json
-from utils import DivergedError, Interrupted, provenance, say, uninterrupted, write_atomic
+from utils import DivergedError, Interrupted, complain, provenance, say, uninterrupted, write_atomic
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -197,7 +197,7 @@ def without_seed(config: ExperimentConfig) -> str:
 
 def _warn_of_wandb(error: Exception, folder: Path) -> None:
     reason = " ".join(repr(error).split())[:200]
-    print(f"warning: no W&B ({reason}); logging goes on in {folder}", file=sys.stderr)
+    complain(f"warning: no W&B ({reason}); logging goes on in {folder}")
 
 
 def _start_wandb(folder: Path, config: ExperimentConfig, run_id: str | None = None) -> Any:

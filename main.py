@@ -24,6 +24,7 @@ from utils import (
     RunError,
     UnusableFileError,
     claim_folder,
+    complain,
     empty_folder,
     require_compiler,
     require_free,
@@ -233,14 +234,14 @@ def main() -> int:
         elif not command.save_data:
             run(config, folder, group, overwrite=command.overwrite, resume=command.resume is not None)
     except RunError as error:
-        print(f"main.py: error: {one_line(str(error))}", file=sys.stderr)
+        complain(f"main.py: error: {one_line(str(error))}")
         return error.exit_code
     except OSError as error:
-        print(f"main.py: error: {error}: make room on the disk, and {place} a place to write", file=sys.stderr)
+        complain(f"main.py: error: {error}: make room on the disk, and {place} a place to write")
         return 5
     except Interrupted as error:
         if group.first:
-            print(f"main.py: interrupted: {way_on(command, folder)}", file=sys.stderr)
+            complain(f"main.py: interrupted: {way_on(command, folder)}")
         return error.exit_code
     return 0
 

@@ -214,9 +214,9 @@ class Convolution(nn.Conv2d):
         nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, n_in, L, L) -> (B, n_out, L, L)
-        if self.in_channels > 2 or not x.is_cpu:
+        if self.weight[0].numel() > 18 or not x.is_cpu:  # two channels of 3x3
             return super().forward(x)
-        # For so few channels, torch's convolution on the CPU takes up to twice as long as a product of matrices.
+        # For so few inputs, torch's convolution on the CPU takes up to twice as long as a product of matrices.
         before, after = (self.kernel_size[0] - 1) // 2, self.kernel_size[0] // 2
         padded = nn.functional.pad(x, (before, after, before, after), mode="circular")
         neighbourhoods = nn.functional.unfold(padded, self.kernel_size)  # (B, n_in k^2, L^2)

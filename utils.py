@@ -149,6 +149,14 @@ def say(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def complain(text: str) -> None:
+    """Print a line on stderr, if anybody listens: what is told there changes no exit code."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
 def leave(code: int) -> NoReturn:
     """End the program without a last search for garbage among all that torch has, which takes half a second."""
     gc.freeze()

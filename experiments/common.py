@@ -8,6 +8,7 @@ import argparse
 import json
 import multiprocessing
 import os
+import signal
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -27,7 +28,7 @@ from logger import SilentLogger, write_json
 from model import InPhysicalUnits, create_model
 from task import TASKS, Task
 from trainer import Trainer
-from utils import provenance, say, seed_everything
+from utils import Interrupted, complain, leave, provenance, say, seed_everything, stop_on_signals
 
 ROOT = Path(__file__).parent.parent
 Row = dict[str, Any]
@@ -57,6 +58,7 @@ class Study:
         parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
         parser.add_argument("--quick", action="store_true", help="a smoke test, in seconds; keeps no numbers")
         self.quick: bool = parser.parse_args().quick
+        stop_on_signals()
         name = Path(file).stem
         folder = Path(mkdtemp()) if self.quick else None
         self.results = (folder or ROOT / "experiments" / "results") / f"{name}.json"
@@ -76,14 +78,20 @@ class Study:
         commit = {"commit": provenance()["git_commit"], "dirty": provenance()["git_dirty"]}
         os.environ["TQDM_DISABLE"] = "1"  # in the processes, which read it; not here, where tqdm has been loaded
         try:
-            with ProcessPoolExecutor(
-                available_cores(), context, initializer=torch.set_num_threads, initargs=(1,)
-            ) as pool:
+            with ProcessPoolExecutor(available_cores(), context, initializer=_begin) as pool:
                 futures = {pool.submit(_timed, compute, wanted[key]): key for key in missing}
-                for future in tqdm(as_completed(futures), name, total=len(missing), disable=not missing or None):
-                    done[futures[future]] = future.result() | commit
-                    self.content["cases"] = list(done.values())
-                    write_json(self.results, self.content)
+                try:
+                    for future in tqdm(as_completed(futures), name, total=len(missing), disable=not missing or None):
+                        done[futures[future]] = future.result() | commit
+                        self.content["cases"] = list(done.values())
+                        write_json(self.results, self.content)
+                except BaseException:
+                    for process in multiprocessing.active_children():  # else they would compute all that is left
+                        process.kill()
+                    raise
+        except Interrupted as error:
+            complain(f"{self.results.stem}: interrupted: the same command goes on after the last whole case")
+            leave(error.exit_code)
         finally:
             del os.environ["TQDM_DISABLE"]
         return [done[key] for key in wanted]
@@ -100,6 +108,12 @@ class Study:
 
 def _key(case: Sequence[Any]) -> str:
     return json.dumps(case)
+
+
+def _begin() -> None:
+    """Prepare a process: one thread; and Ctrl-C, which the terminal sends to all, is for the first."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _timed(compute: Callable[..., Row], case: list[Any]) -> Row:

@@ -2,8 +2,11 @@
 
 import ast
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -75,3 +78,46 @@ def test_cases_that_are_there_are_not_computed_again(tmp_path: Path, monkeypatch
         assert kept["summary"] == {"n": len(cases)}
         assert sorted(row["case"][2] for row in kept["cases"]) == list(range(1, len(cases) + 1))
     assert (tmp_path / "docs" / "figures" / "study.png").exists()
+
+
+SLOW_STUDY = """
+import time
+from experiments.common import Study
+
+def wait(seconds, n):
+    time.sleep(seconds)
+    return {}
+
+if __name__ == "__main__":
+    study = Study(__file__, None)
+    study.measure(wait, [(0.0, 1), (0.0, 2), *((600.0, n) for n in range(9))])
+"""
+
+
+def somebody_is_left_of(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_experiment_keeps_whole_cases_and_leaves_no_process(number: int, tmp_path: Path) -> None:
+    script = tmp_path / "slow.py"
+    script.write_text(SLOW_STUDY)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
+    command = [sys.executable, str(script), "--quick"]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True) as run:
+        deadline = time.monotonic() + 120
+        while not (found := [*tmp_path.glob("*/slow.json")]) or len(json.loads(found[0].read_text())["cases"]) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        run.send_signal(number)
+        _, told = run.communicate(timeout=60)
+    assert run.returncode == 128 + number
+    assert told.splitlines()[-1].startswith("slow: interrupted")
+    assert "Traceback" not in told
+    while somebody_is_left_of(run.pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

@@ -3,12 +3,14 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from config import PRESETS, to_json
-from tests.conftest import DEBUG, Program
+from tests.conftest import DEBUG, ROOT, Program
 
 # A command line and what its error must name: what was given, and what to do about it.
 BAD_OPTIONS: list[tuple[str, list[str]]] = [
@@ -252,6 +254,13 @@ def test_a_file_is_refused_in_one_line_whatever_it_holds(program: Program, tmp_p
         assert_refused(program, tmp_path, ["--config", "c.json", "--lr", "0.1"], ["c.json", *named])
     for arguments in (["--preset=--"], ["--config=--"], ["a\nb"], ["--config", "a\nb"]):
         assert_refused(program, tmp_path, arguments, [])
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_refusal_that_nobody_can_read_has_its_exit_code() -> None:
+    command = [sys.executable, "main.py", "--preset", "debug", "--data", "missing.npz"]
+    with Path("/dev/full").open("w") as full:
+        assert subprocess.run(command, cwd=ROOT, stderr=full, check=False).returncode == 3
 
 
 def test_help_waits_for_neither_torch_nor_numpy(program: Program, tmp_path: Path) -> None:

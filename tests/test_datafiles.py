@@ -236,6 +236,7 @@ UNUSABLE: dict[str, tuple[bytes | dict[str, Any], str]] = {
     "no temperature": ({**good(4), "temperatures": np.array([1, 2, np.nan, 3])}, "positive and at most"),
     "absolute zero": ({**good(4), "temperatures": np.array([1, 2, 0, 3])}, "positive and at most"),
     "too hot": ({**good(4), "temperatures": np.array([1, 2, 1e160, 3])}, "positive and at most"),
+    "infinite halves": ({**good(4), "temperatures": np.array([1, 2, np.inf, 3], np.float16)}, "positive and at most"),
     "no numbers for a shape": (claiming("(True, True, True)"), "spins"),
     "unbalanced": (claiming("(((((("), "data.npz"),
     "endless": (claiming(f"({10**400},)"), "data.npz"),

@@ -74,7 +74,7 @@ def main() -> None:
     seeds, n, sizes = (range(1, 2), 200, (8, 8)) if study.quick else (range(1, 4), 15_000, (24, 40))
     crossed = study.measure(cross, [(name, sizes[0], seed, n) for name in CROSSINGS for seed in seeds])
     judged = study.measure(judge, [(name, sizes[1], seed, n) for name in ACCURACIES for seed in seeds])
-    lines = ["| L = 24, P(T) = 1/2 | ours | published |", "|---|---:|---:|"]
+    lines = [f"| L = {sizes[0]}, P(T) = 1/2 | ours | published |", "|---|---:|---:|"]
     summary: Row = {}
     for name, other in CROSSINGS.items():
         summary[name] = {"crossings": [row["crossing"] for row in crossed if row["case"][1] == name]}
@@ -82,7 +82,11 @@ def main() -> None:
         lines.append(
             f"| {name} | {values.mean():.4f}, seeds {values.min():.4f} to {values.max():.4f} | {other or ''} |"
         )
-    lines += ["", "| L = 40, critical set | T = 2 | 2.25 | 2.5 | all | published |", "|---|---:|---:|---:|---:|---:|"]
+    lines += [
+        "",
+        f"| L = {sizes[1]}, critical set | T = 2 | 2.25 | 2.5 | all | published |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
     accuracies = {name: np.array([row["accuracy"] for row in judged if row["case"][1] == name]) for name in ACCURACIES}
     for name, values in accuracies.items():
         shares = " | ".join(f"{share:.4f}" for share in (*values.mean(axis=0), values.mean()))

@@ -148,8 +148,7 @@ def test_a_local_energy_looks_as_far_as_its_kernels_reach(kernel_size: int) -> N
     assert changed.sum() == min(kernel_size, 6) ** 2
 
 
-@pytest.mark.parametrize("kernel_size", [1, 2, 3, 4, 6])
-@pytest.mark.parametrize("n_in", [1, 2])
+@pytest.mark.parametrize(("n_in", "kernel_size"), [(1, 1), (1, 2), (1, 3), (1, 4), (2, 1), (2, 2), (2, 3)])
 def test_of_few_channels_a_convolution_is_a_matrix_product(n_in: int, kernel_size: int) -> None:
     torch.manual_seed(3)
     layer = Convolution(n_in, 5, kernel_size, gain=1.0).double()

@@ -1,120 +1,91 @@
-"""What an experiment is: frozen dataclasses, presets, and the JSON that follows from them.
+"""Every option of the Ising experiment, and its presets.
 
-An option exists once, as a field below, with its type, range, default and help; its flag (`--lr` for `lr`), its checks,
-its key in config.json and its line in README.md are made from that field (options.py). Values are merged first
-(command.py) and checked once: an ExperimentConfig that exists is complete and valid. Nothing here loads torch, so that
-`--help` and refusals are instant.
+An option is a field with its type, default, help and range. Its flag, its checks and its key in config.json follow. The
+options that every experiment has (training, data sizes, logging, seed, device) are inherited from engine/config.py.
 """
 
-import json
 import math
-from dataclasses import asdict
-from pathlib import Path
+from collections.abc import Callable
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
-from options import (
-    check_name,
-    merge,
-    options_of,
-    read_json,
-    validate,
-)
+from engine.config import STRICT, Config, TrainConfig
+from engine.config import DataConfig as SharedDataConfig
+from engine.options import option
 
 Task = Literal["energy", "phase"]
 Activation = Literal["relu", "gelu", "silu", "tanh", "sigmoid"]
 Architecture = Literal["mlp", "residual_mlp", "symmetric_mlp", "cnn"]
-Optimizer = Literal["adam", "adamw", "sgd"]
-Scheduler = Literal["none", "cosine", "step"]
 Sampler = Literal["multispin", "numpy"]
-Device = Literal["auto", "cuda", "mps", "cpu"]
 
 T_CRITICAL = 2 / math.log(1 + math.sqrt(2))  # as in ising/exact.py, which loads NumPy
 
-# strict: true is no number and 8.0 no integer; forbid: an unknown key is an error, not a silent default.
-STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+Widths = tuple[Annotated[int, Field(ge=1, le=4096)], ...]
+
+
+def unused_by(*architectures: Architecture) -> Callable[["ModelConfig"], str]:
+    """Marks an option that does nothing for some networks."""
+    return lambda model: f"--architecture {model.architecture}" if model.architecture in architectures else ""
+
+
+def unused_by_squares(model: "ModelConfig") -> str:
+    """Marks the options of hidden layers after the first, which symmetric_mlp squares."""
+    one_layer = model.architecture == "symmetric_mlp" and len(model.hidden) == 1
+    return "symmetric_mlp of one layer, which is squared" if one_layer else ""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class ModelConfig:
     """The network."""
 
-    architecture: Architecture = Field(default="mlp", description="kind of network")
-    hidden: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = Field(
-        default=(128, 64, 32),
-        strict=False,  # a list will do; its elements are strict
+    architecture: Architecture = option("mlp", "kind of network; cnn accepts lattices of any size")
+    hidden: Widths = option(
+        (128, 64, 32),
+        "widths of the hidden layers; of residual_mlp those of the blocks, on a stream as wide as the first",
+        idle=unused_by("cnn"),
+        strict=False,  # a list is accepted; its elements are strict
         min_length=1,
         max_length=32,
-        description="widths of the hidden layers; in residual_mlp of the blocks, on a stream as wide as the first",
     )
-    channels: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = Field(
-        default=(16,), strict=False, min_length=1, max_length=32, description="of cnn, the channels of its convolutions"
-    )
-    kernel_size: int = Field(
-        default=2, ge=1, le=32, description="of cnn, sites along one edge of a kernel; at most the lattice size"
-    )
-    activation: Activation = Field(default="gelu", description="nonlinearity between layers")
-    dropout: float = Field(default=0.1, ge=0, lt=1, description="share of activations set to zero in training")
-    input_temperature: bool = Field(default=False, description="tell the network the temperature as well")
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class TrainConfig:
-    """How the network is trained."""
-
-    epochs: int = Field(default=100, ge=1, description="passes over the training set")
-    batch_size: int = Field(default=64, ge=1, description="configurations in one optimiser step")
-    lr: float = Field(default=0.001, gt=0, description="peak learning rate")
-    optimizer: Optimizer = Field(default="adamw", description="update rule; sgd has momentum 0.9")
-    scheduler: Scheduler = Field(
-        default="cosine",
-        description="learning rate after the warm-up: constant, to zero along a cosine, or /10 at each third",
-    )
-    warmup_epochs: int = Field(default=0, ge=0, description="epochs of linear rise to the peak rate; below epochs")
-    weight_decay: float = Field(default=0.01, ge=0, description="decay of weight matrices; biases and norms have none")
-    grad_clip: float | None = Field(default=None, gt=0, description="largest norm of the gradient")
-    patience: int | None = Field(
-        default=None, ge=1, description="stop after so many epochs without a better validation loss; below epochs"
-    )
-
-    @model_validator(mode="after")
-    def _check_lengths(self) -> Self:
-        faults = []
-        if self.warmup_epochs >= self.epochs:
-            faults.append(f"--warmup-epochs {self.warmup_epochs} leaves nothing of --epochs {self.epochs}: lower it")
-        if self.patience is not None and self.patience >= self.epochs:
-            faults.append(f"--patience {self.patience} never stops a run of --epochs {self.epochs}: lower or drop it")
-        if faults:
-            raise ValueError("; ".join(faults))
-        return self
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class DataConfig:
-    """The configurations that are drawn, or those of a file."""
-
-    lattice_size: int = Field(
-        default=8, ge=4, le=1024, multiple_of=2, description="sites along one edge of the lattice"
-    )
-    num_train: int = Field(default=10_000, ge=1, description="configurations to train on")
-    num_val: int = Field(default=2_000, ge=1, description="configurations that choose the best epoch")
-    num_test: int = Field(default=2_000, ge=1, description="configurations that are looked at once, at the end")
-    temp_min: float = Field(default=1.0, ge=0.02, le=10, description="lowest temperature, in J / k_B")
-    temp_max: float = Field(default=4.0, ge=0.02, le=10, description="highest temperature, in J / k_B")
-    sweeps: int | None = Field(
-        default=None, ge=0, description="Metropolis sweeps before a configuration is taken; none: as the lattice needs"
-    )
-    sampler: Sampler = Field(
-        default="multispin", description="compiled, 64 chains in a machine word; or the textbook's in NumPy, slower"
-    )
-    cache: bool = Field(default=True, description="keep what is drawn in the folder cache, to be found there next time")
-    file: str | None = Field(
-        default=None,
+    channels: Widths = option(
+        (16,),
+        "of cnn, the channels of its convolutions",
+        idle=unused_by("mlp", "residual_mlp", "symmetric_mlp"),
+        strict=False,
         min_length=1,
-        json_schema_extra={"flag": "--data"},
-        description="an .npz file with spins (N, L, L) and temperatures (N,), to use instead of drawing",
+        max_length=32,
+    )
+    kernel_size: int = option(
+        2,
+        "of cnn, sites along one edge of a kernel; at most the lattice size",
+        idle=unused_by("mlp", "residual_mlp", "symmetric_mlp"),
+        ge=1,
+        le=32,
+    )
+    activation: Activation = option("gelu", "nonlinearity between layers", idle=unused_by_squares)
+    dropout: float = option(
+        0.1, "share of activations set to zero in training", idle=unused_by_squares, ge=0, lt=1
+    )
+    input_temperature: bool = option(False, "give the network the temperature as well")
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class DataConfig(SharedDataConfig):
+    """The configurations, sampled or from a file with spins (N, L, L) and temperatures (N,)."""
+
+    num_train: int = option(10_000, "configurations for training", ge=1)
+    num_val: int = option(2_000, "configurations that choose the best epoch", ge=1)
+    num_test: int = option(2_000, "configurations for the test at the end", ge=1)
+    lattice_size: int = option(8, "sites along one edge of the lattice", ge=4, le=1024, multiple_of=2)
+    temp_min: float = option(1.0, "lowest temperature, in J / k_B", ge=0.02, le=10)
+    temp_max: float = option(4.0, "highest temperature, in J / k_B", ge=0.02, le=10)
+    sweeps: int | None = option(
+        None, "Metropolis sweeps before a configuration is taken; none: as many as the lattice needs", ge=0
+    )
+    sampler: Sampler = option(
+        "multispin", "multispin: compiled, 64 chains in a machine word; numpy: the textbook algorithm, slower"
     )
 
     @model_validator(mode="after")
@@ -125,56 +96,26 @@ class DataConfig:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class LogConfig:
-    """Where the results go."""
-
-    run_name: Annotated[str, AfterValidator(check_name)] | None = Field(
-        default=None, description="folder in checkpoints/; without it, one named after network, lattice, seed and time"
-    )
-    wandb: bool = Field(default=False, description="log to Weights & Biases as well")
-    checkpoints: bool = Field(default=True, description="keep the weights (.pt files)")
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class ExperimentConfig:
+class ExperimentConfig(Config):
     """One experiment, complete."""
 
-    task: Task = Field(default="energy", description="what is predicted: the energy per spin, or whether T < T_c")
+    task: Task = option("energy", "what is predicted: the energy per spin, or whether T < T_c")
     model: ModelConfig = ModelConfig()
-    train: TrainConfig = TrainConfig()
     data: DataConfig = DataConfig()
-    log: LogConfig = LogConfig()
-    seed: int = Field(
-        default=42, ge=0, le=2**64 - 1, description="of the data, the weights and the order of the batches"
-    )
-    device: Device = Field(
-        default="auto", description="where to train; auto takes the first there is of cuda, mps, cpu"
-    )
-    threads: int | None = Field(
-        default=None, ge=1, le=1024, description="CPU threads; none: as many as there are, but one for small networks"
-    )
-    compile: bool = Field(default=False, description="compile the network by torch.compile; no gain on the CPU")
-
-    @model_validator(mode="after")
-    def _check_batches(self) -> Self:
-        if self.train.batch_size > self.data.num_train:
-            raise ValueError(
-                f"--batch-size {self.train.batch_size} is above --num-train {self.data.num_train}: lower it"
-            )
-        return self
 
     @model_validator(mode="after")
     def _check_network(self) -> Self:
         faults = []
-        if self.model.architecture == "cnn" and self.model.kernel_size > self.data.lattice_size:
+        sampled = self.data.file is None
+        if sampled and self.model.architecture == "cnn" and self.model.kernel_size > self.data.lattice_size:
             kernel = f"--kernel-size {self.model.kernel_size}"
             faults.append(f"{kernel} is above --lattice-size {self.data.lattice_size}: lower it")
         if self.task == "phase":
             if self.model.input_temperature:
-                faults.append("--input-temperature tells the answer of --task phase: drop one")
-            if self.data.file is None and not self.data.temp_min < T_CRITICAL < self.data.temp_max:
+                faults.append("--input-temperature gives away the answer of --task phase: drop one")
+            if sampled and not self.data.temp_min < T_CRITICAL < self.data.temp_max:
                 edges = f"--temp-min {self.data.temp_min} and --temp-max {self.data.temp_max}"
-                faults.append(f"{edges} have one phase between them, for --task phase: have T_c = 2.269 there")
+                faults.append(f"{edges} have one phase between them: include T_c = 2.269 for --task phase")
         if faults:
             raise ValueError("; ".join(faults))
         return self
@@ -202,20 +143,3 @@ PRESETS: dict[str, ExperimentConfig] = {
         data=DataConfig(lattice_size=16, num_train=100_000, num_val=5_000, num_test=5_000),
     ),
 }
-
-
-OPTIONS = options_of(ExperimentConfig)
-
-
-def to_json(config: ExperimentConfig) -> str:
-    """The complete config as JSON, which `--config` and load_config take back unchanged."""
-    return json.dumps(asdict(config), indent=2) + "\n"
-
-
-def load_config(path: str | Path) -> ExperimentConfig:
-    """The experiment of a config.json; keys that it leaves out have their defaults.
-
-    Raises:
-        ConfigError: the file cannot be read, is not strict JSON, or asks for what cannot be.
-    """
-    return validate(ExperimentConfig, merge(asdict(ExperimentConfig()), read_json(path)), source=str(path))

@@ -1,127 +1,127 @@
-"""From physics to arrays: splits drawn from independent chains, and the check that they are in equilibrium.
+"""Ising configurations as columns of arrays, and the check that they are in equilibrium.
 
-This file and ising/ are what a reader replaces for a problem of their own.
+The columns: `spins` (N, L, L) int8 in {-1, +1} and `temperatures` (N,) float64 in J / k_B. Each configuration is the last
+one of a Markov chain of its own, at a temperature of its own.
 """
 
-import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from config import DataConfig, Sampler
+from engine.errors import BadRequestError
+from engine.problem import Check, Columns
 from ising import exact, lattice, metropolis
-from utils import BadRequestError, say
+from utils import print_line
+
+if TYPE_CHECKING:
+    from config import DataConfig, ExperimentConfig
 
 SPINS_PER_BLOCK = 2**18  # of the NumPy sampler: chains that fit a core's cache, and whose temporaries are small
+HOTTEST = 1e6  # above it the exact energy, -2 / T per spin, is lost in rounding
 
 
-@dataclass(frozen=True)
-class Split:
-    """Configurations, each the last of a chain of its own, at a temperature of its own."""
+def generate(config: "ExperimentConfig", n: int, seed: np.random.SeedSequence) -> Columns:
+    """n configurations from independent chains, at temperatures uniform between temp_min and temp_max.
 
-    spins: NDArray[np.int8]  # (N, L, L) in {-1, +1}
-    temperatures: NDArray[np.float64]  # (N,) in J / k_B
-
-
-class Splits(NamedTuple):
-    train: Split
-    val: Split
-    test: Split
-
-
-class Equilibrium(NamedTuple):
-    """How far the energies of a split are from exact theory, in standard errors."""
-
-    energy_z: float  # all chains together
-    chi2_per_dof: float  # by temperature
-    largest_bin_z: float  # in the temperature bin that is off most
-
-
-def memory_needed(config: DataConfig) -> int:
-    """Bytes that the data of a run take: a byte a spin, and up to four copies while energies are summed up.
-
-    Later the copy on the device and the one that is shuffled for an epoch have their room.
+    Raises:
+        BadRequestError: the compiled sampler does not work on this machine.
     """
-    n_configurations = config.num_train + config.num_val + config.num_test
-    return 5 * n_configurations * config.lattice_size**2
+    data = config.data
+    temperature_seed, chain_seed = seed.spawn(2)
+    temperatures = np.random.default_rng(temperature_seed).uniform(data.temp_min, data.temp_max, n)
+    sample = _multispin if data.sampler == "multispin" else _numpy
+    spins = sample(data, temperatures, chain_seed, config.threads) if n else np.empty((0, *2 * (data.lattice_size,)), np.int8)
+    return {"spins": spins, "temperatures": temperatures}
 
 
-def working_sampler(name: Sampler) -> Sampler:
-    """The sampler of that name, ready to run; if Numba is missing, the one that does without."""
-    if name == "multispin":
-        try:
-            from ising import multispin  # half a second, which data from the cache need not wait for
-
-            if (seconds := multispin.get_ready()) is not None:
-                say(f"compiled the sampler in {seconds:.1f} s, once for all runs")
-        except ImportError as error:
-            say(f"Numba cannot be imported ({error}): drawing with the sampler numpy, which is slower")
-            return "numpy"
-        except Exception as error:  # Numba keeps files, and trusts those that it finds
-            say(f"Numba fails ({error!r}; a damaged __pycache__?): drawing with the sampler numpy, which is slower")
-            return "numpy"
-    return name
+def n_sweeps(data: "DataConfig") -> int:
+    """Sweeps before a configuration is taken."""
+    return metropolis.equilibration_sweeps(data.lattice_size) if data.sweeps is None else data.sweeps
 
 
-def make_splits(config: DataConfig, seed: int, n_threads: int | None = None) -> Splits:
-    """Draw the three splits: a function of (config, seed) alone, and each split of its own size alone.
+def _progress(data: "DataConfig", n: int) -> "tqdm[Any]":
+    total = n * data.lattice_size**2 * n_sweeps(data)
+    return tqdm(total=total, desc="sampling", unit=" flips", unit_scale=True, delay=2, leave=False, disable=None)
 
-    The work is shared among so many threads; without a number, among as many as there are cores.
-    """
-    sizes = (config.num_train, config.num_val, config.num_test)
-    children = np.random.SeedSequence(seed).spawn(len(sizes))
-    n_updates = sum(sizes) * config.lattice_size**2 * n_sweeps(config)
-    with tqdm(
-        total=n_updates, desc="sampling", unit=" flips", unit_scale=True, delay=2, leave=False, disable=None
-    ) as bar:
-        return Splits(
-            *(_draw(config, n, child, n_threads, bar.update) for n, child in zip(sizes, children, strict=True))
+
+def _multispin(
+    data: "DataConfig", temperatures: NDArray[np.float64], seed: np.random.SeedSequence, n_threads: int | None
+) -> NDArray[np.int8]:
+    try:
+        from ising import multispin  # half a second, which data from the cache need not wait for
+
+        if (seconds := multispin.get_ready()) is not None:
+            print_line(f"compiled the sampler in {seconds:.1f} s, once for all runs")
+    except Exception as error:  # Numba is missing, or trusts a damaged file of its own cache
+        raise BadRequestError(
+            f"--sampler multispin: Numba fails ({error!r}): reinstall numba, remove ising/__pycache__ if it is "
+            "damaged, or use --sampler numpy, which is slower"
+        ) from None
+    with _progress(data, len(temperatures)) as bar:
+        return multispin.sample(
+            data.lattice_size, temperatures, n_sweeps(data), seed, n_threads, advance=bar.update
         )
 
 
-def n_sweeps(config: DataConfig) -> int:
-    """Sweeps before a configuration is taken."""
-    return metropolis.equilibration_sweeps(config.lattice_size) if config.sweeps is None else config.sweeps
-
-
-def _draw(
-    config: DataConfig, n: int, seed: np.random.SeedSequence, n_threads: int | None, advance: Callable[[int], object]
-) -> Split:
-    temperature_seed, chain_seed = seed.spawn(2)
-    temperatures = np.random.default_rng(temperature_seed).uniform(config.temp_min, config.temp_max, n)
-    size, sweeps = config.lattice_size, n_sweeps(config)
-    if config.sampler == "multispin":
-        from ising import multispin
-
-        spins = multispin.sample(size, temperatures, sweeps, chain_seed, n_threads, advance=advance)
-        return Split(spins, temperatures)
-    spins = np.empty((n, size, size), dtype=np.int8)
+def _numpy(
+    data: "DataConfig", temperatures: NDArray[np.float64], seed: np.random.SeedSequence, n_threads: int | None
+) -> NDArray[np.int8]:
+    size, sweeps = data.lattice_size, n_sweeps(data)
+    spins = np.empty((len(temperatures), size, size), dtype=np.int8)
     block = max(1, SPINS_PER_BLOCK // size**2)
-    for start in range(0, n, block):
-        chains = slice(start, start + block)
-        spins[chains] = metropolis.sample(size, temperatures[chains], sweeps, chain_seed.spawn(1)[0])
-        advance(spins[chains].size * sweeps)
-    return Split(spins, temperatures)
+    with _progress(data, len(temperatures)) as bar:
+        for start in range(0, len(temperatures), block):
+            chains = slice(start, start + block)
+            spins[chains] = metropolis.sample(size, temperatures[chains], sweeps, seed.spawn(1)[0])
+            bar.update(spins[chains].size * sweeps)
+    return spins
 
 
-def check_equilibrium(split: Split, n_bins: int = 10) -> Equilibrium:
-    """Hold the energies of a split against Kaufman's exact U(T) and C(T) for this lattice, chain by chain.
+def read(config: "ExperimentConfig", columns: Columns) -> Columns:
+    """The spins and temperatures of a file, checked and converted.
+
+    Raises:
+        KeyError, ValueError: an array is missing or wrong.
+    """
+    spins, temperatures = columns["spins"], columns["temperatures"].astype(np.float64)
+    if spins.ndim != 3 or spins.shape[1] != spins.shape[2] or len(spins) == 0:
+        raise ValueError(f"spins have the shape {spins.shape}, and must be (N, L, L)")
+    if spins.shape[1] % 2 or not 4 <= spins.shape[1] <= 1024:
+        raise ValueError(f"the lattices are {spins.shape[1]} x {spins.shape[1]}; L must be even, from 4 to 1024")
+    if temperatures.shape != spins.shape[:1]:
+        raise ValueError(f"temperatures have the shape {temperatures.shape}, and must be ({len(spins)},)")
+    if not np.all((temperatures > 0) & (temperatures <= HOTTEST)):
+        raise ValueError(f"temperatures must be positive and at most {HOTTEST:.0f}")
+    if not np.all((spins == 1) | (spins == -1)):
+        raise ValueError("spins must be -1 or +1 (2 * bits - 1 converts 0 and 1)")
+    return {"spins": spins.astype(np.int8), "temperatures": temperatures}
+
+
+class Equilibrium(NamedTuple):
+    """The difference between the energies of a split and exact theory, in standard errors."""
+
+    energy_z: float  # of all chains together
+    chi2_per_dof: float  # by temperature
+    largest_bin_z: float  # of the temperature bin that differs most
+
+
+def check_equilibrium(columns: Columns, n_bins: int = 10) -> Equilibrium:
+    """Compare the energies of a split with Kaufman's exact U(T) and C(T) for this lattice, chain by chain.
 
     z = sum_i (E_i - U(T_i)) / sqrt(sum_i T_i^2 C(T_i) + 8^2), for all chains and for those of each of `n_bins`
-    neighbourhoods in temperature. 8 J, the price of one flipped spin in the ground state, is the resolution of an
-    energy: without it one excitation where 0.01 is expected, far below T_c, would count as ten standard errors. It
-    makes z, and with it chi-square, a little too small where a bin holds few or cold chains.
+    neighbourhoods in temperature. 8 J, the energy of one flipped spin in the ground state, is the resolution of an
+    energy: without it, one excitation where 0.01 is expected, far below T_c, would count as ten standard errors. It
+    makes z, and with it chi-square, slightly too small where a bin holds few or cold chains.
     """
-    n_sites = split.spins[0].size
-    order = np.argsort(split.temperatures)
-    temperatures = split.temperatures[order]
-    parts = np.array_split(temperatures, 1 + len(order) // 4096)  # Kaufman's sums take 2 L numbers a temperature
-    energy, specific_heat = np.hstack([exact.kaufman(part, split.spins.shape[-1]) for part in parts])
-    excess = lattice.energy(split.spins)[order] - n_sites * energy  # (N,)
+    spins, temperatures = columns["spins"], columns["temperatures"]
+    n_sites = spins[0].size
+    order = np.argsort(temperatures)
+    temperatures = temperatures[order]
+    parts = np.array_split(temperatures, 1 + len(order) // 4096)  # Kaufman's sums take 2 L numbers per temperature
+    energy, specific_heat = np.hstack([exact.kaufman(part, spins.shape[-1]) for part in parts])
+    excess = lattice.energy(spins)[order] - n_sites * energy  # (N,)
     variance = n_sites * temperatures**2 * specific_heat  # (N,): T^2 C is the variance of E in equilibrium
     bins = np.array_split(np.arange(len(order)), min(n_bins, len(order)))
     z = np.array([excess[chains].sum() / np.sqrt(variance[chains].sum() + 8**2) for chains in bins])
@@ -129,43 +129,34 @@ def check_equilibrium(split: Split, n_bins: int = 10) -> Equilibrium:
     return Equilibrium(float(total), float(np.mean(z**2)), float(z[np.argmax(np.abs(z))]))
 
 
-def require_equilibrium(name: str, check: Equilibrium, made_here: bool = True) -> None:
-    """Raise BadRequestError if the energies of a split are off: beyond 5 standard errors, 6 in one temperature bin.
+def check(config: "ExperimentConfig", columns: Columns) -> Check:
+    """The fault is an energy beyond 5 standard errors, or beyond 6 in one temperature bin.
 
-    With honest samples this happens in less than one of 10^3 runs; of 10^5, unless the chains are few and cold. About
-    data that were made elsewhere, whoever made them may know better: there is a warning and no error.
+    With correct samples this happens in less than one of 10^3 runs, and in less than one of 10^5 unless the chains are few
+    and cold.
     """
-    if abs(check.energy_z) <= 5 and abs(check.largest_bin_z) <= 6:
-        return
-    fault = (
-        f"the {name} split is not in equilibrium: its energy is {check.energy_z:+.1f} standard errors from exact "
-        f"(at most 5), {check.largest_bin_z:+.1f} in a temperature bin (at most 6)"
-    )
-    if made_here:
-        raise BadRequestError(f"{fault}: raise --sweeps, or leave it out")
-    say(f"warning: {fault}")
+    found = check_equilibrium(columns)
+    summary = f"energy {found.energy_z:+.2f} standard errors from exact, chi2/dof {found.chi2_per_dof:.2f}"
+    fault = ""
+    if abs(found.energy_z) > 5 or abs(found.largest_bin_z) > 6:
+        fault = (
+            f"not in equilibrium: the energy is {found.energy_z:+.1f} standard errors from exact (at most 5), "
+            f"{found.largest_bin_z:+.1f} in one temperature bin (at most 6)"
+        )
+        if config.data.file is None:
+            fault += ": raise --sweeps, or leave it out"
+    return Check(found._asdict(), fault, summary)
 
 
-def examples_around_tc(split: Split, n: int = 4) -> tuple[NDArray[np.int8], NDArray[np.float64]]:
-    """Configurations to look at: the n nearest to a temperature below, at and above T_c, if the split has them.
+def examples_around_tc(config: "ExperimentConfig", test: Columns) -> NDArray[np.integer]:
+    """Indices (3, 4) of configurations at temperatures below, at and above T_c, if the split has them.
 
-    The outer two temperatures lie halfway to the coldest and the hottest of the split, from T_c or, if all lie on one
-    side of it, from the middle.
-
-    Returns:
-        spins (3, n, L, L) int8, temperatures (3, n) in J / k_B; n is less if the split has not three times as many.
+    The outer two temperatures lie halfway to the lowest and the highest of the split, from T_c or, if all are on one side of
+    it, from the middle. There are fewer columns if the split has fewer than 12 configurations.
     """
-    coldest, hottest = split.temperatures.min(), split.temperatures.max()
+    temperatures = test["temperatures"]
+    coldest, hottest = temperatures.min(), temperatures.max()
     centre = exact.T_CRITICAL if coldest < exact.T_CRITICAL < hottest else (coldest + hottest) / 2
     wanted = np.array([(coldest + centre) / 2, centre, (hottest + centre) / 2])
-    chosen = np.abs(split.temperatures - wanted[:, None]).argsort(axis=1)[:, : max(1, min(n, len(split.spins) // 3))]
-    return split.spins[chosen], split.temperatures[chosen]
-
-
-def fingerprint(splits: Splits) -> str:
-    """SHA-256 of all spins and temperatures: equal if and only if the data are."""
-    digest = hashlib.sha256()
-    for split in splits:
-        digest.update(split.spins.tobytes())
-        digest.update(split.temperatures.astype("<f8").tobytes())
-    return digest.hexdigest()
+    nearest = np.abs(temperatures - wanted[:, None]).argsort(axis=1)
+    return nearest[:, : max(1, min(4, len(temperatures) // 3))]

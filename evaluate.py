@@ -1,252 +1,251 @@
-"""A saved run on new data: another lattice size, other temperatures, configurations from elsewhere.
+"""Evaluate a saved run on new data: other generator options, or the examples of a file.
 
-python evaluate.py exact --lattice-size 32
-python evaluate.py exact --temp-min 2 --temp-max 2.5 --num-test 10000 --name near_tc
-python evaluate.py exact --data ising16.npz
+python evaluate.py RUN --num-test 10000 --name more
+python evaluate.py RUN --data measured.npz
+python evaluate.py RUN --help                        the options of the run's problem
 """
 
 import hashlib
 import io
 import os
+import sys
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from command import run_folder
-from config import OPTIONS, ExperimentConfig, load_config
-from options import ConfigError, Parser, add_flags, check_name, flags_given, merge, one_line, validate
-from utils import (
-    BadRequestError,
-    Interrupted,
-    RunError,
-    UnusableFileError,
-    complain,
-    leave,
-    provenance,
-    require_memory,
-    say,
-    select_device,
-    stop_on_signals,
-    write_atomic,
-)
+from engine.cli import ExitCode, run_folder
+from engine.config import Config, generator_options, load_config, replace_unchecked, to_dict
+from engine.datasets import generate_split, get_splits, report_check, require_memory_for
+from engine.distributed import quick_exit
+from engine.errors import BadRequestError, ProblemError
+from engine.files import write_atomic, write_json
+from engine.hardware import provenance, select_device
+from engine.io import read_columns
+from engine.options import ConfigError, Option, Parser, add_flags, check_name, flags_given, merge, options_of, validate
+from engine.problem import Columns, Problem, load_problem, problem_of
+from utils import print_line
 
 if TYPE_CHECKING:
-    from data import Split
-    from model import InPhysicalUnits
+    from engine.checkpoints import SavedRun
+    from engine.prediction import Standardized
 
 
-def load_run(run_dir: str | Path) -> tuple[ExperimentConfig, "InPhysicalUnits"]:
-    """The config of a run and its network, on the CPU and ready to be used: spins (B, L, L) int8 -> predictions (B,).
+def load_run(run_dir: str | Path) -> tuple[Any, "Standardized"]:
+    """The config of a run, and its network in evaluation mode on the CPU: inputs (B, ...) -> predictions (B, ...).
 
     Raises:
-        UnusableFileError: config.json or best.pt is missing, damaged, or of another network.
+        UnusableFileError: config.json or best.pt is missing or damaged, or belongs to another network.
     """
-    import checkpoint
-    from model import create_model
+    from engine.checkpoints import load_saved
 
-    folder = Path(run_dir)
-    if not (folder / "best.pt").is_file():
-        raise UnusableFileError(f"{folder} has no best.pt: give the folder of a run that kept its weights")
-    try:
-        config = load_config(folder / "config.json")
-        model = create_model(config.model, config.data.lattice_size)
-        model.load_state_dict(checkpoint.load(folder / "best.pt", config)["model"])
-    except ConfigError as error:
-        raise UnusableFileError(str(error)) from None
-    except (KeyError, RuntimeError) as error:
-        raise UnusableFileError(
-            f"{folder / 'best.pt'} has no weights of this network: {one_line(str(error))}"
-        ) from None
-    return config, model.eval().requires_grad_(False)
+    saved = load_saved(Path(run_dir))
+    return saved.config, saved.model
 
 
 class Request(NamedTuple):
-    """What one command line asks for."""
+    """What a command line asks for."""
 
     folder: Path  # of the run
-    config: ExperimentConfig  # the run's, with the data, seed, device and threads of the evaluation
-    name: str  # of what is written
+    problem: Problem[Any]
+    config: Config  # the run's, with the data, seed, device and threads of the evaluation
+    name: str  # of the files with the result
+    options: str  # the generator options on the command line
 
 
-# What an evaluation may have otherwise than its run.
-DATA_FLAGS = ("--lattice-size", "--num-test", "--temp-min", "--temp-max", "--sweeps", "--sampler", "--cache", "--seed")
-FLAGS = {
-    path: option for path, option in OPTIONS.items() if option.flag in (*DATA_FLAGS, "--data", "--device", "--threads")
-}
+def evaluation_options(problem: Problem[Any]) -> dict[tuple[str, ...], Option]:
+    """The options that an evaluation may choose anew."""
+    options = options_of(problem.config_type)
+    shared = [("data", "num_test"), ("data", "cache"), ("data", "file"), ("seed",), ("device",), ("threads",)]
+    return {path: options[path] for path in [*generator_options(problem.config_type), *shared]}
 
 
-def build_parser() -> Parser:
-    """The parser of evaluate.py."""
+def build_parser(problem: Problem[Any] | None) -> Parser:
+    """The parser of evaluate.py for a run of the problem."""
     parser = Parser(
         prog="evaluate.py",
         usage="evaluate.py RUN [options]",
-        description="Hold the network of a saved run against new data; the result goes to the folder of the run.",
+        description="Evaluate the network of a saved run on new data. The result is written to the folder of the run.",
     )
-    parser.add_argument("run", metavar="RUN", help="the run, by name or folder")
-    parser.add_argument("--name", help="name of the result (default: L and the lattice size, or that of the file)")
-    defaults = dict.fromkeys((option.flag for option in FLAGS.values()), "the run's")
-    defaults |= {"--seed": "the run's plus one", "--sweeps": "as the lattice needs", "--data": "none"}
-    add_flags(parser, FLAGS, "evaluation", defaults)
+    parser.add_argument("run", metavar="RUN", help="the run, by name or folder; RUN --help lists the options of its problem")
+    parser.add_argument("--name", help="name of the result (default: that of the file, or of the options that were chosen)")
+    if problem is not None:
+        options = evaluation_options(problem)
+        generated = generator_options(problem.config_type)
+        defaults = dict.fromkeys((option.flag for option in options.values()), "the run's")
+        defaults |= {options[path].flag: "none" for path in generated if options[path].info.default is None}
+        defaults |= {"--seed": "the run's plus one", "--data": "none"}
+        add_flags(parser, options, "evaluation", defaults)
     return parser
 
 
 def parse_args(argv: Sequence[str] | None = None) -> Request:
-    """What a command line asks for, complete and valid. A fault ends the program with one line and exit code 2."""
-    parser = build_parser()
-    given = vars(parser.parse_args(argv))
+    """What a command line asks for, complete and valid. A fault ends the program with one line and exit code 2.
+
+    Raises:
+        RunError: the problem of the run cannot be loaded.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    folder = next(filter(None, (run_folder(word) for word in words if not word.startswith("-"))), None)
+    problem = _problem_of(folder)
+    parser = build_parser(problem)
+    namespace, unknown = parser.parse_known_args(words)
+    given = vars(namespace)
     try:
-        return _resolve(given)
+        if folder is None or run_folder(given["run"]) != folder or problem is None:
+            raise ConfigError(f"{given['run'][:100]}: not a run: give the name of one in checkpoints, or its folder")
+        if unknown:
+            parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return _resolve(folder, problem, given)
     except ConfigError as error:
         parser.error(str(error))
 
 
-def _resolve(given: dict[str, Any]) -> Request:
-    folder = run_folder(given["run"])
-    if folder is None:
-        raise ConfigError(f"{given['run'][:100]}: is no run: give the name of one in checkpoints, or its folder")
-    earlier = load_config(folder / "config.json")
-    flags = flags_given(given, FLAGS)
-    used = [option.flag for path, option in FLAGS.items() if ".".join(path) in given]
+def _problem_of(folder: Path | None) -> Problem[Any] | None:
+    if folder is not None:
+        return problem_of(folder)
+    try:
+        return load_problem("problem")
+    except ProblemError:
+        return None
+
+
+def _resolve(folder: Path, problem: Problem[Any], given: dict[str, Any]) -> Request:
+    options = evaluation_options(problem)
+    generated = [options[path] for path in generator_options(problem.config_type)]
+    earlier = load_config(problem.config_type, folder / "config.json")
+    flags = flags_given(given, options)
+    used = [option for path, option in options.items() if ".".join(path) in given]
     file = flags.get("data", {}).get("file")
-    if file is not None and (idle := [flag for flag in used if flag in DATA_FLAGS]):
-        raise ConfigError(f"{', '.join(idle)} does nothing with --data, all of which is taken: drop it")
-    values = merge(asdict(earlier), {"seed": (earlier.seed + 1) % 2**64, "data": {"file": None, "sweeps": None}})
-    # Of the network and what it predicts the run's config tells; what is looked at need not fit them together anew.
-    values = merge(values, {"task": "energy", "model": {"kernel_size": 1}})
-    config = validate(ExperimentConfig, merge(values, flags), source=str(folder / "config.json"), flags=flags)
-    name = str(given.get("name", Path(file).stem if file else f"L{config.data.lattice_size}"))
+    if file is not None:
+        idle = [option.flag for option in used if option in generated or option.flag in ("--num-test", "--cache", "--seed")]
+        if idle:
+            raise ConfigError(f"{', '.join(idle)} does nothing with --data, all of which is evaluated: drop it")
+    # Generator options that can be automatic (none) are, unless a flag says otherwise: they may depend on the others.
+    automatic = {option.path[-1]: None for option in generated if option.info.default is None}
+    sizes = {"num_train": 1, "num_val": 1, "num_test": earlier.data.num_test or 1}
+    data = merge(asdict(earlier.data), {"file": None, **automatic, **sizes})
+    values = {"data": data, "seed": (earlier.seed + 1) % 2**64, "device": earlier.device, "threads": earlier.threads}
+    values = merge(merge(asdict(problem.config_type()), {**values, "train": {"batch_size": 1}}), flags)
+    checked = validate(problem.config_type, values, source=str(folder / "config.json"), flags=flags)
+    chosen = {name: getattr(checked, name) for name in ("data", "seed", "device", "threads")}
+    shown = [f"{each.flag} {each.typed(getattr(checked.data, each.path[-1]))}" for each in generated if each in used]
+    config = replace_unchecked(earlier, **{name: getattr(checked, name) for name in ("data", "seed", "device", "threads")})
+    name = str(given.get("name", Path(file).stem if file else problem.data_label(config)))
     try:
         check_name(name)
     except ValueError as error:
         raise ConfigError(f"--name {name}: {error}") from None
-    return Request(folder, config, name)
+    return Request(folder, problem, config, name, " ".join(shown))
 
 
-def new_data(request: Request) -> tuple["Split", str]:
-    """The configurations that are asked for, and where they came from.
+def fit_to(saved: "SavedRun", request: Request, columns: Columns) -> "Standardized":
+    """The network of a run for data like these columns, which may be empty.
 
     Raises:
-        RunError: they cannot be had.
+        BadRequestError: the network does not accept inputs of these shapes.
     """
-    import data
-    from datafiles import get_splits, read_configurations
+    from engine.checkpoints import with_weights
+    from engine.prediction import Shapes
 
-    wanted = replace(request.config.data, num_train=1, num_val=1)
-    if wanted.file is not None:
-        return read_configurations(wanted.file), f"taken from {wanted.file}"
-    require_memory(data.memory_needed(wanted))
-    splits, source = get_splits(wanted, request.config.seed, request.config.threads)
-    return splits.test, source
-
-
-def require_size(config: ExperimentConfig, lattice_size: int) -> None:
-    """Raise BadRequestError unless the network of a run takes lattices of that size."""
-    from model import ARCHITECTURES
-
-    architecture, trained_on = config.model.architecture, config.data.lattice_size
-    if architecture == "cnn" and config.model.kernel_size > lattice_size:
-        kernel = f"{config.model.kernel_size} sites wide"
-        raise BadRequestError(f"--lattice-size {lattice_size}: the network's kernels are {kernel}: take no smaller one")
-    if lattice_size != trained_on and not ARCHITECTURES[architecture].any_lattice_size:
-        able = ", ".join(name for name, network in ARCHITECTURES.items() if network.any_lattice_size)
+    problem, config = request.problem, request.config
+    inputs, target = problem.inputs(config, columns), problem.target(config, columns)
+    shapes = Shapes(tuple(x.shape[1:] for x in inputs), target.shape[1:])
+    if shapes == saved.shapes:
+        return saved.model
+    asked = f"{request.options or config.data.file}: the inputs have the shape {_in_words(shapes.inputs)}"
+    try:
+        return with_weights(problem, config, shapes, saved.model.state_dict())
+    except RuntimeError:
+        label, trained = problem.label(saved.config), _in_words(saved.shapes.inputs)
         raise BadRequestError(
-            f"--lattice-size {lattice_size}: {architecture} takes the size it was trained on alone, {trained_on}: "
-            f"train {able}, which takes any, or another run at that size"
-        )
+            f"{asked}, and this network ({label}) only accepts {trained}, that of its training: "
+            "choose such data, or train a network that accepts inputs of any size"
+        ) from None
+    except BadRequestError as error:
+        raise BadRequestError(f"{asked}: {error}") from None
+
+
+def _in_words(shapes: Sequence[tuple[int, ...]]) -> str:
+    return " and ".join(map(str, shapes))
+
+
+def new_data(request: Request) -> tuple[Columns, str]:
+    """The examples of an evaluation, and where they came from.
+
+    Raises:
+        RunError: they cannot be read or generated.
+    """
+    config = request.config
+    if config.data.file is not None:
+        return read_columns(request.problem, config, config.data.file), f"read from {config.data.file}"
+    require_memory_for(request.problem, config)
+    splits, source = get_splits(request.problem, config)
+    return splits.test, source
 
 
 def evaluate_run(request: Request) -> dict[str, Any]:
     """Evaluate, and write the result and its figure; return the result.
 
     Raises:
-        RunError: what was asked for cannot be done.
+        RunError: the request cannot be met.
     """
-    import numpy as np  # noqa: F401  # torch goes on if it is interrupted while it loads NumPy, with half of it
+    import numpy as np  # noqa: F401 - an interrupt while torch imports NumPy would leave torch without it
     import torch
+    from numpy.random import SeedSequence
 
-    import data
-    import plots
-    from ising import exact, lattice
-    from logger import write_json
-    from task import TASKS, by_temperature, predict
+    from engine.checkpoints import load_saved
+    from engine.prediction import evaluate, prepare
 
-    place = request.folder / "evaluations"
+    problem, config, place = request.problem, request.config, request.folder / "evaluations"
     if not os.access(place if place.exists() else request.folder, os.W_OK) or place.is_file():
         raise PermissionError(f"{place} cannot be written to")
-    config, model = load_run(request.folder)
-    device = select_device(request.config.device)
-    if request.config.data.file is None:
-        require_size(config, request.config.data.lattice_size)  # before anything is drawn
-    split, source = new_data(request)
-    require_size(config, size := split.spins.shape[-1])
-    say(f"data {source}")
-    check = data.check_equilibrium(split)
-    say(f"energy {check.energy_z:+.2f} standard errors from exact, chi2/dof {check.chi2_per_dof:.2f}")
-    data.require_equilibrium("new", check, made_here=request.config.data.file is None)
+    saved = load_saved(request.folder)
+    device = select_device(config.device)
+    if config.data.file is None:
+        fit_to(saved, request, generate_split(problem, config, 0, SeedSequence(0)))  # refused before data are generated
+    columns, source = new_data(request)
+    model = fit_to(saved, request, columns).to(device)
+    print_line(f"data {source}")
+    check = problem.check(config, columns)
+    report_check("new", check, is_external=config.data.file is not None)
 
-    torch.set_num_threads(request.config.threads or torch.get_num_threads())
-    task = TASKS[config.task](size**2, model.mean.item(), model.std.item())
-    examples = task.examples(split.spins, split.temperatures, device)
-    predictions = predict(model.to(device), examples)
+    torch.set_num_threads(config.threads or torch.get_num_threads())
+    examples = prepare(problem, config, model, columns)
+    metrics, predictions = evaluate(problem, config, model, examples)
+    report = problem.report(config, columns, predictions)
+    numbers = metrics | {name: value for name, value in report.items() if isinstance(value, float)}
+    print_line(f"{len(predictions):,} examples: " + ", ".join(f"{name} {value:.4g}" for name, value in numbers.items()))
     result = {
-        "lattice_size": size,
         "n": len(predictions),
-        "metrics": task.metrics(task.sums(predictions, examples.targets)),
-        "by_temperature": by_temperature(task, predictions, examples),
-        "equilibrium": check._asdict(),
+        "metrics": metrics,
+        **report,
+        problem.check_name: dict(check.numbers),
         "source": source,
-        "seed": request.config.seed,
-        "data": asdict(request.config.data),
+        "seed": config.seed,
+        "data": to_dict(config)["data"],
         "weights_sha256": hashlib.sha256((request.folder / "best.pt").read_bytes()).hexdigest(),
         **provenance(),
     }
-    if config.task == "energy":
-        errors = predictions.cpu().double() - examples.targets.cpu().double()
-        result["worst_error"] = errors.abs().max().item() * size**2  # of a total energy, in J
-        figure = plots.error_by_temperature(split.temperatures, errors.numpy())
-    else:
-        # The best there is for whoever expects these temperatures; the network expects those of its training.
-        bayes = exact.phase_log_odds(lattice.energy(split.spins), split.temperatures, size)
-        result["bayes"] = task.metrics(task.sums(torch.from_numpy(bayes), examples.targets))
-        answers = {"network": predictions.cpu().numpy(), "Bayes": bayes}
-        ceiling = plots.bayes_ceiling(asdict(request.config.data))
-        figure = plots.phase_by_temperature(split.temperatures, answers, ceiling)
-    place.mkdir(exist_ok=True)
+    arrays = {**columns, "targets": examples.physical_targets, "predictions": predictions}
+    figure = next(iter(problem.figures(config, arrays).values()))
     picture = io.BytesIO()
     figure.savefig(picture, dpi=120)
+    place.mkdir(exist_ok=True)
     write_atomic(place / f"{request.name}.png", picture.getvalue())
     write_json(place / f"{request.name}.json", result)
     return result
 
 
-def summary(result: dict[str, Any]) -> str:
-    """The result in a line or two."""
-    words = [f"{name} {value:.4g}" for name, value in result["metrics"].items()]
-    lines = [f"{result['n']:,} configurations of {result['lattice_size']}x{result['lattice_size']}: {', '.join(words)}"]
-    if "worst_error" in result:
-        lines.append(f"the worst total energy is {result['worst_error']:.2g} J off; below 2 it is nearest to its level")
-    return "\n".join(lines)
-
-
-def main() -> int:
-    """Evaluate what the command line asks for; return the exit code."""
-    stop_on_signals()
-    try:
+def main() -> None:
+    """Evaluate what the command line asks for, and end the program with its exit code."""
+    with ExitCode() as end:
         request = parse_args()
-        say(summary(evaluate_run(request)))
-        say(f"{request.folder / 'evaluations' / request.name}.json")
-    except RunError as error:
-        complain(f"evaluate.py: error: {one_line(str(error))}")
-        return error.exit_code
-    except OSError as error:
-        complain(f"evaluate.py: error: {error}: make room on the disk, and the run a place to write")
-        return 5
-    except Interrupted as error:
-        complain("evaluate.py: interrupted")
-        return error.exit_code
-    return 0
+        end.place = request.folder
+        evaluate_run(request)
+        print_line(f"{request.folder / 'evaluations' / request.name}.json")
+    quick_exit(end.code)
 
 
 if __name__ == "__main__":
-    leave(main())
+    main()

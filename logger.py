@@ -1,4 +1,4 @@
-"""Where numbers go: the run's folder, the terminal, and W&B if asked for."""
+"""Where numbers go: the run's folder, the terminal, and W&B if requested."""
 
 import contextlib
 import hashlib
@@ -8,7 +8,6 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -18,40 +17,63 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-import checkpoint
-from config import ExperimentConfig, to_json
-from utils import DivergedError, Interrupted, complain, provenance, say, uninterrupted, write_atomic
+from engine import checkpoints
+from engine.cli import invocation
+from engine.config import Config, to_dict, to_json
+from engine.errors import DivergedError
+from engine.files import write_atomic, write_json
+from engine.hardware import provenance
+from engine.problem import Problem, module_name
+from engine.signals import Interrupted, uninterrupted
+from utils import print_line, warn
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Strict JSON, whole or not at all: a NaN is an error here and not in whoever reads the file."""
-    write_atomic(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+class NullLogger:
+    """A logger that writes nothing: for training without a folder, and for processes other than rank 0."""
+
+    def log_epoch(self, row: Mapping[str, float]) -> None:
+        """Record the metrics of an epoch."""
+
+    def log_weights(self, name: str, epoch: int, weights: Mapping[str, Any]) -> None:
+        """Save a network's weights."""
+
+    def log_checkpoint(self, state: Mapping[str, Any]) -> None:
+        """Save everything that the rest of a run depends on."""
+
+    def note(self, **facts: Any) -> None:
+        """Record what may differ between two equal runs."""
 
 
-class RunLogger:
-    """Keeps a run's record: config.json and run_info.json from the start, a row of numbers an epoch, the results.
+class RunLogger(NullLogger):
+    """Records a run: config.json and run_info.json from the start, one row of metrics per epoch, the results.
 
-    As a context manager it notes how the run ended: finished, interrupted, diverged or failed.
+    As a context manager it records how the run ended: finished, interrupted, diverged or failed.
 
     Args:
-        folder: the run's, which is there.
-        config: what is run.
-        timings: seconds, by stage; kept with the rest of the record.
-        earlier: the run that this one goes on with; its rows and its W&B run are continued.
+        folder: of the run. It exists.
+        problem, config: what is run.
+        shapes: of the inputs and the target, saved with the weights.
+        timings: seconds by stage, saved with the record.
+        earlier: the run that this one resumes; its rows and its W&B run are continued.
     """
 
     def __init__(
         self,
         folder: Path,
-        config: ExperimentConfig,
+        problem: Problem[Any],
+        config: Config,
+        *,
+        shapes: Mapping[str, Any] | None = None,
         timings: dict[str, float] | None = None,
-        earlier: checkpoint.EarlierRun = checkpoint.NOTHING,
+        earlier: checkpoints.EarlierRun = checkpoints.NOTHING,
     ) -> None:
-        self.folder, self.config = folder, config
+        self.folder, self.problem, self.config = folder, problem, config
+        self.shapes = dict(shapes or {})
         self.rows: list[dict[str, float]] = earlier.state["rows"] if earlier.state else []
         self.timings = {} if timings is None else timings
         self.info: dict[str, Any] = {
             "status": "running",
+            "problem": module_name(problem),
             "argv": sys.argv,
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             **provenance(),
@@ -61,12 +83,12 @@ class RunLogger:
         if earlier.info:
             before = {key: value for key, value in earlier.info.items() if key != "earlier"}
             self.info["earlier"] = [*earlier.info.get("earlier", []), before]
-        if self.rows:  # the file may have a row more, of an epoch that was not kept, or be damaged
+        if self.rows:  # the file may have one row more, of an epoch without a checkpoint, or be damaged
             write_json(folder / "epoch_metrics.json", self.rows)
         write_atomic(folder / "config.json", to_json(config).encode())
         wandb_id = earlier.info.get("wandb_id")
         self.note(wandb_id=wandb_id)
-        self.wandb = _start_wandb(folder, config, wandb_id) if config.log.wandb else None
+        self.wandb = _start_wandb(folder, problem, config, wandb_id) if config.log.wandb else None
         if self.wandb:
             self.note(wandb_id=self.wandb.id)
 
@@ -78,7 +100,7 @@ class RunLogger:
     ) -> None:
         endings: dict[Any, str] = {None: "finished", Interrupted: "interrupted", DivergedError: "diverged"}
         self._close_bar()
-        with contextlib.suppress(OSError), uninterrupted():  # a disk that is full has its say already
+        with contextlib.suppress(OSError), uninterrupted():  # a full disk has been reported already
             self.note(status=endings.get(kind, "failed"))
         self._to_wandb(lambda run: run.finish(exit_code=0 if kind is None else 1))
 
@@ -88,29 +110,29 @@ class RunLogger:
         write_json(self.folder / "run_info.json", self.info)
 
     def log_epoch(self, row: Mapping[str, float]) -> None:
-        """Keep a row of epoch_metrics.json, which is a whole file after every epoch, and show it."""
+        """Append a row to epoch_metrics.json, which is a complete file after every epoch, and show it."""
         self.rows.append(dict(row))
         write_json(self.folder / "epoch_metrics.json", self.rows)
         self._to_wandb(lambda run: run.log(dict(row), step=row["epoch"]))
-        key = next(key for key in row if key.startswith("val_") and key != "val_loss")  # the task's foremost metric
-        name = key.replace("_", " ")
+        metric = self.problem.main_metric(self.config)[0]
+        value, name = row[f"val_{metric}"], f"val {metric}".replace("_", " ")
         if sys.stderr is not None and sys.stderr.isatty():
             self.bar = self.bar or tqdm(
                 total=self.config.train.epochs, initial=len(self.rows) - 1, desc="training", unit="epoch"
             )
-            self.bar.set_postfix_str(f"{name} {row[key]:.3g}", refresh=False)
+            self.bar.set_postfix_str(f"{name} {value:.3g}", refresh=False)
             self.bar.update()
         else:
-            losses = f"train loss {row['train_loss']:.4g}, val loss {row['val_loss']:.4g}, {name} {row[key]:.4g}"
-            say(f"epoch {row['epoch']}/{self.config.train.epochs}: {losses}")
+            losses = f"train loss {row['train_loss']:.4g}, val loss {row['val_loss']:.4g}, {name} {value:.4g}"
+            print_line(f"epoch {row['epoch']}/{self.config.train.epochs}: {losses}")
 
     def _to_wandb(self, action: Callable[[Any], object]) -> None:
-        """Do something with the W&B run, if there is one; if that fails, go on without."""
+        """Do something with the W&B run, if there is one. If that fails, continue without it."""
         if self.wandb is not None:
             try:
                 action(self.wandb)
-            except Exception as error:  # whatever it is: the run's own files do not depend on it
-                _warn_of_wandb(error, self.folder)
+            except Exception as error:  # of any kind: the run's own files do not depend on W&B
+                _warn_about_wandb(error, self.folder)
                 self.wandb = None
 
     def _close_bar(self) -> None:
@@ -118,67 +140,49 @@ class RunLogger:
             self.bar.close()
 
     def log_results(self, results: Mapping[str, Any]) -> None:
-        """Keep results.json, and put the test metrics into W&B's summary."""
+        """Write results.json, and put the test metrics into W&B's summary."""
         self._close_bar()
         write_json(self.folder / "results.json", results)
         test_metrics = {f"test_{name}": value for name, value in results["test"].items()}
         self._to_wandb(lambda run: run.summary.update(test_metrics | {"best_epoch": results["best_epoch"]}))
 
     def log_weights(self, name: str, epoch: int, weights: Mapping[str, Any]) -> None:
-        """Keep a model's weights, if the config says so."""
+        """Save a model's weights with the shapes of its data, unless the config has --no-checkpoints."""
         if self.config.log.checkpoints:
-            checkpoint.save(self.folder / f"{name}.pt", self.config, {"epoch": epoch, "model": dict(weights)})
+            content = {"epoch": epoch, "shapes": self.shapes, "model": dict(weights)}
+            checkpoints.save(self.folder / f"{name}.pt", self.config, content)
 
     def log_checkpoint(self, state: Mapping[str, Any]) -> None:
-        """Keep all that the rest of a run depends on in last.pt, and the one before it, if the config says so."""
+        """Save the state of training in last.pt, and keep the one before it, unless the config has --no-checkpoints."""
         if self.config.log.checkpoints:
             content = {"rows": self.rows, **state}
-            checkpoint.save(self.folder / "last.pt", self.config, content, keep=self.folder / "previous.pt")
+            checkpoints.save(self.folder / "last.pt", self.config, content, keep=self.folder / "previous.pt")
 
-    def log_arrays(self, name: str, **arrays: NDArray[Any]) -> None:
-        """Keep arrays by name, in an .npz file."""
+    def log_arrays(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Save named arrays in an .npz file."""
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, allow_pickle=False, **arrays)
+        with_names: dict[str, Any] = dict(arrays)
+        np.savez_compressed(buffer, allow_pickle=False, **with_names)
         write_atomic(self.folder / f"{name}.npz", buffer.getvalue())
 
-    def summary(self, results: Mapping[str, Any]) -> str:
-        """The results as Markdown for journal.md: metrics beside the baselines, then where they came from."""
-        config, info = self.config, self.info
-        network = f"{config.model.architecture}, epoch {results['best_epoch']} of {results['epochs_trained']}"
+    def summary(self, results: Mapping[str, Any], n_test: int) -> str:
+        """The results as Markdown for journal.md: metrics next to the baselines, and how they were obtained."""
+        info = self.info
+        label = f"{self.problem.label(self.config)}, epoch {results['best_epoch']} of {results['epochs_trained']}"
         table = _table(
-            f"on {config.data.num_test:,} test configurations",
-            {network: results["test"], **results["baselines"]},
+            f"on {n_test:,} test examples",
+            {label: results["test"], **results["baselines"]},
             [name for name in results["test"] if name != "loss"],
         )
-        command = shlex.join(["python", *info["argv"]])
+        command = f"{invocation()} {shlex.join(info['argv'][1:])}".rstrip()
         commit = (info["git_commit"] or "none")[:10] + (", with changes" if info["git_dirty"] else "")
         processes = f", in {info['processes']} processes" if info.get("processes", 1) > 1 else ""
         times = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in self.timings.items())
-        return f"{table}\n\n`{command}`{processes}  \ncommit {commit}; seed {config.seed}; {times}"
-
-
-class SilentLogger(RunLogger):
-    """The logger of the processes that write nothing."""
-
-    def __init__(self) -> None:
-        self.timings = {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
-
-    def note(self, **facts: Any) -> None: ...
-
-    def log_epoch(self, row: Mapping[str, float]) -> None: ...
-
-    def log_weights(self, name: str, epoch: int, weights: Mapping[str, Any]) -> None: ...
-
-    def log_checkpoint(self, state: Mapping[str, Any]) -> None: ...
+        return f"{table}\n\n`{command}`{processes}  \ncommit {commit}; seed {self.config.seed}; {times}"
 
 
 def _table(title: str, rows: Mapping[str, Mapping[str, float]], columns: Sequence[str]) -> str:
-    """A Markdown table that is aligned as it stands."""
+    """A Markdown table whose columns are aligned in plain text too."""
     width = max(map(len, (title, *rows)))
     lines = [
         f"| {title:<{width}} | " + " | ".join(f"{column:>14}" for column in columns) + " |",
@@ -189,40 +193,40 @@ def _table(title: str, rows: Mapping[str, Mapping[str, float]], columns: Sequenc
     return "\n".join(lines)
 
 
-def without_seed(config: ExperimentConfig) -> str:
-    """Eight digits that tell experiments apart, but for their seed and where they log."""
-    content = {key: value for key, value in asdict(config).items() if key not in ("seed", "log")}
+def hash_without_seed(config: Config) -> str:
+    """Eight digits that are equal for configs that only differ in the seed and in where they log."""
+    content = {key: value for key, value in to_dict(config).items() if key not in ("seed", "log")}
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:8]
 
 
-def _warn_of_wandb(error: Exception, folder: Path) -> None:
+def _warn_about_wandb(error: Exception, folder: Path) -> None:
     reason = " ".join(repr(error).split())[:200]
-    complain(f"warning: no W&B ({reason}); logging goes on in {folder}")
+    warn(f"warning: no W&B ({reason}); logging continues in {folder}")
 
 
-def _start_wandb(folder: Path, config: ExperimentConfig, run_id: str | None = None) -> Any:
-    """A W&B run, or None with a line of warning: the run's own files do not depend on it.
+def _start_wandb(folder: Path, problem: Problem[Any], config: Config, run_id: str | None = None) -> Any:
+    """A W&B run, or None with a warning: the run's own files do not depend on it.
 
-    WANDB_MODE, WANDB_PROJECT and the other variables of W&B are honoured. Runs that differ in their seed alone fall
-    into one group.
+    WANDB_MODE, WANDB_PROJECT and the other variables of W&B have their effect. Runs that only differ in their seed are in
+    one group.
     """
-    model, train, data = config.model, config.train, config.data
+    label = problem.label(config)
     try:
         import wandb
 
         run = wandb.init(
-            project=os.environ.get("WANDB_PROJECT", "ising"),
+            project=os.environ.get("WANDB_PROJECT", problem.name),
             name=folder.name,
-            group=f"{model.architecture}-L{data.lattice_size}-{without_seed(config)}",
-            tags=[model.architecture, train.optimizer, train.scheduler],
-            config=asdict(config),
+            group=f"{label}-{hash_without_seed(config)}",
+            tags=[*label.split("-"), config.train.optimizer, config.train.scheduler],
+            config=to_dict(config),
             id=run_id,
             resume="allow" if run_id else None,
             dir=folder,
             settings=wandb.Settings(init_timeout=20, finish_timeout=20, silent=True),
         )
-    except Exception as error:  # whatever it is: no package, no login, no network
-        _warn_of_wandb(error, folder)
+    except Exception as error:  # of any kind: no package, no login, no network
+        _warn_about_wandb(error, folder)
         return None
     run.define_metric("epoch")
     run.define_metric("*", step_metric="epoch")

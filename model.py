@@ -1,9 +1,9 @@
-"""The networks: from spins, one number a configuration.
+"""The networks: from spins to one number per configuration.
 
-A network takes spins (B, L, L) as float32 and, if it is to know them, reduced temperatures (T - T_c) / T_c, (B,). It
-answers (B,), in units where the training targets have mean 0 and variance 1; `create_model` wraps it so that spins go
-in as int8 and answers come out in physical units. It declares which symmetries of the Ising model it has by
-construction, whatever its weights, and whether it takes lattices of other sizes than it was made for.
+A network is called with spins (B, L, L) in {-1, +1} and, if the config has input_temperature, with reduced temperatures
+(T - T_c) / T_c, (B,). It answers (B,), in units in which the training targets have mean 0 and variance 1. It declares which
+symmetries of the Ising model it has by construction, whatever its weights, and whether it accepts lattices of other sizes
+than the one it was made for.
 """
 
 import math
@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from config import ModelConfig
-from ising.exact import T_CRITICAL
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -46,16 +45,16 @@ def linear(n_in: int, n_out: int, gain: float = 1.0) -> nn.Linear:
 
 
 class Dropout(nn.Module):
-    """What nn.Dropout does, on the CPU with 15 random bits an activation, of which a 64-bit number gives four.
+    """Dropout as nn.Dropout, but on the CPU with 15 random bits per activation, four of which come from a 64-bit number.
 
-    In a small network nn.Dropout takes a fifth of the step there. The share p is thereby rounded to 1 / 32768. An
-    instance has one place in a network: its mask lies in memory of its own.
+    In a small network nn.Dropout takes a fifth of the step there. The share p is rounded to a multiple of 1 / 32768. Use an
+    instance at one place of a network only: its mask has a storage of its own.
     """
 
     def __init__(self, p: float) -> None:
         super().__init__()
         self.p = p
-        self.n_dropped = min(round(p * 2**15), 2**15 - 1)  # of the 2^15 values that 15 bits have
+        self.n_dropped = min(round(p * 2**15), 2**15 - 1)  # of the 2^15 values of 15 bits
         self.mask = torch.empty(0)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -74,7 +73,7 @@ class Dropout(nn.Module):
 
 
 class Network(nn.Module):
-    """What every network says of itself, and how temperatures, if it knows them, join the spins."""
+    """What every network declares about itself, and how it combines spins and temperatures."""
 
     symmetries: ClassVar[frozenset[Symmetry]] = frozenset()
     any_lattice_size: ClassVar[bool] = False
@@ -85,8 +84,12 @@ class Network(nn.Module):
         self.n_extra = int(config.input_temperature)
         self.n_inputs = lattice_size**2 + self.n_extra
 
+    def as_floats(self, spins: Tensor) -> Tensor:
+        """Spins of any dtype in the precision of the weights."""
+        return spins.to(next(self.parameters()).dtype)
+
     def joined(self, features: Tensor, temperatures: Tensor | None) -> Tensor:
-        """Features (B, F, ...) and, if they are known, the reduced temperatures (B,) as one more: (B, F + 1, ...)."""
+        """Features (B, F, ...) and, if they are given, the reduced temperatures (B,) as one more: (B, F + 1, ...)."""
         if temperatures is None:
             return features
         column = temperatures.view(-1, 1, *(1 for _ in features.shape[2:]))
@@ -104,21 +107,21 @@ def hidden_layers(n_inputs: int, scale: float, config: ModelConfig, widths: tupl
 
 
 class MLP(Network):
-    """A multilayer perceptron, to which a lattice is a list of spins."""
+    """A multilayer perceptron, which treats a lattice as a list of spins."""
 
     def __init__(self, config: ModelConfig, lattice_size: int) -> None:
         super().__init__(config, lattice_size)
         self.layers = hidden_layers(self.n_inputs, 1.0, config, config.hidden)  # spins have unit size as they are
 
     def forward(self, spins: Tensor, temperatures: Tensor | None = None) -> Tensor:  # (B, L, L) -> (B,)
-        answers: Tensor = self.layers(self.joined(spins.flatten(1), temperatures))
+        answers: Tensor = self.layers(self.joined(self.as_floats(spins).flatten(1), temperatures))
         return answers
 
 
 class SymmetryAwareMLP(Network):
-    """A multilayer perceptron that cannot tell a configuration from its mirror image under s -> -s.
+    """A multilayer perceptron with equal answers for a configuration and its mirror image under s -> -s.
 
-    Its first layer has no bias and is squared, so that every feature it hands on is even: (w . s)^2, a sum over pairs
+    Its first layer has no bias and is squared, so that every feature of the next layer is even: (w . s)^2, a sum over pairs
     of spins, as the energy is. With w . s of unit variance, (z^2 - 1) / sqrt 2 has mean 0 and variance 1.
     """
 
@@ -131,7 +134,7 @@ class SymmetryAwareMLP(Network):
         self.layers = hidden_layers(config.hidden[0] + self.n_extra, 1.0, config, config.hidden[1:])
 
     def forward(self, spins: Tensor, temperatures: Tensor | None = None) -> Tensor:  # (B, L, L) -> (B,)
-        features = (self.pairs(spins.flatten(1)) ** 2 - 1) / math.sqrt(2)
+        features = (self.pairs(self.as_floats(spins).flatten(1)) ** 2 - 1) / math.sqrt(2)
         answers: Tensor = self.layers(self.joined(features, temperatures))
         return answers
 
@@ -143,9 +146,9 @@ class ResidualBlock(nn.Module):
         super().__init__()
         activation = ACTIVATIONS[config.activation]()
         last = linear(inner_width, width)
-        nn.init.zeros_(last.weight)  # V = 0 to begin with: the block is the identity, and perturbs it as it learns
+        nn.init.zeros_(last.weight)  # V = 0 at the start: the block is the identity, and learns to perturb it
         self.correction = nn.Sequential(
-            nn.LayerNorm(width),  # before the layers, so that the shortcut is the identity
+            nn.LayerNorm(width),  # inside the branch, so that the shortcut is the identity
             linear(width, inner_width),
             activation,
             Dropout(config.dropout),
@@ -166,20 +169,20 @@ class ResidualMLP(Network):
         self.layers = nn.Sequential(
             linear(self.n_inputs, width),
             *(ResidualBlock(width, inner_width, config) for inner_width in config.hidden),
-            nn.LayerNorm(width),  # the stream grows with what is added to it; what reads it should not
+            nn.LayerNorm(width),  # the stream grows with every block, the input of the last layer should not
             linear(width, 1),
             nn.Flatten(0),
         )
 
     def forward(self, spins: Tensor, temperatures: Tensor | None = None) -> Tensor:  # (B, L, L) -> (B,)
-        answers: Tensor = self.layers(self.joined(spins.flatten(1), temperatures))
+        answers: Tensor = self.layers(self.joined(self.as_floats(spins).flatten(1), temperatures))
         return answers
 
 
 class CNN(Network):
-    """Periodic convolutions that end in a local energy at each site, and its mean: one law for lattices of any size.
+    """Periodic convolutions, then a local energy at each site and its mean: one law for lattices of any size.
 
-    The local energy is linear in the last channels, so that its mean is that of the mean channels: which is cheaper.
+    The local energy is linear in the last channels. Its mean is therefore that of the mean channels, which is faster.
     """
 
     symmetries = frozenset({"translation"})
@@ -187,6 +190,8 @@ class CNN(Network):
 
     def __init__(self, config: ModelConfig, lattice_size: int) -> None:
         super().__init__(config, lattice_size)
+        if config.kernel_size > lattice_size:
+            raise ValueError(f"the kernels are {config.kernel_size} sites wide: use lattices of at least that size")
         layers: list[nn.Module] = []
         n_inputs, scale = 1 + self.n_extra, 1.0
         for n_channels in config.channels:
@@ -198,7 +203,7 @@ class CNN(Network):
         self.local_energy = linear(n_inputs, 1, scale)
 
     def forward(self, spins: Tensor, temperatures: Tensor | None = None) -> Tensor:  # (B, L, L) -> (B,)
-        channels: Tensor = self.layers(self.joined(spins[:, None], temperatures))  # (B, C, L, L)
+        channels: Tensor = self.layers(self.joined(self.as_floats(spins)[:, None], temperatures))  # (B, C, L, L)
         answers: Tensor = self.local_energy(channels.mean(dim=(2, 3)))  # (B, 1)
         return answers.flatten()
 
@@ -216,7 +221,7 @@ class Convolution(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:  # (B, n_in, L, L) -> (B, n_out, L, L)
         if self.weight[0].numel() > 18 or not x.is_cpu:  # two channels of 3x3
             return super().forward(x)
-        # For so few inputs, torch's convolution on the CPU takes up to twice as long as a product of matrices.
+        # With so few inputs, torch's convolution on the CPU takes up to twice the time of a matrix product.
         before, after = (self.kernel_size[0] - 1) // 2, self.kernel_size[0] // 2
         padded = nn.functional.pad(x, (before, after, before, after), mode="circular")
         neighbourhoods = nn.functional.unfold(padded, self.kernel_size)  # (B, n_in k^2, L^2)
@@ -232,36 +237,10 @@ ARCHITECTURES: dict[str, type[Network]] = {
 }
 
 
-class InPhysicalUnits(nn.Module):
-    """A network with the mean and standard deviation of its targets, which are saved along with its weights."""
+def create_network(config: ModelConfig, lattice_size: int) -> Network:
+    """The network of a config, with random weights from torch's generator.
 
-    network: Network
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, network: Network, mean: float, std: float) -> None:
-        super().__init__()
-        self.network = network
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32))
-        self.register_buffer("std", torch.tensor(std, dtype=torch.float32))
-
-    def forward(self, spins: Tensor, temperatures: Tensor | None = None) -> Tensor:
-        """Spins (B, L, L) int8 and temperatures (B,) in J / k_B -> (B,) float32, in the units of the targets.
-
-        Temperatures are looked at by a network with `input_temperature` alone; others can do without.
-
-        Raises:
-            ValueError: the network needs temperatures, and there are none.
-        """
-        reduced = None
-        if self.network.n_extra:
-            if temperatures is None:
-                raise ValueError("this network takes temperatures too: model(spins, temperatures)")
-            reduced = temperatures / T_CRITICAL - 1
-        standardised: Tensor = self.network(spins.float(), reduced)
-        return self.mean + self.std * standardised
-
-
-def create_model(config: ModelConfig, lattice_size: int, mean: float = 0.0, std: float = 1.0) -> InPhysicalUnits:
-    """The network of a config, with random weights from torch's generator, for targets of that mean and deviation."""
-    return InPhysicalUnits(ARCHITECTURES[config.architecture](config, lattice_size), mean, std)
+    Raises:
+        ValueError: the network cannot work on such a lattice.
+    """
+    return ARCHITECTURES[config.architecture](config, lattice_size)

@@ -1,262 +1,195 @@
-"""What is predicted and how well: targets, loss, metrics, the baselines beside them, and the one `evaluate`."""
+"""What is predicted of a configuration: target, loss, metrics and baselines of the two tasks.
+
+The columns are those of data.py: `spins` (N, L, L) and `temperatures` (N,) in J / k_B.
+"""
 
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
+from engine.baselines import least_squares
+from engine.problem import Columns
 from ising import exact, lattice
 
-SITES_PER_CHUNK = 2**22  # how much is evaluated at once: 16 MiB of float32 inputs
+if TYPE_CHECKING:
+    from torch import Tensor
 
+Array = NDArray[Any]
 Metrics = dict[str, float]
 
-
-class Examples(NamedTuple):
-    """A split as a network sees it."""
-
-    spins: Tensor  # (N, L, L) int8 in {-1, +1}
-    temperatures: Tensor  # (N,) float32 in J / k_B
-    targets: Tensor  # (N,) float32, in physical units
+MAX_FEATURES = 5000  # least squares on more takes minutes and gigabytes; the pairs exceed this above L = 10
 
 
-class Task(ABC):
-    """What is predicted of configurations on a lattice with so many sites.
+class Task(Protocol):
+    """What the two tasks have in common. Predictions and targets are (N,), in physical units except in `loss`."""
 
-    Args:
-        mean, std: of the targets in training, which the model scales its output by.
-    """
+    main_metric: tuple[str, Literal["min", "max"]]
+    scales_target: bool
+    loss_name: str
 
-    def __init__(self, n_sites: int, mean: float = 0.0, std: float = 1.0) -> None:
-        self.n_sites, self.mean, self.std = n_sites, mean, std
+    def target(self, columns: Columns) -> Array:
+        """What is to be predicted."""
 
-    @classmethod
-    def of(cls, train_spins: NDArray[np.int8]) -> Self:
-        """The task of predicting for configurations such as these, (N, L, L)."""
-        return cls(train_spins[0].size)
+    def loss(self, answers: "Tensor", targets: "Tensor") -> "Tensor":
+        """The loss of each example: (B,), (B,) -> (B,), in scaled units."""
 
-    def examples(self, spins: NDArray[np.int8], temperatures: NDArray[np.float64], device: torch.device) -> Examples:
-        """Spins (N, L, L) at temperatures (N,) with their targets, on the device."""
-        targets = self.targets(spins, temperatures).astype(np.float32)
-        arrays = (spins, temperatures.astype(np.float32), targets)
-        return Examples(*(torch.from_numpy(array).to(device) for array in arrays))
+    def metrics(self, columns: Columns, predictions: Array, targets: Array) -> Metrics:
+        """How good the predictions are."""
 
-    @abstractmethod
-    def targets(self, spins: NDArray[np.int8], temperatures: NDArray[np.float64]) -> NDArray[np.floating]:
-        """What is to be predicted: (N, L, L), (N,) -> (N,)."""
+    def baselines(self, train: Columns, test: Columns) -> dict[str, Array]:
+        """Predictions for the test configurations, by the name of the method, that a network is compared with."""
 
-    @abstractmethod
-    def loss(self, predictions: Tensor, targets: Tensor) -> Tensor:
-        """What training makes small: (B,), (B,) -> ()."""
-
-    @abstractmethod
-    def sums(self, predictions: Tensor, targets: Tensor) -> Tensor:
-        """What the metrics are made of, additive over configurations: (B,), (B,) -> (S,) float64 on the CPU."""
-
-    @abstractmethod
-    def metrics(self, sums: Tensor) -> Metrics:
-        """The loss, and how good the predictions are."""
-
-    @abstractmethod
-    def baselines(self, train: Examples, test: Examples) -> dict[str, Tensor]:
-        """Predictions (N,) for the test examples, by name, that a network has to be compared with."""
+    def report(self, columns: Columns, predictions: Array) -> dict[str, Any]:
+        """What an evaluation reports in addition to the metrics."""
 
 
-class EnergyTask(Task):
-    """Predict the energy per spin, in units of J, from the spins alone.
+class EnergyTask:
+    """Predict the energy per spin, in units of J, from the spins."""
 
-    The mean and the standard deviation of the training energies are kept, for the model to scale its output by and for
-    the loss to be without units; predictions and metrics are in units of J throughout.
-    """
+    main_metric: tuple[str, Literal["min", "max"]] = ("mae", "min")
+    scales_target = True
+    loss_name = "mean squared error / variance of $E / N$"
 
-    @classmethod
-    def of(cls, train_spins: NDArray[np.int8]) -> Self:
-        energies, n_sites = lattice.energy(train_spins), train_spins[0].size
-        std = float(energies.std()) / n_sites or 1.0  # 1: all training energies are equal, far below T_c
-        return cls(n_sites, float(energies.mean()) / n_sites, std)
-
-    def targets(self, spins: NDArray[np.int8], temperatures: NDArray[np.float64]) -> NDArray[np.floating]:
+    def target(self, columns: Columns) -> Array:
         """Energies per spin."""
-        return np.asarray(lattice.energy(spins) / self.n_sites)
+        spins = columns["spins"]
+        return np.asarray(lattice.energy(spins) / math.prod(spins.shape[1:]))
 
-    def loss(self, predictions: Tensor, targets: Tensor) -> Tensor:
-        """Mean squared error in units of the variance of the training energies."""
-        return nn.functional.mse_loss(predictions, targets) / self.std**2
+    def loss(self, answers: "Tensor", targets: "Tensor") -> "Tensor":
+        """The squared error, in units of the variance of the training energies."""
+        return (answers - targets) ** 2
 
-    def sums(self, predictions: Tensor, targets: Tensor) -> Tensor:
-        predictions, targets = predictions.cpu().double(), targets.cpu().double()  # by the CPU: MPS has no float64
+    def metrics(self, columns: Columns, predictions: Array, targets: Array) -> Metrics:
+        """Mean absolute error, root mean square error, R^2, and the share of exact energies.
+
+        The energy levels lie at least 4 J apart, so a total energy that is less than 2 J off is nearer to its own level than
+        to any other.
+        """
         errors = predictions - targets
-        # Levels lie at least 4 apart, so a total energy less than 2 away is nearer to its own level than to any other.
-        exact_ones = (errors.abs() * self.n_sites < 2).double()
-        centred = targets - self.mean  # so that their variance is no difference of large numbers
-        columns = (torch.ones_like(errors), errors.abs(), errors**2, centred, centred**2, exact_ones)
-        return torch.stack([column.sum() for column in columns])
-
-    def metrics(self, sums: Tensor) -> Metrics:
-        """Loss, mean absolute error, root mean square error, R^2, and the share of energies that are right exactly."""
-        n, absolute, squared, first, second, exact_ones = sums.tolist()
-        variation = second - first**2 / n
-        # R^2 where the targets do not vary, but for rounding: 1 if all are hit, else 0, as scikit-learn has it.
-        r2 = 1 - squared / variation if variation > 1e-12 * second else float(squared == 0)
+        squared, variation = (errors**2).sum(), ((targets - targets.mean()) ** 2).sum()
+        # For targets that do not vary but for rounding, 1 if all are predicted exactly and 0 otherwise, as in scikit-learn.
+        r2 = 1 - squared / variation if variation > 1e-12 * (targets**2).sum() else float(squared == 0)
         return {
-            "loss": squared / n / self.std**2,
-            "mae": absolute / n,
-            "rmse": math.sqrt(squared / n),
-            "r2": r2,
-            "exact_fraction": exact_ones / n,
+            "mae": float(np.abs(errors).mean()),
+            "rmse": math.sqrt(squared / len(errors)),
+            "r2": float(r2),
+            "exact_fraction": float((np.abs(errors) * columns["spins"][0].size < 2).mean()),
         }
 
-    def baselines(self, train: Examples, test: Examples) -> dict[str, Tensor]:
-        """Predictors that know nothing, or very much.
+    def baselines(self, train: Columns, test: Columns) -> dict[str, Array]:
+        """Predictors from no knowledge to very much.
 
-        `mean` answers the mean training energy. `pair_products` is least squares on s_i s_j for all pairs of sites, of
-        which the energy is a sum: exact, given several times as many configurations as pairs. `symmetric_correlators`
-        is least squares on their averages over the symmetries of the lattice, which are so few that a handful of
-        configurations settles them. Those with more than MAX_FEATURES features are left out.
+        `mean` is the mean training energy. `pair_products` is least squares on s_i s_j for all pairs of sites, of which the
+        energy is a sum: exact, given several times as many configurations as pairs. `symmetric_correlators` is least squares
+        on their averages over the symmetries of the lattice, so few that a handful of configurations determines them. Those
+        with more than MAX_FEATURES features are left out.
         """
-        predictions = {"mean": torch.full_like(test.targets, self.mean)}
-        lattice_size = test.spins.shape[-1]
-        half, n_sites = lattice_size // 2, lattice_size**2
+        target = self.target(train)
+        size = test["spins"].shape[-1]
+        half, n_sites = size // 2, size**2
+        predictions = {"mean": np.full(len(test["spins"]), target.mean())}
         if n_sites * (n_sites - 1) // 2 < MAX_FEATURES:
-            predictions["pair_products"] = _least_squares(_pair_products, train, test)
+            predictions["pair_products"] = least_squares(pair_products, train, target, test)
         if (half + 1) * (half + 2) // 2 - 1 < MAX_FEATURES:
-            predictions["symmetric_correlators"] = _least_squares(lattice.correlations, train, test)
+            predictions["symmetric_correlators"] = least_squares(
+                lambda columns: lattice.correlations(columns["spins"]), train, target, test
+            )
         return predictions
 
+    def report(self, columns: Columns, predictions: Array) -> dict[str, Any]:
+        """The largest error of a total energy, in J."""
+        errors = np.abs(predictions - self.target(columns)) * columns["spins"][0].size
+        return {"worst_error": float(errors.max())}
 
-class PhaseTask(Task):
-    """Tell from the spins alone whether the temperature is below T_c: predictions are log-odds that it is."""
 
-    def targets(self, spins: NDArray[np.int8], temperatures: NDArray[np.float64]) -> NDArray[np.floating]:
+class PhaseTask:
+    """Predict from the spins whether the temperature is below T_c. Predictions are log-odds that it is."""
+
+    main_metric: tuple[str, Literal["min", "max"]] = ("accuracy", "max")
+    scales_target = False
+    loss_name = "cross-entropy [nats]"
+
+    def target(self, columns: Columns) -> Array:
         """1 below T_c, 0 at and above it."""
-        return (temperatures < exact.T_CRITICAL).astype(np.float64)
+        return (columns["temperatures"] < exact.T_CRITICAL).astype(np.float64)
 
-    def loss(self, predictions: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross-entropy."""
-        return nn.functional.binary_cross_entropy_with_logits(predictions, targets)
+    def loss(self, answers: "Tensor", targets: "Tensor") -> "Tensor":
+        """The cross-entropy."""
+        from torch.nn.functional import binary_cross_entropy_with_logits
 
-    def sums(self, predictions: Tensor, targets: Tensor) -> Tensor:
-        predictions, targets = predictions.cpu().double(), targets.cpu().double()
-        losses = nn.functional.binary_cross_entropy_with_logits(predictions, targets, reduction="none")
-        right = ((predictions > 0) == (targets > 0)).double()
-        return torch.stack([column.sum() for column in (torch.ones_like(right), losses, right)])
+        return binary_cross_entropy_with_logits(answers, targets, reduction="none")
 
-    def metrics(self, sums: Tensor) -> Metrics:
-        """Loss, and the share of phases that are right."""
-        n, loss, right = sums.tolist()
-        return {"loss": loss / n, "accuracy": right / n}
+    def metrics(self, columns: Columns, predictions: Array, targets: Array) -> Metrics:
+        """The share of correct phases."""
+        return {"accuracy": float(((predictions > 0) == (targets > 0)).mean())}
 
-    def baselines(self, train: Examples, test: Examples) -> dict[str, Tensor]:
-        """Classifiers of one number, and the best there can be.
+    def baselines(self, train: Columns, test: Columns) -> dict[str, Array]:
+        """Classifiers that use one number, and the best possible one.
 
-        `majority` answers the phase that is more common in training. `magnetization` is logistic regression on |m|.
-        `bayes` knows the temperatures of the training set and exact theory: the energy says all that a configuration
-        says of its temperature, so that no classifier does better on average.
+        `majority` answers the phase that is more common in training. `magnetization` is logistic regression on |m|. `bayes`
+        uses the temperatures of the training split and exact theory: the energy holds all the information about the
+        temperature that a configuration has, so that no classifier is better on average.
         """
-        share = (float(train.targets.sum()) + 0.5) / (len(train.targets) + 1)
-        energies = lattice.energy(test.spins.cpu().numpy())
-        prior = train.temperatures.cpu().double().numpy()
-        odds = exact.phase_log_odds(energies, prior, test.spins.shape[-1])
+        target = self.target(train)
+        share = (target.sum() + 0.5) / (len(target) + 1)
+        energies, size = lattice.energy(test["spins"]), test["spins"].shape[-1]
         return {
-            "majority": torch.full_like(test.targets, math.log(share / (1 - share))),
-            "magnetization": _logistic_regression(train, test),
-            "bayes": torch.from_numpy(odds),
+            "majority": np.full(len(energies), math.log(share / (1 - share))),
+            "magnetization": _logistic_regression(train["spins"], target, test["spins"]),
+            "bayes": exact.phase_log_odds(energies, train["temperatures"], size),
         }
 
-
-TASKS: dict[str, type[Task]] = {"energy": EnergyTask, "phase": PhaseTask}
-
-
-@torch.inference_mode()
-def predict(model: nn.Module, examples: Examples) -> Tensor:
-    """The model's predictions in evaluation mode: (N,) float32, in physical units."""
-    model.eval()
-    chunk = max(1, min(8192, SITES_PER_CHUNK // examples.spins[0].numel()))
-    inputs = zip(*(torch.split(part, chunk) for part in (examples.spins, examples.temperatures)), strict=True)
-    return torch.cat([model(*part) for part in inputs])
+    def report(self, columns: Columns, predictions: Array) -> dict[str, Any]:
+        """Bayes' rule for a prior of these temperatures, the best possible one; the network's prior is its training."""
+        targets, odds = self.target(columns), bayes_log_odds(columns)
+        loss = float((np.logaddexp(0, odds) - targets * odds).mean())
+        return {"bayes": {"loss": loss, **self.metrics(columns, odds, targets)}}
 
 
-def evaluate(
-    model: nn.Module, task: Task, examples: Examples, add_up: Callable[[Tensor], Tensor] = lambda sums: sums
-) -> Metrics:
-    """The metrics of a model on some examples: the same for validation and test, and for processes that share them.
+TASKS: dict[str, Task] = {"energy": EnergyTask(), "phase": PhaseTask()}
 
-    `add_up` makes of the sums over the examples of one process those over all.
+
+def by_temperature(task: Task, columns: Columns, predictions: Array, n_bins: int = 20) -> list[Metrics]:
+    """Metrics in bins of equally many configurations, at least ten if there are so many: one row per bin.
+
+    A row also has the mean `temperature` and the number `n` of its configurations.
     """
-    return task.metrics(add_up(task.sums(predict(model, examples), examples.targets)))
-
-
-def by_temperature(task: Task, predictions: Tensor, examples: Examples, n_bins: int = 20) -> list[Metrics]:
-    """Metrics in bins of equally many configurations, ten at least if there are so many: a row a bin.
-
-    A row has the mean `temperature` and the number `n` of its configurations besides.
-    """
-    temperatures = examples.temperatures.cpu()
+    temperatures, targets = columns["temperatures"], task.target(columns)
     rows = []
-    for bin_ in temperatures.argsort().tensor_split(max(1, min(n_bins, len(temperatures) // 10))):
-        metrics = task.metrics(task.sums(predictions.cpu()[bin_], examples.targets.cpu()[bin_]))
-        rows.append({"temperature": temperatures[bin_].mean().item(), "n": len(bin_), **metrics})
+    for chosen in np.array_split(np.argsort(temperatures), max(1, min(n_bins, len(temperatures) // 10))):
+        part = {name: column[chosen] for name, column in columns.items()}
+        metrics = task.metrics(part, predictions[chosen], targets[chosen])
+        rows.append({"temperature": float(temperatures[chosen].mean()), "n": len(chosen), **metrics})
     return rows
 
 
-# ------------------------------------------------------------------------------------------------------- baselines
+def bayes_log_odds(columns: Columns) -> Array:
+    """Log-odds of T < T_c from the energies, if any temperature of these columns is as likely as any other: (N,)."""
+    spins = columns["spins"]
+    return exact.phase_log_odds(lattice.energy(spins), columns["temperatures"], spins.shape[-1])
 
-MAX_FEATURES = 5000  # least squares on more would take minutes and gigabytes; all pairs pass this above L = 10
 
-
-def _pair_products(spins: NDArray[np.int8]) -> NDArray[np.float32]:
-    """(N, L, L) -> (N, pairs) in {-1, +1}; float32, whose sums of up to 2^24 of them are exact."""
-    sites = spins.reshape(len(spins), -1).astype(np.float32)
+def pair_products(columns: Columns) -> NDArray[np.float32]:
+    """s_i s_j for all pairs of sites: (N, pairs) in {-1, +1}. In float32, sums of up to 2^24 of them are exact."""
+    sites = columns["spins"].reshape(len(columns["spins"]), -1).astype(np.float32)
     first, second = np.triu_indices(sites.shape[1], k=1)
     products: NDArray[np.float32] = sites[:, first] * sites[:, second]
     return products
 
 
-def _least_squares(
-    features: Callable[[NDArray[np.int8]], NDArray[np.floating]], train: Examples, test: Examples
-) -> Tensor:
-    """Fit the targets by a constant and the features, (N, L, L) -> (N, F), and predict the test set: (N,) float64.
+def _logistic_regression(train_spins: Array, target: Array, test_spins: Array) -> Array:
+    """Log-odds of the targets as a linear function of |m|, fitted by Newton's method: (N_test,)."""
 
-    By the normal equations, which need no more memory than F^2 numbers and are well enough conditioned here: the
-    features are integers or averages of them. A ridge far below the data makes them solvable where some features never
-    differ in training, and leaves the solution of least norm there.
-    """
-
-    def design(spins: NDArray[np.int8]) -> NDArray[np.floating]:
-        columns = features(spins)
-        return np.concatenate([np.ones_like(columns[:, :1]), columns], axis=1)
-
-    chunk = max(1, SITES_PER_CHUNK // train.spins[0].numel() // 16)
-    n_columns = design(train.spins[:1].cpu().numpy()).shape[1]
-    gram, moments = np.zeros((n_columns, n_columns)), np.zeros(n_columns)
-    for spins, targets in zip(
-        torch.split(train.spins.cpu(), chunk), torch.split(train.targets.cpu(), chunk), strict=True
-    ):
-        x = design(spins.numpy())
-        gram += x.T @ x
-        moments += targets.double().numpy() @ x
-    gram[np.diag_indices_from(gram)] += 1e-9 * len(train.spins)
-    coefficients = np.linalg.solve(gram, moments)
-    predictions = [design(spins.numpy()) @ coefficients for spins in torch.split(test.spins.cpu(), chunk)]
-    return torch.from_numpy(np.concatenate(predictions))
-
-
-def _logistic_regression(train: Examples, test: Examples) -> Tensor:
-    """Log-odds of the targets as a straight line in |m|, fitted by Newton's method: (N,) float64."""
-
-    def design(spins: Tensor) -> NDArray[np.float64]:
-        magnetizations = np.abs(lattice.magnetization(spins.cpu().numpy()))
+    def design(spins: Array) -> Array:
+        magnetizations = np.abs(lattice.magnetization(spins))
         return np.stack([np.ones_like(magnetizations), magnetizations], axis=1)
 
-    x, y = design(train.spins), train.targets.cpu().double().numpy()
+    x = design(train_spins)
     coefficients = np.zeros(2)
-    for _ in range(20):  # a ridge keeps the slope finite where |m| tells the phases apart without fail
+    for _ in range(20):  # a ridge keeps the slope finite where |m| separates the phases without error
         p = 1 / (1 + np.exp(-x @ coefficients))
         hessian = (x.T * (p * (1 - p))) @ x + 1e-3 * np.eye(2)
-        coefficients += np.linalg.solve(hessian, x.T @ (y - p) - 1e-3 * coefficients)
-    return torch.from_numpy(design(test.spins) @ coefficients)
+        coefficients += np.linalg.solve(hessian, x.T @ (target - p) - 1e-3 * coefficients)
+    return np.asarray(design(test_spins) @ coefficients)

@@ -1,12 +1,12 @@
-"""A training step, prepared so that to repeat it costs little more than its arithmetic.
+"""A training step that is recorded once and then replayed, at the cost of little more than its arithmetic.
 
-In a small network most of a step is not arithmetic but bookkeeping: modules that call modules, the graph that autograd
-builds and walks, the optimiser that looks up its state. All of it is the same at every step. So the step is taken a few
-times as it is written, then watched once, and from then on what was seen is done again: on the CPU the list of tensor
-operations, on a CUDA device the kernels, as one CUDA graph.
+Most of the time of a small step is not arithmetic but bookkeeping: modules that call modules, the graph that autograd builds
+and walks, the optimiser that looks up its state. All of it is the same at every step. So a step runs a few times as it is
+written, is then recorded, and from then on its operations are replayed: on the CPU a list of tensor operations, on a CUDA
+device one CUDA graph.
 
-For that a step has to do the same each time, with tensors that stay where they are: what is remembered are tensors, not
-the names they had. It may not wait for a number. Random numbers go on from step to step as they would anyway.
+For that a step has to do the same each time, with tensors that keep their storage: what is recorded are tensors, not the
+names they had. It must not read a number from a tensor. Random numbers continue from step to step as they would anyway.
 """
 
 from collections.abc import Callable
@@ -23,21 +23,21 @@ from torch.utils._pytree import tree_map_only
 
 Step = Callable[..., None]  # takes the tensors of a batch; changes the weights
 
-N_EAGER = 3  # steps as they are written, in which libraries set themselves up and the optimiser makes its state
+N_EAGER = 3  # steps as they are written: libraries initialise themselves and the optimiser creates its state
 
 
-def repeated(step: Step, device: torch.device) -> Step:
-    """A step that does what `step` does, on batches of one shape, and does it fast after the first few."""
+def replayed(step: Step, device: torch.device) -> Step:
+    """A function that does what `step` does, for batches of one shape, and is fast after the first few calls."""
     if device.type == "cpu":
-        return _Repeated(step, eagerly=step, watched=_recorded)
+        return _Replayed(step, eager=step, record=_recorded)
     if device.type == "cuda":
-        return _Repeated(step, eagerly=partial(_aside, step), watched=_captured)
+        return _Replayed(step, eager=partial(_on_side_stream, step), record=_captured)
     return step
 
 
-class _Repeated:
-    def __init__(self, step: Step, eagerly: Step, watched: Callable[..., Step]) -> None:
-        self.step, self.eagerly, self.watched = step, eagerly, watched
+class _Replayed:
+    def __init__(self, step: Step, eager: Step, record: Callable[..., Step]) -> None:
+        self.step, self.eager, self.record = step, eager, record
         self.n_calls = 0
         self.again: Step | None = None
 
@@ -46,16 +46,16 @@ class _Repeated:
         if self.again is not None:
             self.again(*batch)
         elif self.n_calls <= N_EAGER:
-            self.eagerly(*batch)
+            self.eager(*batch)
         else:
-            self.again = self.watched(self.step, *batch)  # which is the step for this batch
+            self.again = self.record(self.step, *batch)  # takes the step for this batch
 
 
 # ------------------------------------------------------------------------------------------------------------- the CPU
 
 
 def _recorded(step: Step, *batch: Tensor) -> Step:
-    """Take a step; return a function of the tensor operations that it was."""
+    """Take a step; return a function that repeats its tensor operations."""
     with _Recorder(batch) as record:
         step(*batch)
     record.graph.output(None)
@@ -72,23 +72,23 @@ def _recorded(step: Step, *batch: Tensor) -> Step:
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Writes down every operation on tensors that is done in its context, those of autograd among them.
+    """Records every operation on tensors in its context, those of autograd included.
 
-    torch.fx.experimental has a make_fx for this, which loads torch.compile: 1.5 s.
+    torch.fx.experimental.make_fx does the same, but loads torch.compile: 1.5 s.
     """
 
     def __init__(self, batch: tuple[Tensor, ...]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.graph = Graph()
-        self.kept: dict[str, Tensor] = {}  # what was there before, under the name that it has in the graph
-        self.seen = list(batch)  # keeps every tensor, so that none has the identity of an earlier one
+        self.kept: dict[str, Tensor] = {}  # tensors from before, under their names in the graph
+        self.seen = list(batch)  # keeps every tensor alive, so that no two have the same id
         self.nodes = {id(tensor): self.graph.placeholder(f"batch_{i}") for i, tensor in enumerate(batch)}
 
     def __torch_dispatch__(
         self, operation: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         outputs = operation(*args, **(kwargs or {}))
-        if operation.namespace != "profiler":  # the optimiser's notes to it change no tensor
+        if operation.namespace != "profiler":  # marks for the profiler change no tensor
             inputs = tree_map_only(Tensor, self.node, (args, kwargs or {}))
             node = self.graph.call_function(operation, *inputs)
             if isinstance(outputs, Tensor):
@@ -99,12 +99,12 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return outputs
 
     def remember(self, tensor: Tensor, node: Node) -> None:
-        """Have that node stand for this tensor from now on."""
+        """Let the node represent this tensor from now on."""
         self.seen.append(tensor)
         self.nodes[id(tensor)] = node
 
     def node(self, tensor: Tensor) -> Node:
-        """The node that stands for this tensor: if it was there before, one that keeps it."""
+        """The node that represents this tensor; for a tensor from before, a new one that keeps it."""
         if id(tensor) not in self.nodes:
             name = f"kept_{len(self.kept)}"
             self.kept[name] = tensor.detach()
@@ -113,11 +113,11 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # or torch.compile is loaded, to be told to keep out of here
+        return False  # True would load torch.compile, to exclude this code from compilation
 
 
 def _shorten(operations: GraphModule) -> None:
-    """Leave out what changes no number: aliases, and views of weights, which can be kept."""
+    """Remove what changes no number: aliases, and views of weights, which are computed once."""
     graph, aten = operations.graph, torch.ops.aten
     views = (aten.t.default, aten.view.default, aten.expand.default, aten.unsqueeze.default)
     for node in graph.nodes:
@@ -139,11 +139,11 @@ def _shorten(operations: GraphModule) -> None:
 
 
 def _quicken(operations: GraphModule) -> None:
-    """Find nothing anew at each call: operations without the Python around them, tensors without a module's search."""
+    """Avoid look-ups at each call: of operations, without the Python around them, and of tensors in a module."""
     for node in operations.graph.nodes:
         if isinstance(node.target, OpOverload):
             name = str(node.target).replace(".", "_")
-            node.target = partial(node.target._op)  # FX writes it by the two names that it takes functions to have
+            node.target = partial(node.target._op)  # FX writes a function by these two names
             node.target.__name__, node.target.__module__ = name, __name__
     operations.recompile()
     for node in operations.graph.nodes:
@@ -155,7 +155,7 @@ def _quicken(operations: GraphModule) -> None:
 
 
 def _captured(step: Step, *batch: Tensor) -> Step:
-    """Capture a step and take it; return a function that starts its kernels again."""
+    """Capture a step and take it; return a function that launches its kernels again."""
     own = [tensor.clone() for tensor in batch]
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):  # records, and does nothing
@@ -170,8 +170,8 @@ def _captured(step: Step, *batch: Tensor) -> Step:
     return again
 
 
-def _aside(step: Step, *batch: Tensor) -> None:
-    """Take a step on a stream of its own, as the capture will, and have the main stream wait for it."""
+def _on_side_stream(step: Step, *batch: Tensor) -> None:
+    """Take a step on a stream of its own, as the capture does, and let the main stream wait for it."""
     main, side = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(main)
     with torch.cuda.stream(side):

@@ -1,35 +1,38 @@
-"""Fields as options: the flags, the strict JSON and the one-line errors of any config made of pydantic dataclasses.
+"""Dataclass fields as options: flags, strict JSON and one-line errors for any config made of pydantic dataclasses.
 
-A config is a dataclass of values and of sections, which are dataclasses of values. An option is known by its path,
-("train", "lr") for a value in a section and ("seed",) for one at the top. Nothing here knows which options there are,
-and nobody who adds one to config.py has to read it.
+A config is a dataclass of values and of sections, which are dataclasses of values. An option is known by its path:
+("train", "lr") for a value in a section, ("seed",) for one at the top. Nothing here knows which options there are. To
+add an option, add a field to a config; nothing in this file changes.
 """
 
 import argparse
 import difflib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, NamedTuple, NoReturn, TypeVar, get_args, get_origin
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import is_pydantic_dataclass
 from pydantic.fields import FieldInfo
 
+from engine.errors import BadRequestError
+from utils import one_line
+
 Config = TypeVar("Config")
 
-# Unlike int() and float(), these take no 1_0 and no digits but 0-9.
+# Unlike int() and float(), these accept neither 1_0 nor digits other than 0-9.
 INTEGER = re.compile(r"[+-]?[0-9]+")
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
-MAX_BYTES = 2**20  # of a config file: a thousand times what one needs
+MAX_BYTES = 2**20  # of a config file: a thousand times the usual size
 NOUNS = {bool: "true or false", int: "an integer", float: "a number", str: "a name"}
 BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most", "multiple_of": "a multiple of"}
 
 
-# Names that Windows keeps for devices: a folder of that name cannot be copied there.
+# Windows reserves these names for devices: a folder with such a name cannot be copied there.
 RESERVED_NAMES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{i}" for port in ("COM", "LPT") for i in range(1, 10))}
 
 
@@ -42,24 +45,46 @@ def check_name(name: str) -> str:
     return name
 
 
-class ConfigError(ValueError):
-    """A config that cannot be; the message is one line and tells every fault."""
+class ConfigError(BadRequestError):
+    """An invalid config. The message is one line and lists every fault."""
+
+
+def option(
+    default: Any, description: str, *, flag: str = "", idle: Callable[[Any], str] | None = None, **limits: Any
+) -> Any:
+    """The default of a config field, with what the command line needs to know about it.
+
+    Args:
+        default: the value without a flag.
+        description: the help text.
+        flag: the flag, if it is not the name of the field with dashes.
+        idle: takes the section (a top-level option: the config) and returns what makes the option do nothing there,
+            such as "--scheduler none", or "". An idle option on the command line is an error.
+        limits: ge, gt, le, lt, multiple_of, min_length, max_length, strict, as in pydantic.Field.
+    """
+    extra: Any = {"flag": flag, "idle": idle}
+    return Field(default=default, description=description, json_schema_extra=extra, **limits)
 
 
 class Option(NamedTuple):
-    """One option, and what its dataclass says of it."""
+    """One option of a config."""
 
     path: tuple[str, ...]
     info: FieldInfo
 
     @property
     def flag(self) -> str:
-        """`--lr` for `lr`, unless the field has another word for it in its `json_schema_extra`."""
+        """`--lr` for `lr`, unless the field names another flag."""
+        return self._extra.get("flag") or "--" + self.path[-1].replace("_", "-")
+
+    @property
+    def _extra(self) -> dict[str, Any]:
         extra = self.info.json_schema_extra
-        return str(extra["flag"]) if isinstance(extra, dict) else "--" + self.path[-1].replace("_", "-")
+        return extra if isinstance(extra, dict) else {}
 
     @property
     def optional(self) -> bool:
+        """Whether the value may be None."""
         return NoneType in get_args(self.info.annotation)
 
     @property
@@ -69,57 +94,85 @@ class Option(NamedTuple):
         return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
 
     @property
+    def is_list(self) -> bool:
+        """Whether the flag takes several words."""
+        return get_origin(self.kind) is tuple
+
+    @property
     def allowed(self) -> str:
-        """In words, such as `an integer, at least 4, at most 1024, a multiple of 2`."""
+        """The allowed values in words, such as `an integer, at least 4, at most 1024, a multiple of 2`."""
         return _in_words(self.kind, self.info.metadata) + (", or none" if self.optional else "")
 
     @property
     def default(self) -> str:
-        """The default as one would type it."""
+        """The default as it is typed."""
         return self.typed(self.info.default)
 
     def typed(self, value: Any) -> str:
-        """A value as one would type it; of a switch, with its flag."""
+        """A value as it is typed on the command line; of a switch, with its flag."""
         if isinstance(value, bool):
             return self.flag if value else "--no-" + self.flag[2:]
         return "none" if value is None else " ".join(map(str, value if isinstance(value, tuple) else (value,)))
 
     def value(self, words: Any) -> Any:
-        """What argparse found after the flag, as a value. A word without meaning stays, to be refused with the rest."""
-        if isinstance(words, list):
-            return [self.value(word) for word in words]
-        if self.optional and words == "none":
+        """The value of what argparse found after the flag. An invalid word is returned as it is, and refused later."""
+        if self.optional and words in ("none", ["none"]):
             return None
-        if self.kind in (bool, str) or get_origin(self.kind) is Literal or not NUMBER.fullmatch(words):
-            return words
-        return _integer(words) if INTEGER.fullmatch(words) else float(words)
+        if isinstance(words, list):
+            return [self._scalar(word) for word in words]
+        return self._scalar(words)
+
+    def _scalar(self, word: Any) -> Any:
+        kind = _element(self.kind)[0] if self.is_list else self.kind
+        if kind in (bool, str) or get_origin(kind) is Literal or not NUMBER.fullmatch(word):
+            return word
+        return _integer(word) if INTEGER.fullmatch(word) else float(word)
+
+    def idle(self, config: Any) -> str:
+        """What makes this option do nothing in a config, or an empty string."""
+        reason: Callable[[Any], str] | None = self._extra.get("idle")
+        section = config if len(self.path) == 1 else getattr(config, self.path[0])
+        return reason(section) if reason else ""
+
+
+def _element(kind: Any) -> tuple[Any, Iterable[Any]]:
+    """The type of an element of tuple[X, ...], and its limits."""
+    element = get_args(kind)[0]
+    return (get_args(element)[0], get_args(element)[1].metadata) if get_origin(element) is Annotated else (element, ())
 
 
 def _in_words(kind: Any, metadata: Iterable[Any]) -> str:
     if get_origin(kind) is Literal:
         return "one of " + ", ".join(get_args(kind))
     if get_origin(kind) is tuple:
-        element, info = get_args(get_args(kind)[0])
+        element, limits = _element(kind)
         fewest, most = ([getattr(m, key) for m in metadata if hasattr(m, key)] for key in ("min_length", "max_length"))
-        return f"{fewest[0]} to {most[0]} values, each {_in_words(element, info.metadata)}"
+        number = f"{fewest[0]} to {most[0]} values" if fewest and most else "one or more values"
+        return f"{number}, each {_in_words(element, limits)}"
     bounds = [f"{words} {getattr(m, key)}" for m in metadata for key, words in BOUNDS.items() if hasattr(m, key)]
     return ", ".join([NOUNS[kind], *bounds])
 
 
 def _integer(digits: str) -> int | float:
-    """int(), which has an error of its own for thousands of digits; no option goes that far."""
+    """The integer. Thousands of digits, for which int() raises an error, become an infinite float: out of any range."""
     return int(digits) if len(digits) < 100 else float(digits)
 
 
 def options_of(config_type: Any) -> dict[tuple[str, ...], Option]:
-    """Every option of a config by its path, in the order of the fields."""
+    """Every option of a config by its path. Those that the class itself adds come before those that it inherits."""
     found: dict[tuple[str, ...], Option] = {}
-    for name, info in config_type.__pydantic_fields__.items():
+    for name, info in own_fields_first(config_type):
         if is_pydantic_dataclass(section := info.annotation):
-            found |= {(name, key): Option((name, key), inner) for key, inner in section.__pydantic_fields__.items()}
+            found |= {(name, key): Option((name, key), inner) for key, inner in own_fields_first(section)}
         else:
             found[name,] = Option((name,), info)
     return found
+
+
+def own_fields_first(config_type: Any) -> list[tuple[str, FieldInfo]]:
+    """The fields of a dataclass by name: what the class adds, then what it inherits."""
+    inherited = {name for base in config_type.__mro__[1:] for name in getattr(base, "__pydantic_fields__", ())}
+    return sorted(config_type.__pydantic_fields__.items(), key=lambda field: field[0] in inherited)
 
 
 # ---------------------------------------------------------------------------------------------------- values, merged
@@ -129,14 +182,14 @@ def read_json(path: str | Path) -> dict[str, Any]:
     """The object in a JSON file.
 
     Raises:
-        ConfigError: there is no such file, it is not UTF-8, not JSON, has a key twice, or holds something else.
+        ConfigError: the file is missing, is not UTF-8 or JSON, has a duplicate key, or holds no object.
     """
 
     def refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         content: dict[str, Any] = {}
         for key, value in pairs:
             if key in content:
-                raise ConfigError(f"{path}: the key {json.dumps(key)} stands twice in one object; keep one")
+                raise ConfigError(f"{path}: duplicate key {json.dumps(key)} in one object; keep one")
             content[key] = value
         return content
 
@@ -152,16 +205,16 @@ def read_json(path: str | Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8 text") from None
     except json.JSONDecodeError as error:
-        raise ConfigError(f"{path}: line {error.lineno} column {error.colno}: {error.msg}; mend the JSON") from None
+        raise ConfigError(f"{path}: line {error.lineno} column {error.colno}: {error.msg}; correct the JSON") from None
     except RecursionError:
         raise ConfigError(f"{path}: nested too deeply; a config has two levels") from None
     if not isinstance(content, dict):
-        raise ConfigError(f"{path}: holds no object; a config is {{...}}, as --print-config prints it")
+        raise ConfigError(f"{path}: is not an object; a config is {{...}}, as --print-config prints it")
     return content
 
 
 def merge(base: Mapping[str, Any], update: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with the values of `update` over it, section by section."""
+    """`base`, with the values of `update` in place of its own, section by section."""
     merged = dict(base)
     for key, value in update.items():
         sections = isinstance(value, dict) and isinstance(base.get(key), dict)
@@ -172,13 +225,13 @@ def merge(base: Mapping[str, Any], update: Mapping[str, Any]) -> dict[str, Any]:
 def validate(
     config_type: type[Config], values: Mapping[str, Any], source: str = "", flags: Mapping[str, Any] | None = None
 ) -> Config:
-    """The config of merged values, of which those in `flags` came from the command line and others from `source`.
+    """The config of merged values. Those in `flags` came from the command line, the others from the file `source`.
 
     Raises:
-        ConfigError: some values cannot be; names each by its flag, or by its source and path.
+        ConfigError: some values are invalid. Names each by its flag, or by its file and path.
     """
     options = options_of(config_type)
-    try:  # by way of JSON, where pydantic's strict mode takes a list for a tuple and an object for a dataclass
+    try:  # as JSON, in which pydantic's strict mode accepts a list for a tuple and an object for a dataclass
         return TypeAdapter(config_type).validate_json(json.dumps(values))
     except ValidationError as invalid:
         faults = [_fault(dict(error), options, source, flags or {}) for error in invalid.errors()]
@@ -190,7 +243,7 @@ def validate(
 def _fault(
     error: dict[str, Any], options: Mapping[tuple[str, ...], Option], source: str, flags: Mapping[str, Any]
 ) -> str:
-    """One fault that pydantic found: what was given, what is allowed, what to do."""
+    """A fault that pydantic found as one phrase: what was given, what is allowed, what to do."""
     path = tuple(str(part) for part in error["loc"])
     option = options.get(path[:2]) or options.get(path[:1])
     if error["type"] == "json_invalid":
@@ -198,7 +251,7 @@ def _fault(
     if error["type"] == "unexpected_keyword_argument":
         places = {section: section for section, *_ in options} | {path[-1]: ".".join(path) for path in options}
         return f"{source}: {'.'.join(path)}: no such key; {nearest(path[-1], places)}"
-    if error["type"] == "value_error" and option is None:  # options that contradict each other; the text names them
+    if error["type"] == "value_error" and option is None:  # contradicting options, which the text names
         by_flag = _holds(flags, path) and flags
         return str(error["ctx"]["error"]) if by_flag or not source else f"{source}: {error['ctx']['error']}"
     name = option.flag if option and _holds(flags, option.path) else f"{source}: {'.'.join(path)}"
@@ -214,26 +267,21 @@ def _holds(values: Any, path: tuple[str, ...]) -> bool:
 
 
 def nearest(word: str, names: Mapping[str, str]) -> str:
-    """Advice for a word that is none of `names`, whose values say what to write instead."""
+    """Advice for an unknown word. The values of `names` say what to write instead of the name that is closest."""
     close = difflib.get_close_matches(word, names, n=1)
-    return f"did you mean {names[close[0]]}?" if close else "--print-config shows what there is"
+    return f"did you mean {names[close[0]]}?" if close else "--print-config shows all options"
 
 
 # ------------------------------------------------------------------------------------------------------------- flags
 
 
-def one_line(message: str) -> str:
-    """A message for the terminal, whatever names of files it quotes."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)[:2000]
-
-
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that takes no abbreviations, keeps what was given alone, and has errors of one line."""
+    """An ArgumentParser without abbreviations, whose result has only the flags that were given, with one-line errors."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(argument_default=argparse.SUPPRESS, allow_abbrev=False, **settings)
-        # A word with one dash is a value, such as -1e-3 or -inf, which are then refused by name; argparse itself takes
-        # only plain negative numbers for values.
+        # Words such as -1e-3 and -inf are values, which are refused by name later. argparse itself only recognises plain
+        # negative numbers as values.
         self._negative_number_matcher = re.compile("-[^-]")
 
     def error(self, message: str) -> NoReturn:
@@ -243,9 +291,9 @@ class Parser(argparse.ArgumentParser):
 def add_flags(
     parser: Parser, options: Mapping[tuple[str, ...], Option], top: str, defaults: Mapping[str, str] | None = None
 ) -> None:
-    """Give the parser a flag for every option, in groups by section; those without are in the group `top`.
+    """Give the parser a flag for every option, grouped by section. Top-level options form the group `top`.
 
-    `defaults` says in words what holds without a flag, where that is not the default of the field.
+    `defaults` describes, by flag, defaults that are not those of the fields.
     """
     groups: dict[str, Any] = {}
     for option in options.values():
@@ -255,7 +303,7 @@ def add_flags(
         shape: dict[str, Any] = {"metavar": "X"}
         if option.kind is bool:
             shape = {"action": argparse.BooleanOptionalAction}
-        elif get_origin(option.kind) is tuple:
+        elif option.is_list:
             shape |= {"nargs": "+"}
         default = (defaults or {}).get(option.flag, option.default)
         text = f"{option.info.description} ({option.allowed}; default: {default})"
@@ -263,7 +311,7 @@ def add_flags(
 
 
 def flags_given(given: Mapping[str, Any], options: Mapping[tuple[str, ...], Option]) -> dict[str, Any]:
-    """The values that came by flags, in sections, ready to be merged; `given` is what the parser found."""
+    """The values of the flags on the command line, in sections, ready to be merged. `given` is what the parser found."""
     values: dict[str, Any] = {}
     for path, option in options.items():
         if (words := given.get(".".join(path))) is not None:

@@ -1,0 +1,45 @@
+"""Baselines that several problems can use. NumPy only."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.problem import Columns
+
+NUMBERS_PER_CHUNK = 2**23  # of the features that are computed at once
+
+
+def least_squares(
+    features: Callable[[Columns], NDArray[np.floating]], train: Columns, target: NDArray[np.floating], test: Columns
+) -> NDArray[np.float64]:
+    """Fit the target by a constant and some features, and predict the test split: (N_test,) or (N_test, k).
+
+    The fit solves the normal equations, which need no more memory than F^2 numbers for F features. A ridge far below the
+    data makes them solvable where some features do not vary in training, and selects the solution of least norm there.
+
+    Args:
+        features: columns -> (N, F).
+        target: of the training split, (N,) or (N, k).
+    """
+
+    def design(columns: Columns) -> NDArray[np.floating]:
+        values = features(columns)
+        return np.concatenate([np.ones_like(values[:, :1]), values], axis=1)
+
+    n_train = len(target)
+    n_columns = design(next(_chunks(train, 1))).shape[1]
+    rows = max(1, NUMBERS_PER_CHUNK // n_columns)
+    gram, moments = np.zeros((n_columns, n_columns)), np.zeros((n_columns, *target.shape[1:]))
+    for start, part in zip(range(0, n_train, rows), _chunks(train, rows), strict=True):
+        x = design(part)
+        gram += x.T @ x
+        moments += x.T @ np.asarray(target[start : start + rows], dtype=np.float64)
+    gram[np.diag_indices_from(gram)] += 1e-9 * n_train
+    coefficients = np.linalg.solve(gram, moments)
+    return np.concatenate([design(part) @ coefficients for part in _chunks(test, rows)])
+
+
+def _chunks(columns: Columns, rows: int) -> Iterator[Columns]:
+    n = len(next(iter(columns.values())))
+    return ({name: column[start : start + rows] for name, column in columns.items()} for start in range(0, n, rows))

@@ -1,0 +1,133 @@
+"""Generated data are kept in the folder `cache`, under a name made of everything that they depend on.
+
+The folder lies where the program is started, beside checkpoints, and may be deleted at any time. Several processes may use
+it at once: a file appears complete and is never changed.
+"""
+
+import ast
+import hashlib
+import inspect
+import io
+import json
+import zipfile
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.config import Config, generator_options
+from engine.files import read_checked, write_checked
+from engine.problem import ROOT, Problem, Splits, module_name
+
+VERSION = 2  # raise it when the machinery changes what is generated, or how it is stored
+
+# The machinery calls the generator and does not change what it returns. Its code is not part of the name.
+MACHINERY = ("engine", "main.py", "evaluate.py", "trainer.py", "logger.py")
+
+
+def cache_path(problem: Problem[Any], config: Config) -> Path | None:
+    """The file for the data of a config: its name depends on generator options, sizes, seed and code.
+
+    None if the generator has no source file, as in a notebook: then there is nothing that tells old data from new.
+    """
+    if (code := code_hash(problem.generate)) is None:
+        return None
+    data = asdict(config.data)
+    key = {
+        "problem": f"{module_name(problem)}.{type(problem).__name__}",
+        "options": {path[-1]: data[path[-1]] for path in generator_options(type(config))},
+        "sizes": [data["num_train"], data["num_val"], data["num_test"]],
+        "seed": config.seed,
+        "code": code,
+        "version": VERSION,
+    }
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    return Path("cache") / f"{problem.name}-seed{config.seed}-{digest[:32]}.npz"
+
+
+def load(path: Path) -> Splits:
+    """The splits in a file of the cache.
+
+    Raises:
+        OSError: there is no such file, or it cannot be read.
+        UnusableFileError: it is damaged.
+    """
+    splits: dict[str, dict[str, Any]] = {name: {} for name in Splits._fields}
+    with np.load(io.BytesIO(read_checked(path)), allow_pickle=False) as arrays:
+        for key in arrays.files:
+            split, _, name = key.partition("/")
+            splits[split][name] = arrays[key]
+    return Splits(**splits)
+
+
+def store(path: Path, splits: Splits) -> None:
+    """Write splits, with every array as it is. Raises OSError if that fails."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for split, columns in splits._asdict().items():
+            for name, column in columns.items():
+                # Integers take little room if compressed quickly; floats hardly get smaller.
+                method = zipfile.ZIP_STORED if column.dtype.kind == "f" else zipfile.ZIP_DEFLATED
+                content = io.BytesIO()
+                np.lib.format.write_array(content, column, allow_pickle=False)
+                archive.writestr(f"{split}/{name}.npy", content.getvalue(), method, compresslevel=1)
+    path.parent.mkdir(exist_ok=True)
+    write_checked(path, buffer.getvalue())
+
+
+def code_hash(function: Callable[..., Any]) -> str | None:
+    """A hash of the code of the file that defines a function, and of the repository's files that it imports.
+
+    Comments, docstrings and formatting do not count, nor do imports for type checkers only and what runs only when a file
+    is the script.
+    """
+    try:
+        start = Path(inspect.getsourcefile(inspect.unwrap(function)) or "").resolve()
+    except TypeError:
+        return None
+    if not start.is_file():
+        return None
+    trees: dict[Path, str] = {}
+    waiting = [start]
+    while waiting:
+        path = waiting.pop()
+        if path not in trees:
+            tree = _Essence().visit(ast.parse(path.read_bytes()))
+            trees[path] = ast.dump(tree)
+            waiting += _imported_files(tree, {ROOT, start.parent})
+    names = {str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name: path for path in trees}
+    return hashlib.sha256(repr([(name, trees[names[name]]) for name in sorted(names)]).encode()).hexdigest()
+
+
+class _Essence(ast.NodeTransformer):
+    """Removes what cannot change the data: docstrings, and blocks for type checkers or scripts."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:  # noqa: N802 - the name that ast looks for
+        return None if isinstance(node.value, ast.Constant) else node
+
+    def visit_If(self, node: ast.If) -> ast.AST | None:  # noqa: N802
+        condition = ast.unparse(node.test)
+        return None if condition in ("TYPE_CHECKING", "__name__ == '__main__'") else self.generic_visit(node)
+
+
+def _imported_files(tree: ast.AST, folders: set[Path]) -> list[Path]:
+    """The files in the folders that a module imports, anywhere in its code, except those of the machinery."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    found = []
+    for folder in folders:
+        for name in names:
+            place = folder.joinpath(*name.split("."))
+            files = [path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file()]
+            found += [path for path in files if not (folder == ROOT and _is_machinery(path))]
+    return found
+
+
+def _is_machinery(path: Path) -> bool:
+    return path.relative_to(ROOT).parts[0] in MACHINERY

@@ -1,0 +1,155 @@
+"""Checkpoints: tensors and plain values in files that are complete and checked, and that run no code when they are read."""
+
+import io
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from numpy.random import SeedSequence
+
+from engine.config import Config, load_config, problem_options, to_dict
+from engine.datasets import generate_split
+from engine.errors import UnusableFileError
+from engine.files import read_checked, read_info, write_checked
+from engine.options import ConfigError, merge, validate
+from engine.prediction import Shapes, Standardized, new_network
+from engine.problem import Problem, problem_of
+from utils import one_line, warn
+
+FORMAT = 4  # raise it when older programs would misread the file
+OLDEST = 3  # the weights of these files can still be used; they do not store shapes
+
+
+def save(path: Path, config: Config, content: Mapping[str, Any], keep: Path | None = None) -> None:
+    """Write tensors and plain values together with their config. An earlier file is kept under the path `keep`."""
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, "config": to_dict(config), **content}, buffer)
+    if keep is not None and path.exists():
+        path.replace(keep)  # if the process is killed before write_checked has finished, this one is left
+    write_checked(path, buffer.getvalue())
+
+
+def load(path: Path, config: Config, oldest: int = FORMAT) -> dict[str, Any]:
+    """The content of a checkpoint, on the CPU.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        UnusableFileError: it is damaged, or belongs to another network or to another version of the program.
+    """
+    content = read_checked(path)
+    try:
+        saved: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        version = saved["format"]
+        described = validate(type(config), merge(asdict(type(config)()), saved["config"]))
+    except Exception as error:  # a malicious file makes torch raise nearly anything
+        raise UnusableFileError(
+            f"{path} is not a checkpoint of this program: {' '.join(str(error).split())[:200]}"
+        ) from error
+    if not oldest <= version <= FORMAT:
+        raise UnusableFileError(
+            f"{path} has format {version}, and this program needs {oldest} to {FORMAT}: "
+            "use the version that wrote it, or start another run"
+        )
+    if problem_options(to_dict(described)) != problem_options(to_dict(config)):
+        raise UnusableFileError(f"{path} belongs to another network than {path.with_name('config.json')} describes")
+    return saved
+
+
+def load_last(folder: Path, config: Config) -> dict[str, Any] | None:
+    """The newest intact checkpoint of a run, or None if the run has not finished an epoch.
+
+    Raises:
+        UnusableFileError: there are checkpoints, but none can be used.
+    """
+    faults: list[UnusableFileError] = []
+    for name in ("last.pt", "previous.pt"):
+        try:
+            saved = load(folder / name, config)
+        except FileNotFoundError:
+            continue
+        except UnusableFileError as error:
+            faults.append(error)
+            continue
+        for fault in faults:
+            warn(f"warning: {fault}: continuing from {name}, one epoch earlier")
+        return saved
+    if faults:
+        raise faults[0]
+    return None
+
+
+class EarlierRun(NamedTuple):
+    """What a run folder holds of a run to be resumed."""
+
+    info: dict[str, Any]  # its run_info.json
+    state: dict[str, Any] | None  # its newest checkpoint
+
+
+NOTHING = EarlierRun({}, None)
+
+
+def earlier_run(folder: Path, config: Config) -> EarlierRun:
+    """The run in a folder. It has no checkpoint if it was stopped before the end of the first epoch.
+
+    Raises:
+        UnusableFileError: run_info.json or the checkpoints are damaged.
+    """
+    return EarlierRun(read_info(folder), load_last(folder, config))
+
+
+class SavedRun(NamedTuple):
+    """The problem, config and network of a run."""
+
+    problem: Problem[Any]
+    config: Config
+    model: Standardized
+    shapes: Shapes  # of the training data
+
+
+def load_saved(folder: Path) -> SavedRun:
+    """A run with the weights of its best epoch, on the CPU.
+
+    Raises:
+        UnusableFileError: config.json or best.pt is missing or damaged, or belongs to another network.
+    """
+    if not (folder / "best.pt").is_file():
+        raise UnusableFileError(f"{folder} has no best.pt: give the folder of a run that saved its weights")
+    problem = problem_of(folder)
+    try:
+        config = load_config(problem.config_type, folder / "config.json")
+    except ConfigError as error:
+        raise UnusableFileError(str(error)) from None
+    saved = load(folder / "best.pt", config, OLDEST)
+    try:
+        shapes = shapes_in(saved) if "shapes" in saved else generated_shapes(problem, config)
+        model = with_weights(problem, config, shapes, saved["model"])
+    except (KeyError, RuntimeError) as error:
+        reason = one_line(str(error))
+        raise UnusableFileError(f"{folder / 'best.pt'} has no weights of this network: {reason}") from None
+    return SavedRun(problem, config, model, shapes)
+
+
+def shapes_in(saved: Mapping[str, Any]) -> Shapes:
+    """The shapes that a checkpoint stores."""
+    return Shapes(tuple(map(tuple, saved["shapes"]["inputs"])), tuple(saved["shapes"]["target"]))
+
+
+def generated_shapes(problem: Problem[Any], config: Config) -> Shapes:
+    """The shapes of the data that the generator makes for a config, without generating any."""
+    columns = generate_split(problem, config, 0, SeedSequence(0))
+    inputs, target = problem.inputs(config, columns), problem.target(config, columns)
+    return Shapes(tuple(x.shape[1:] for x in inputs), target.shape[1:])
+
+
+def with_weights(problem: Problem[Any], config: Config, shapes: Shapes, weights: Mapping[str, Any]) -> Standardized:
+    """The network for inputs of these shapes, with saved weights.
+
+    Raises:
+        RuntimeError: the weights do not fit a network for these shapes.
+        BadRequestError: there is no network for these shapes.
+    """
+    model = new_network(problem, config, shapes)
+    model.load_state_dict(weights)
+    return model.eval().requires_grad_(False)

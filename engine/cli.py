@@ -1,0 +1,219 @@
+"""The command line of a problem: a config, merged from presets, files and flags, and what to do with it.
+
+Later sources override earlier ones, whatever their order on the line: defaults, --preset, --config, flags.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict
+from functools import reduce
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+from engine.config import Config, generator_options, load_config
+from engine.distributed import Group
+from engine.errors import RunError
+from engine.options import (
+    ConfigError,
+    Parser,
+    add_flags,
+    flags_given,
+    merge,
+    nearest,
+    options_of,
+    read_json,
+    validate,
+)
+from engine.problem import Problem
+from engine.signals import Interrupted, stop_on_signals
+from utils import one_line, warn
+
+
+def run_folder(run: str) -> Path | None:
+    """The folder of a run that is given by its name or its folder, or None if there is no such run."""
+    folder = Path(run) if "/" in run else Path("checkpoints") / run
+    try:
+        return folder if (folder / "config.json").is_file() else None
+    except OSError:  # such as a name that is too long
+        return None
+
+
+class Command(NamedTuple):
+    """What a command line asks for."""
+
+    config: Config
+    print_config: bool
+    overwrite: bool
+    save_data: Path | None
+    resume: Path | None  # the folder of the run to resume
+
+
+def build_parser(problem: Problem[Any], prog: str) -> Parser:
+    """The parser of a problem's command: flags about the command itself, and a flag for every option."""
+    parser = Parser(
+        prog=prog,
+        usage=f"{prog} [options]",
+        description=(type(problem).__doc__ or "").partition("\n")[0],
+        epilog="Flags override --config, which overrides --preset, in any order. `none` switches an option off.",
+    )
+    command = parser.add_argument_group("command")
+    command.add_argument("--preset", choices=problem.presets, help="start from this config instead of `default`")
+    command.add_argument("--config", metavar="FILE", help="take the values of a config.json, such as an earlier run's")
+    command.add_argument("--resume", metavar="RUN", help="continue a run that was stopped, by name or folder")
+    command.add_argument("--print-config", action="store_true", help="print the resulting config.json and stop")
+    command.add_argument("--save-data", metavar="FILE", help="write the data to an .npz file for --data, and stop")
+    command.add_argument("--overwrite", action="store_true", help="replace an earlier run, or file, of the same name")
+    add_flags(parser, options_of(problem.config_type), top="experiment")
+    return parser
+
+
+def parse_args(problem: Problem[Any], argv: Sequence[str] | None = None, prog: str | None = None) -> Command:
+    """What a command line asks for, complete and valid. The default is the command line of this process.
+
+    A fault ends the program with one line on stderr and exit code 2.
+    """
+    parser = build_parser(problem, prog or Path(sys.argv[0]).name)
+    namespace, unknown = parser.parse_known_args(argv)
+    options = options_of(problem.config_type)
+    if unknown:
+        flags = ["--preset", "--config", "--resume", "--overwrite", *(option.flag for option in options.values())]
+        parser.error(f"{unknown[0]}: no such option; {nearest(unknown[0], {flag: flag for flag in flags})}")
+    try:
+        return _resolve(problem, vars(namespace))
+    except ConfigError as error:
+        parser.error(str(error))
+
+
+def _resolve(problem: Problem[Any], given: dict[str, Any]) -> Command:
+    """Merge defaults, preset, config file and flags, and check the result."""
+    for name in ("preset", "config", "save_data", "resume"):
+        if not isinstance(given.get(name, ""), str):  # the value that argparse gives --preset=--
+            raise ConfigError(f"--{name.replace('_', '-')} --: give one value")
+    if "resume" in given:
+        return _resolve_resume(problem, given)
+    config_type, options = problem.config_type, options_of(problem.config_type)
+    values = asdict(problem.presets[given.get("preset", "default")])
+    if "config" in given:
+        content = read_json(given["config"])
+        if "preset" in given and merge(asdict(config_type()), content) == content:
+            raise ConfigError(f"--preset {given['preset']} does nothing: {given['config']} sets every option; drop one")
+        values = merge(values, content)
+    flags = flags_given(given, options)
+    # A section that a file gives as something else is left as it is, to be refused.
+    values = merge(values, {k: v for k, v in flags.items() if isinstance(values[k], dict) or not isinstance(v, dict)})
+    if "save_data" in given:  # nothing is trained, so that nothing but the data has to be valid
+        values = merge(asdict(config_type()), {k: values[k] for k in ("data", "seed", "threads")})
+        values["train"] |= {"batch_size": 1}
+    config = validate(config_type, values, source=given.get("config", ""), flags=flags)
+    _refuse_idle(problem, given, config)
+    return Command(
+        config,
+        print_config="print_config" in given,
+        overwrite="overwrite" in given,
+        save_data=Path(given["save_data"]) if "save_data" in given else None,
+        resume=None,
+    )
+
+
+# A resumed run may become longer, and may continue on another machine and with other records.
+MAY_CHANGE = {"--epochs", "--cache", "--wandb", "--checkpoints", "--device", "--threads", "--compile"}
+
+
+def _resolve_resume(problem: Problem[Any], given: dict[str, Any]) -> Command:
+    """The config of the run to resume, with the changes that flags may make."""
+    folder = run_folder(given["resume"])
+    idle = [f"--{name.replace('_', '-')}" for name in ("preset", "config", "overwrite", "save_data") if name in given]
+    if idle:
+        raise ConfigError(f"{', '.join(idle)} does nothing with --resume, which takes the config of the run: drop it")
+    if folder is None:
+        raise ConfigError(f"--resume {given['resume'][:100]}: nothing to resume: no such run has a config.json")
+    options = options_of(problem.config_type)
+    earlier = load_config(problem.config_type, folder / "config.json")
+    if not earlier.log.checkpoints:
+        raise ConfigError(f"--resume {given['resume']}: nothing to resume: the run has --no-checkpoints")
+    flags = flags_given(given, options)
+    source = str(folder / "config.json")
+    config = validate(problem.config_type, merge(asdict(earlier), flags), source=source, flags=flags)
+    for path, option in options.items():
+        before, now = (reduce(getattr, path, each) for each in (earlier, config))
+        if before != now and option.flag not in MAY_CHANGE:
+            raise ConfigError(
+                f"{option.flag} {option.typed(now)}: the run has {option.typed(before)}: drop it, or start another run"
+            )
+    if config.train.epochs < earlier.train.epochs:
+        raise ConfigError(f"--epochs {config.train.epochs}: the run has {earlier.train.epochs}; a resumed run may have more")
+    return Command(config, "print_config" in given, overwrite=False, save_data=None, resume=folder)
+
+
+def _refuse_idle(problem: Problem[Any], given: dict[str, Any], config: Config) -> None:
+    """Raise ConfigError if something on the command line does nothing."""
+    options = options_of(problem.config_type)
+    used = [option.flag for path, option in options.items() if ".".join(path) in given and option.flag != "--data"]
+    used += [f"--{name.replace('_', '-')}" for name in ("print_config", "overwrite", "save_data") if name in given]
+    if config.data.file is not None:
+        used.append("--data")  # on the command line or in a config file
+    generator = {options[path].flag for path in generator_options(problem.config_type)}
+    idle_beside = {
+        "--print-config": {"--overwrite", "--save-data"},
+        "--save-data": {option.flag for path, option in options.items() if path[0] not in ("data", "seed", "threads")},
+        "--data": generator | {"--cache", "--save-data"},
+    }
+    for flag, idle in idle_beside.items():
+        if flag in used and (found := [each for each in used if each in idle]):
+            fix = "drop one" if flag != "--data" or "data.file" in given else "drop it, or give --data none"
+            raise ConfigError(f"{', '.join(found)} does nothing with {flag}: {fix}")
+    for option in options.values():
+        if option.flag in used and (reason := option.idle(config)):
+            raise ConfigError(f"{option.flag} does nothing with {reason}: drop it")
+    if "--overwrite" in used and "--save-data" not in used and config.log.run_name is None:
+        raise ConfigError("--overwrite does nothing without --run-name: name the run to replace")
+
+
+def invocation() -> str:
+    """How this program was started, without its arguments: `python main.py` or `python -m examples.table`."""
+    spec = sys.modules["__main__"].__spec__
+    if spec is not None and spec.name.partition(".")[0] not in ("pytest", "runpy"):
+        return f"python -m {spec.name.removesuffix('.__main__')}"
+    return f"python {sys.argv[0]}"
+
+
+class ExitCode(AbstractContextManager["ExitCode"]):
+    """Turns the errors of a command into one line on stderr and an exit code, and stops the command on signals.
+
+    Attributes:
+        code: the exit code, after the block (errors.py).
+    """
+
+    def __init__(self) -> None:
+        self.code = 0
+        self.is_main, self.place = True, Path()
+        self.hint: Callable[[], str] = lambda: "nothing was saved"
+
+    def prepare(self, group: Group, place: Path, hint: Callable[[], str]) -> None:
+        """Say where the command writes, and what to do after an interruption. Only rank 0 prints from here on."""
+        self.is_main, self.place, self.hint = group.is_main, place, hint
+        if not group.is_main:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    def __enter__(self) -> Self:
+        stop_on_signals()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        prog = Path(sys.argv[0]).name
+        if isinstance(error, RunError):
+            warn(f"{prog}: error: {one_line(str(error))}")
+            self.code = error.exit_code
+        elif isinstance(error, OSError):
+            warn(f"{prog}: error: {error}: free space on the disk, or make {self.place} writable")
+            self.code = 5
+        elif isinstance(error, Interrupted):
+            if self.is_main:
+                warn(f"{prog}: interrupted: {self.hint()}")
+            self.code = error.exit_code
+        return isinstance(error, RunError | OSError | Interrupted)

@@ -1,0 +1,162 @@
+"""The options that every problem has: data sizes, training, logging, seed, device. A problem's config adds its own.
+
+An option exists once, as a field, with its type, range, default and help. Its flag (`--lr` for `lr`), its checks, its key
+in config.json and its line in the documentation follow from that field (options.py). Values are merged first (cli.py) and
+checked once: a Config that exists is complete and valid. Nothing here loads torch, so that `--help` is instant.
+"""
+
+import copy
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import AfterValidator, ConfigDict, model_validator
+from pydantic.dataclasses import dataclass
+
+from engine.options import check_name, merge, option, options_of, own_fields_first, read_json, validate
+
+Optimizer = Literal["adam", "adamw", "sgd"]
+Scheduler = Literal["none", "cosine", "step"]
+Device = Literal["auto", "cuda", "mps", "cpu"]
+
+# strict: true is not a number and 8.0 not an integer; forbid: an unknown key is an error.
+STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+C = TypeVar("C", bound="Config")
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class TrainConfig:
+    """How the network is trained."""
+
+    epochs: int = option(100, "passes over the training set", ge=1)
+    batch_size: int = option(64, "examples in one optimiser step", ge=1)
+    lr: float = option(0.001, "peak learning rate", gt=0)
+    optimizer: Optimizer = option("adamw", "update rule; sgd has momentum 0.9")
+    scheduler: Scheduler = option(
+        "cosine", "learning rate after the warm-up: constant, to zero along a cosine, or divided by 10 at each third"
+    )
+    warmup_epochs: int = option(0, "epochs of linear rise to the peak rate; fewer than epochs", ge=0)
+    weight_decay: float = option(0.01, "decay of weight matrices; biases and norms have none", ge=0)
+    grad_clip: float | None = option(None, "largest norm of the gradient", gt=0)
+    patience: int | None = option(
+        None, "stop after this many epochs without a better validation loss; fewer than epochs", ge=1
+    )
+
+    @model_validator(mode="after")
+    def _check_lengths(self) -> Self:
+        faults = []
+        if self.warmup_epochs >= self.epochs:
+            faults.append(f"--warmup-epochs {self.warmup_epochs} leaves nothing of --epochs {self.epochs}: lower it")
+        if self.patience is not None and self.patience >= self.epochs:
+            faults.append(f"--patience {self.patience} never stops a run of --epochs {self.epochs}: lower or drop it")
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class DataConfig:
+    """How many examples there are, and where they come from.
+
+    The fields that a problem adds are options of its generator. They do nothing beside --data, may be chosen anew in an
+    evaluation, and are part of the name under which generated data are cached. A problem with a generator gives the three
+    numbers a default.
+    """
+
+    num_train: int | None = option(None, "examples for training; none: what is left of the file of --data", ge=1)
+    num_val: int | None = option(None, "examples that choose the best epoch; none: 10 % of the file of --data", ge=1)
+    num_test: int | None = option(
+        None, "examples for the test at the end; none: 10 % of the file of --data", ge=1
+    )
+    cache: bool = option(True, "store generated data in the folder cache, and look there first")
+    file: str | None = option(
+        None, "an .npz or .csv file with the examples, instead of generated ones", flag="--data", min_length=1
+    )
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class LogConfig:
+    """Where the results go."""
+
+    run_name: Annotated[str, AfterValidator(check_name)] | None = option(
+        None, "folder in checkpoints/; none: a name made of problem, seed and time"
+    )
+    wandb: bool = option(False, "log to Weights & Biases as well")
+    checkpoints: bool = option(True, "save the weights (.pt files)")
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Config:
+    """One experiment, complete. A problem's config adds fields, and replaces `data` by its own DataConfig."""
+
+    train: TrainConfig = TrainConfig()
+    data: DataConfig = DataConfig()
+    log: LogConfig = LogConfig()
+    seed: int = option(42, "of the data, the weights and the order of the batches", ge=0, le=2**64 - 1)
+    device: Device = option("auto", "where to train; auto is the first available one of cuda, mps, cpu")
+    threads: int | None = option(
+        None, "CPU threads; none: all cores, but one thread for small networks", ge=1, le=1024
+    )
+    compile: bool = option(False, "compile the network by torch.compile; no gain on the CPU")
+
+    @model_validator(mode="after")
+    def _check_batches(self) -> Self:
+        if self.data.num_train is not None and self.train.batch_size > self.data.num_train:
+            raise ValueError(
+                f"--batch-size {self.train.batch_size} is above --num-train {self.data.num_train}: lower it"
+            )
+        return self
+
+
+SHARED = {name for name, _ in own_fields_first(Config)}  # top-level fields of every config
+SHARED_DATA = {name for name, _ in own_fields_first(DataConfig)}
+
+
+def generator_options(config_type: type[Config]) -> list[tuple[str, ...]]:
+    """The paths of the options that a problem adds to DataConfig."""
+    return [path for path in options_of(config_type) if path[0] == "data" and path[-1] not in SHARED_DATA]
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """The complete config as nested dictionaries, the problem's own options first.
+
+    Generator options are left out if the data come from a file, since they do nothing then.
+    """
+    values = asdict(config)
+    values = {name: values[name] for name, _ in own_fields_first(type(config))}
+    values["data"] = {name: values["data"][name] for name, _ in own_fields_first(type(config.data))}
+    if config.data.file is not None:
+        values["data"] = {name: value for name, value in values["data"].items() if name in SHARED_DATA}
+    return values
+
+
+def problem_options(values: dict[str, Any]) -> dict[str, Any]:
+    """The part of a config's dictionary that the machinery does not have: what the network depends on."""
+    return {name: value for name, value in values.items() if name not in SHARED}
+
+
+def to_json(config: Config) -> str:
+    """The complete config as JSON, which `--config` and load_config accept."""
+    return json.dumps(to_dict(config), indent=2) + "\n"
+
+
+def load_config(config_type: type[C], path: str | Path) -> C:
+    """The config in a config.json. Keys that the file leaves out have their defaults.
+
+    Raises:
+        ConfigError: the file cannot be read, is not strict JSON, or holds an invalid config.
+    """
+    return validate(config_type, merge(asdict(config_type()), read_json(path)), source=str(path))
+
+
+def replace_unchecked(config: C, **values: Any) -> C:
+    """The config with other values, without the checks between its sections.
+
+    An evaluation may combine a network with data that it could not be trained on.
+    """
+    changed = copy.copy(config)
+    for name, value in values.items():
+        object.__setattr__(changed, name, value)
+    return changed

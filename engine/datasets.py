@@ -1,0 +1,171 @@
+"""The data of a run: from a file, the cache or the generator, checked by the problem."""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn, cast
+
+import numpy as np
+from numpy.random import SeedSequence
+
+from engine import cache
+from engine.config import Config
+from engine.errors import BadRequestError, ProblemError, UnusableFileError
+from engine.hardware import require_memory
+from engine.io import divide, read_columns, require_columns, write_columns
+from engine.problem import Check, Columns, Problem, Splits
+from utils import print_line, warn
+
+
+class Data(NamedTuple):
+    """The data of a run, and what is known about them."""
+
+    train: Columns
+    val: Columns
+    test: Columns
+    source: str  # where they came from, in words
+    sha256: str  # of all columns
+    checks: Mapping[str, Mapping[str, float]]  # the numbers of the problem's check, by split
+
+
+class _GeneratorConfig:
+    """What a generator may use of a config. Other options are not in the name of the cached data: they are an error."""
+
+    def __init__(self, config: Config) -> None:
+        self.data, self.threads = config.data, config.threads
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise ProblemError(
+            f"generate uses config.{name}: it may only use config.data and config.threads; "
+            "make the option a field of the problem's DataConfig"
+        )
+
+
+def generate_split(problem: Problem[Any], config: Config, n: int, seed: SeedSequence) -> Columns:
+    """n examples from the problem's generator.
+
+    Raises:
+        ProblemError: what it returns are not n examples.
+    """
+    columns = problem.generate(cast(Any, _GeneratorConfig(config)), n, seed)
+    lengths = {len(column) if getattr(column, "ndim", 0) else None for column in columns.values()}
+    if lengths != {n}:
+        shapes = ", ".join(f"{name} {np.shape(column)}" for name, column in columns.items())
+        raise ProblemError(f"generate returned arrays of the shapes {shapes} for n = {n}: make every first axis n")
+    try:
+        if n > 0:
+            require_columns(columns)
+    except ValueError as error:
+        raise ProblemError(f"generate: {error}") from None
+    return columns
+
+
+def get_splits(problem: Problem[Any], config: Config) -> tuple[Splits, str]:
+    """The data of a config, and in a few words where they came from.
+
+    Generated data are a function of the problem, the options of config.data and the seed. Each split depends only on its
+    own size.
+
+    Raises:
+        RunError: the data cannot be read or generated.
+    """
+    data = config.data
+    if data.file is not None:
+        return divide(read_columns(problem, config, data.file), data, config.seed), f"read from {data.file}"
+    sizes = _sizes(config)
+    path = cache.cache_path(problem, config) if data.cache else None
+    if path is not None:
+        try:
+            return cache.load(path), f"read from {path}"
+        except FileNotFoundError:
+            pass
+        except (UnusableFileError, OSError) as error:
+            warn(f"warning: {error}: generating these data again")
+    seeds = SeedSequence(config.seed).spawn(len(sizes))
+    splits = Splits(*(generate_split(problem, config, n, seed) for n, seed in zip(sizes, seeds, strict=True)))
+    if path is None:
+        return splits, "generated"
+    try:
+        cache.store(path, splits)
+    except OSError as error:
+        warn(f"warning: the data could not be cached: {error}")
+        return splits, "generated"
+    return splits, f"generated and kept in {path}"
+
+
+def _sizes(config: Config) -> list[int]:
+    sizes = {"--num-train": config.data.num_train, "--num-val": config.data.num_val, "--num-test": config.data.num_test}
+    if missing := [flag for flag, size in sizes.items() if size is None]:
+        raise BadRequestError(f"{', '.join(missing)} none: give a number, or a file with --data")
+    return cast(list[int], list(sizes.values()))
+
+
+def require_memory_for(problem: Problem[Any], config: Config) -> None:
+    """Raise BadRequestError if generated data would not fit in memory, without generating them."""
+    if config.data.file is None:
+        n, one = sum(_sizes(config)), generate_split(problem, config, 0, SeedSequence(0))
+        per_example = sum(int(np.prod(column.shape[1:])) * column.dtype.itemsize for column in one.values())
+        require_memory(5 * n * per_example)  # the data, and copies: checks, tensors, the shuffled epoch
+
+
+def load_data(problem: Problem[Any], config: Config) -> Data:
+    """The data of a config, each split checked by the problem, with a line on the terminal.
+
+    Raises:
+        RunError: the data cannot be had, generated data are wrong, or there is nothing to learn from them.
+    """
+    splits, source = get_splits(problem, config)
+    print_line(f"data {source}")
+    checks = {}
+    for name, columns in splits._asdict().items():
+        check = problem.check(config, columns)
+        report_check(name, check, is_external=config.data.file is not None)
+        checks[name] = dict(check.numbers)
+    n_train = len(next(iter(splits.train.values())))
+    if config.train.batch_size > n_train:
+        raise BadRequestError(f"--batch-size {config.train.batch_size} is above {n_train} training examples: lower it")
+    if not problem.scales_target(config) and np.ptp(target := problem.target(config, splits.train)) == 0:
+        label = target.reshape(-1)[0]
+        raise BadRequestError(f"all training targets are {label:g}, so that there is nothing to learn: add others")
+    return Data(*splits, source, fingerprint(splits), checks)
+
+
+def report_check(name: str, check: Check, is_external: bool) -> None:
+    """Print the result of a check. Raise BadRequestError if generated data are wrong; warn if external data are."""
+    if check.summary:
+        print_line(f"{name}: {check.summary}")
+    if check.fault:
+        if not is_external:
+            raise BadRequestError(f"the {name} split: {check.fault}")
+        warn(f"warning: the {name} split: {check.fault}")
+
+
+def save_data(problem: Problem[Any], config: Config, path: Path, overwrite: bool = False) -> None:
+    """Generate the data of a run and write them to a file that --data reads.
+
+    Raises:
+        RunError: the data cannot be generated, or the file cannot be written.
+    """
+    require_memory_for(problem, config)
+    if path.suffix != ".npz" or path.is_symlink() or (path.exists() and not path.is_file()):
+        raise BadRequestError(f"--save-data {path}: give the path of a regular .npz file")
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise BadRequestError(f"--save-data {path}: that folder cannot be written to; give another path")
+    if path.exists() and not overwrite:
+        raise BadRequestError(f"--save-data {path}: exists already; --overwrite replaces it")
+    data = load_data(problem, config)
+    splits = Splits(data.train, data.val, data.test)
+    write_columns(path, splits)
+    print_line(f"{sum(len(next(iter(split.values()))) for split in splits):,} examples in {path}")
+
+
+def fingerprint(splits: Splits) -> str:
+    """SHA-256 of all columns with their names, dtypes and shapes: equal if and only if the data are equal."""
+    digest = hashlib.sha256()
+    for columns in splits:
+        for name in sorted(columns):
+            column = np.ascontiguousarray(columns[name])
+            digest.update(f"{name} {column.dtype.str} {column.shape} ".encode())
+            digest.update(column)
+    return digest.hexdigest()

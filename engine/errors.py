@@ -1,0 +1,33 @@
+"""The errors that end a run with one line on stderr. Each class has the exit code of the program.
+
+The exit codes: 0 success, 1 a bug, 2 a bad request, 3 an unusable file, 4 training diverged, 5 the disk (an OSError),
+130 and 143 a signal (signals.py).
+"""
+
+
+class RunError(Exception):
+    """An error that the program reports in one line."""
+
+    exit_code = 1
+
+
+class ProblemError(RunError):
+    """A method of the problem returned something that the machinery cannot use. The message names the method."""
+
+
+class BadRequestError(RunError):
+    """The request cannot be met on this machine or with these options."""
+
+    exit_code = 2
+
+
+class UnusableFileError(RunError):
+    """A file is damaged, or holds something else than expected."""
+
+    exit_code = 3
+
+
+class DivergedError(RunError):
+    """A loss or a gradient is infinite or not a number."""
+
+    exit_code = 4

@@ -1,0 +1,140 @@
+"""Files that are always complete, files with a checksum, and one process per run folder."""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from engine.errors import BadRequestError, UnusableFileError
+
+CHECKSUM = b"\nsha256 "  # separates the content of a file from its checksum
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file that is, at any moment, either the old or the new one, even after a crash or a power cut."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Write the names in a folder, such as the new name of a file, to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write strict JSON atomically. Raises ValueError for NaN and infinity, which JSON does not have."""
+    write_atomic(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+
+
+def write_checked(path: Path, content: bytes) -> None:
+    """Write a file atomically, followed by the SHA-256 of its content, with which read_checked detects damage.
+
+    Readers of zip archives, such as torch.load and numpy.load, ignore what follows the archive.
+    """
+    write_atomic(path, content + CHECKSUM + hashlib.sha256(content).hexdigest().encode())
+
+
+def read_checked(path: Path) -> bytes:
+    """The content of a file that write_checked wrote.
+
+    Raises:
+        UnusableFileError: the file is damaged, or another program wrote it.
+    """
+    content, _, checksum = path.read_bytes().rpartition(CHECKSUM)
+    if checksum != hashlib.sha256(content).hexdigest().encode():
+        raise UnusableFileError(f"{path} is damaged")
+    return content
+
+
+def read_info(folder: Path) -> dict[str, Any]:
+    """The content of a run's run_info.json, empty if there is no such file.
+
+    Raises:
+        UnusableFileError: the file is damaged.
+    """
+    path = folder / "run_info.json"
+    try:
+        return dict(json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        return {}
+    except (ValueError, TypeError) as error:
+        raise UnusableFileError(f"{path} is damaged ({error}): remove it to continue without it") from None
+
+
+def require_free(folder: Path, overwrite: bool = False) -> None:
+    """Raise BadRequestError unless a run may be written to the folder: a new one or, with `overwrite`, a run's."""
+    if folder.is_symlink() or folder.is_file():
+        raise BadRequestError(f"{folder} is a link or a file: remove it, or choose another --run-name")
+    if not folder.exists():
+        return
+    names = {entry.name for entry in folder.iterdir()}
+    if all(name == ".lock" or name.endswith(".tmp") for name in names):  # left by a run that was killed at its start
+        overwrite = True
+    if ".lock" in names:
+        with (folder / ".lock").open() as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise BadRequestError(
+                    f"{folder} is being written by process {lock.read().strip()}: wait, or choose another --run-name"
+                ) from None
+    if not overwrite:
+        raise BadRequestError(
+            f"{folder} exists already: --resume {folder.name} continues it, --overwrite replaces it, "
+            "another --run-name keeps it"
+        )
+    if names and ".lock" not in names:
+        raise BadRequestError(f"{folder} is not the folder of a run and is not changed: choose another --run-name")
+
+
+@contextmanager
+def lock_run(folder: Path, overwrite: bool = False) -> Iterator[None]:
+    """Create a run's folder, or with `overwrite` take over an existing one, and lock it against other processes.
+
+    Raises:
+        BadRequestError: as require_free, also if another process locks the folder at the same moment.
+    """
+    require_free(folder, overwrite)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        require_free(folder, overwrite)
+    # The kernel releases the lock when the process ends in any way: a killed run does not block the next one.
+    with (folder / ".lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BadRequestError(
+                f"{folder} has just been locked by another process: choose another --run-name"
+            ) from None
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        for left_over in folder.glob(".*.tmp"):  # of a process that was killed while it was writing
+            left_over.unlink()
+        yield
+
+
+def empty_folder(folder: Path) -> None:
+    """Remove an earlier run from a locked folder."""
+    for entry in folder.iterdir():
+        if entry.name != ".lock":
+            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()

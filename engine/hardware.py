@@ -1,0 +1,98 @@
+"""The machine: memory, devices, threads, and the versions that may make equal runs differ."""
+
+import os
+import platform
+import shutil
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine.errors import BadRequestError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+# Multiplications in the largest layer of a small step. Below it, a second thread saves hardly any time.
+SMALL = 2**21
+
+
+def physical_memory() -> int:
+    """Bytes of memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def require_memory(n_bytes: int) -> None:
+    """Raise BadRequestError if the machine has less physical memory than that."""
+    available = physical_memory()
+    if n_bytes > available:
+        raise BadRequestError(
+            f"the data need {n_bytes / 2**30:,.1f} GiB of memory and this machine has {available / 2**30:,.1f} GiB: "
+            "lower --num-train, --num-val or --num-test, or the size of an example"
+        )
+
+
+def select_device(name: str, index: int | None = None) -> "torch.device":
+    """The device of that name; `auto` is the first available one of cuda, mps, cpu. The index counts GPUs.
+
+    Raises:
+        BadRequestError: this machine has no such device.
+    """
+    import torch
+
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        name = next(device for device, found in available.items() if found)
+    if not available[name]:
+        raise BadRequestError(f"--device {name}: this machine has none; use --device auto")
+    if name == "cuda" and index is not None:
+        torch.cuda.set_device(index)
+        return torch.device(name, index)
+    return torch.device(name)
+
+
+def require_compiler(device: "torch.device") -> None:
+    """Raise BadRequestError if torch.compile lacks a C++ compiler, which it needs on the CPU."""
+    if device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))):
+        raise BadRequestError("--compile: this machine has no C++ compiler; install g++, or drop --compile")
+
+
+def choose_num_threads(network: "nn.Module", batch_size: int, sites: int) -> int:
+    """The number of CPU threads for training: torch's own choice, but one for a step that is too small to share.
+
+    Args:
+        sites: numbers in one input, an upper bound on how often a convolution uses its kernel.
+    """
+    import torch
+
+    # A matrix is used once per example, the kernel of a convolution at each site of the example.
+    work = [batch_size * p.numel() * (sites if p.ndim > 2 else 1) for p in network.parameters()]
+    return 1 if max(work, default=0) < SMALL else torch.get_num_threads()
+
+
+def provenance() -> dict[str, Any]:
+    """The origin of a number: the commit, versions and machine."""
+    root = Path(__file__).parent.parent
+    changes = _git(root, "status", "--porcelain", "--", "*.py", "requirements.txt")  # neither text nor results count
+    return {
+        "git_commit": _git(root, "rev-parse", "HEAD"),
+        "git_dirty": None if changes is None else changes != "",
+        "python": platform.python_version(),
+        "torch": version("torch"),
+        "numpy": version("numpy"),
+        "platform": platform.platform(),
+        "pid": os.getpid(),
+    }
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", folder, *arguments], capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):  # no git, or a copy without a repository
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,171 @@
+"""Data sets in files: .npz archives with any arrays, and .csv tables with a header."""
+
+import csv
+import io
+import math
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.random import default_rng
+from numpy.typing import NDArray
+
+from engine.config import Config, DataConfig
+from engine.errors import BadRequestError, UnusableFileError
+from engine.files import write_atomic
+from engine.hardware import physical_memory
+from engine.options import nearest
+from engine.problem import Columns, Problem, Splits
+
+NUMBERS = "biuf"  # kinds of dtypes: booleans, integers, floats
+
+
+def read_columns(problem: Problem[Any], config: Config, path: str) -> Columns:
+    """All examples of a file, checked and converted by the problem.
+
+    Raises:
+        UnusableFileError: the file is missing or damaged, or does not hold what the problem needs.
+    """
+    try:
+        if not Path(path).is_file():
+            raise ValueError("no such file" if not Path(path).exists() else "is not a regular file")
+        source = _Table(path) if Path(path).suffix.lower() == ".csv" else _Archive(path)
+        columns = problem.read(config, source)
+        require_columns(columns)
+        return columns
+    except Exception as error:  # readers of damaged or malicious files raise nearly anything
+        reason = error.args[0] if isinstance(error, KeyError) and error.args else str(error) or repr(error)
+        raise UnusableFileError(f"{path}: {' '.join(str(reason).split())}") from None
+
+
+def require_columns(columns: Columns) -> None:
+    """Raise ValueError unless the columns are arrays of finite numbers with one entry per example."""
+    if not columns:
+        raise ValueError("there are no arrays")
+    lengths = {name: len(column) if column.ndim else None for name, column in columns.items()}
+    if len(set(lengths.values())) > 1 or None in lengths.values():
+        shapes = ", ".join(f"{name} {column.shape}" for name, column in columns.items())
+        raise ValueError(f"the arrays have different first axes: {shapes}; give one entry per example")
+    if 0 in lengths.values():
+        raise ValueError("there are no examples")
+    for name, column in columns.items():
+        if column.dtype.kind not in NUMBERS:
+            raise ValueError(f"{name} has the dtype {column.dtype}, and must hold numbers")
+        if column.dtype.kind == "f" and not (finite := np.isfinite(column)).all():
+            first = int(np.argmin(finite.reshape(len(column), -1).all(axis=1)))
+            raise ValueError(f"{name} is infinite or not a number in example {first}: remove such examples")
+
+
+class _Archive(Mapping[str, NDArray[Any]]):
+    """The arrays of an .npz file. An array is checked and read when it is looked up; objects are never unpickled."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        with zipfile.ZipFile(path) as archive:
+            self.names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        if name not in self.names:
+            raise KeyError(_unknown("array", name, self.names))
+        with zipfile.ZipFile(self.path) as archive:
+            _check_header(archive, name)
+        with np.load(self.path, allow_pickle=False) as arrays:
+            return np.asarray(arrays[f"{name}.npy"])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def _check_header(archive: zipfile.ZipFile, name: str) -> None:
+    """Raise ValueError unless an array holds numbers, has the size that its header claims, and fits in memory."""
+    readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+    with archive.open(f"{name}.npy") as file:
+        shape, _, dtype = readers[npy.read_magic(file)](file)
+        size = math.prod(shape) * dtype.itemsize
+        if dtype.kind not in NUMBERS:
+            raise ValueError(f"{name} has the dtype {dtype}, and must hold numbers")
+        if 4 * size > physical_memory():  # the array, a copy, and what checks compute for each element
+            raise ValueError(f"{name} claims {size / 2**30:,.1f} GiB, too much for the memory of this machine")
+        if size != archive.getinfo(f"{name}.npy").file_size - file.tell():
+            raise ValueError(f"{name} is not as large as it claims")
+
+
+class _Table(Mapping[str, NDArray[np.float64]]):
+    """The columns of a .csv file with a header: (N,) float64. A column is read when it is looked up."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        with Path(path).open(encoding="utf-8-sig", newline="") as file:
+            first = file.readline()
+            self.delimiter = max(",;\t", key=first.count)
+            file.seek(0)
+            header = next(csv.reader(file, delimiter=self.delimiter), [])
+        self.names = [name.strip() for name in header]
+        if not first.strip():
+            raise ValueError("the first line is empty; it must name the columns")
+        if repeated := {name for name in self.names if self.names.count(name) > 1}:
+            raise ValueError(f"two columns are named {min(repeated)!r}; rename one")
+
+    def __getitem__(self, name: str) -> NDArray[np.float64]:
+        if name not in self.names:
+            raise KeyError(_unknown("column", name, self.names))
+        options = {"delimiter": self.delimiter, "quotechar": '"', "comments": None, "encoding": "utf-8-sig"}
+        place = self.names.index(name)
+        with Path(self.path).open(encoding="utf-8-sig") as file:
+            next(csv.reader(file, delimiter=self.delimiter))  # the header, which may span lines
+            if not (rest := file.read()).strip():
+                raise ValueError("there are no rows below the header")
+        try:
+            return np.loadtxt(io.StringIO(rest), usecols=place, ndmin=1, **options)  # type: ignore[call-overload,no-any-return]
+        except ValueError as error:
+            raise ValueError(f"column {name!r}: {error}") from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def _unknown(kind: str, name: str, names: list[str]) -> str:
+    listed = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+    advice = nearest(name, {each: each for each in names})
+    return f"no {kind} {name!r}; " + (advice if advice.startswith("did") else f"the file has {listed}")
+
+
+def write_columns(path: Path, splits: Splits) -> None:
+    """Write all examples, training, validation and test in this order, to an .npz file for --data."""
+    buffer = io.BytesIO()
+    columns: dict[str, Any] = {name: np.concatenate([split[name] for split in splits]) for name in splits.train}
+    np.savez_compressed(buffer, allow_pickle=False, **columns)
+    write_atomic(path, buffer.getvalue())
+
+
+def divide(columns: Columns, config: DataConfig, seed: int) -> Splits:
+    """Random splits of the sizes that the config asks for, without replacement.
+
+    A size that is None is 10 % of the examples, for training what is then left. If the examples come from one Markov chain,
+    store only one per few autocorrelation times: neighbours on both sides of the division make the test error too small.
+
+    Raises:
+        BadRequestError: there are fewer examples than the config asks for.
+    """
+    n = len(next(iter(columns.values())))
+    tenth = max(1, n // 10)
+    n_val, n_test = (tenth if size is None else size for size in (config.num_val, config.num_test))
+    n_train = max(1, n - n_val - n_test) if config.num_train is None else config.num_train
+    ends = np.cumsum([n_train, n_val, n_test])
+    if n < ends[-1]:
+        raise BadRequestError(
+            f"--data {config.file} has {n:,} examples and {ends[-1]:,} are asked for: "
+            "lower --num-train, --num-val or --num-test"
+        )
+    order = default_rng(seed).permutation(n)[: ends[-1]]
+    parts = np.split(order, ends[:-1])
+    return Splits(*({name: column[part] for name, column in columns.items()} for part in parts))

@@ -1,0 +1,210 @@
+"""From columns to predictions in physical units: scaled tensors, the network with its scales, and the one `evaluate`."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from engine.config import Config
+from engine.distributed import ALONE, Group
+from engine.errors import BadRequestError, ProblemError
+from engine.problem import Columns, Problem, Shape
+from utils import seed_everything
+
+NUMBERS_PER_CHUNK = 2**22  # of the inputs that are evaluated at once: 16 MiB as float32
+
+
+class Shapes(NamedTuple):
+    """Shapes of one example, without the first axis."""
+
+    inputs: tuple[Shape, ...]
+    target: Shape
+
+
+class Standardized(nn.Module):
+    """A network together with the scales of its inputs and targets, which are saved along with its weights.
+
+    The network itself works in scaled units, in which floating-point inputs and targets of the training split have mean 0
+    and standard deviation 1. Training needs nothing else; this module is what predicts in physical units.
+    """
+
+    network: nn.Module
+    mean: Tensor
+    std: Tensor
+    input_means: Tensor
+    input_stds: Tensor
+
+    def __init__(self, network: nn.Module, shapes: Shapes, scale_inputs: bool) -> None:
+        super().__init__()
+        self.network, self.scale_inputs = network, scale_inputs
+        self.register_buffer("mean", torch.zeros(shapes.target))
+        self.register_buffer("std", torch.ones(shapes.target))
+        if scale_inputs:
+            self.register_buffer("input_means", torch.zeros(len(shapes.inputs)))
+            self.register_buffer("input_stds", torch.ones(len(shapes.inputs)))
+
+    def set_scales(self, inputs: Sequence[NDArray[Any]], target: NDArray[Any] | None) -> None:
+        """Measure the scales: one mean and deviation per floating-point input, and per component of the target.
+
+        A deviation of 0 counts as 1. Without a target, its scale is not changed.
+        """
+        if target is not None:
+            std = target.std(axis=0)
+            self.mean.copy_(torch.as_tensor(target.mean(axis=0)))
+            self.std.copy_(torch.as_tensor(np.where(std > 0, std, 1.0)))
+        if self.scale_inputs:
+            for i, array in enumerate(inputs):
+                if array.dtype.kind == "f":
+                    self.input_means[i], self.input_stds[i] = float(array.mean()), float(array.std()) or 1.0
+
+    def scaled_inputs(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Inputs as the network takes them: floating-point ones scaled, others unchanged."""
+        if not self.scale_inputs:
+            return tuple(inputs)
+        scales = zip(inputs, self.input_means, self.input_stds, strict=True)
+        return tuple((x - mean) / std if x.is_floating_point() else x for x, mean, std in scales)
+
+    def scaled_targets(self, targets: Tensor) -> Tensor:
+        """Targets as the network predicts them."""
+        return (targets - self.mean) / self.std
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Predictions in physical units: inputs (B, ...) as from the problem's `inputs` -> (B, ...) float32."""
+        return cast(Tensor, self.mean + self.std * self.network(*self.scaled_inputs(inputs)))
+
+
+def new_network(problem: Problem[Any], config: Config, shapes: Shapes) -> Standardized:
+    """The problem's network with random weights, a function of the seed.
+
+    Raises:
+        BadRequestError: the options do not go together with these shapes.
+    """
+    seed_everything(config.seed)
+    try:
+        network = problem.network(config, shapes.inputs, shapes.target)
+    except ValueError as error:
+        raise BadRequestError(str(error)) from None
+    return Standardized(network, shapes, problem.scale_inputs)
+
+
+def build_network(problem: Problem[Any], config: Config, train: Columns) -> Standardized:
+    """The network for data like these, with random weights and the scales of these data.
+
+    Raises:
+        BadRequestError: the options do not go together with the data.
+        ProblemError: the network's answers do not have the shape of the targets.
+    """
+    inputs, target = problem.inputs(config, train), problem.target(config, train)
+    if not isinstance(inputs, tuple):
+        raise ProblemError("inputs must return a tuple of arrays, such as `return (array,)` for a single one")
+    model = new_network(problem, config, Shapes(tuple(x.shape[1:] for x in inputs), target.shape[1:]))
+    model.set_scales(inputs, target if problem.scales_target(config) else None)
+    few = prepare(problem, config, model, {name: column[:2] for name, column in train.items()})
+    with torch.no_grad():
+        example_losses(problem, config, model.eval().network(*few.inputs), few.targets)
+    return model
+
+
+class Examples(NamedTuple):
+    """A split as tensors on the device of a model, in scaled units."""
+
+    inputs: tuple[Tensor, ...]  # each (N, ...), float32 or integers
+    targets: Tensor  # (N, ...) float32
+    physical_targets: NDArray[np.float64]  # (N, ...)
+    columns: Columns
+
+
+def prepare(problem: Problem[Any], config: Config, model: Standardized, columns: Columns) -> Examples:
+    """The inputs and targets of some columns, as the model's network takes them."""
+    target = np.asarray(problem.target(config, columns), dtype=np.float64)
+    device = model.mean.device
+    targets = torch.from_numpy(target).float().to(device)
+    inputs = model.scaled_inputs(to_tensors(problem, config, columns, device))
+    return Examples(inputs, model.scaled_targets(targets), target, columns)
+
+
+def to_tensors(
+    problem: Problem[Any], config: Config, columns: Columns, device: torch.device
+) -> tuple[Tensor, ...]:
+    """The inputs in some columns as tensors: floating-point arrays as float32, others with their own dtype."""
+    arrays = problem.inputs(config, columns)
+    return tuple(
+        torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32 if x.dtype.kind == "f" else None)).to(device)
+        for x in arrays
+    )
+
+
+def example_losses(problem: Problem[Any], config: Config, answers: Tensor, targets: Tensor) -> Tensor:
+    """The loss of every example, (B,): the same for training and validation.
+
+    Raises:
+        ProblemError: the shapes of answers or losses are wrong, which broadcasting would hide.
+    """
+    if answers.shape != targets.shape:
+        raise ProblemError(
+            f"the network answers with the shape {tuple(answers.shape)} to targets of the shape {tuple(targets.shape)}: "
+            "make them equal, for example by answers.squeeze(-1), or by a target (N, k) for k numbers"
+        )
+    losses = problem.loss(config, answers, targets)
+    if losses.shape != targets.shape[:1]:
+        raise ProblemError(f"loss returned the shape {tuple(losses.shape)}: return one loss per example, (B,)")
+    return losses
+
+
+@torch.inference_mode()
+def answer(network: nn.Module, inputs: Sequence[Tensor]) -> Tensor:
+    """The answers of a network in evaluation mode, in scaled units: (N, ...)."""
+    network.eval()
+    size = max(1, *(x[:1].numel() for x in inputs))
+    chunks = zip(*(torch.split(x, max(1, min(8192, NUMBERS_PER_CHUNK // size))) for x in inputs), strict=True)
+    return torch.cat([network(*chunk) for chunk in chunks])
+
+
+def predict(problem: Problem[Any], config: Config, model: Standardized, columns: Columns) -> NDArray[np.float64]:
+    """Predictions of a model in physical units, (N, ...), for examples whose target need not be known."""
+    inputs = model.scaled_inputs(to_tensors(problem, config, columns, model.mean.device))
+    return _physical(model, answer(model.network, inputs))
+
+
+def _scales(model: Standardized) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    mean, std = (scale.cpu().double().numpy() for scale in (model.mean, model.std))
+    return mean, std
+
+
+def _physical(model: Standardized, answers: Tensor) -> NDArray[np.float64]:
+    mean, std = _scales(model)
+    return np.asarray(mean + std * answers.cpu().double().numpy())
+
+
+class Evaluation(NamedTuple):
+    """How good a model is on some examples."""
+
+    metrics: dict[str, float]  # `loss`, and the problem's metrics
+    predictions: NDArray[np.float64]  # (N, ...) in physical units
+
+
+def evaluate(
+    problem: Problem[Any], config: Config, model: Standardized, examples: Examples, group: Group = ALONE
+) -> Evaluation:
+    """Evaluate a model: the same for validation, test and new data.
+
+    Each process of the group predicts a part of the examples. The metrics are computed from all predictions together, so
+    that they may be any function of them.
+    """
+    shard = answer(model.network, [group.shard(x) for x in examples.inputs])
+    predictions = _physical(model, group.gather(shard, len(examples.targets)))
+    return Evaluation(judge(problem, config, model, examples, predictions), predictions)
+
+
+def judge(
+    problem: Problem[Any], config: Config, model: Standardized, examples: Examples, predictions: NDArray[Any]
+) -> dict[str, float]:
+    """The metrics of predictions in physical units, of a network or of any other method: `loss`, and the problem's."""
+    mean, std = _scales(model)
+    predictions, targets = np.asarray(predictions, dtype=np.float64), examples.physical_targets
+    answers, wanted = (torch.from_numpy(np.asarray((x - mean) / std)) for x in (predictions, targets))
+    loss = float(example_losses(problem, config, answers, wanted).mean())  # first, since it checks the shapes
+    return {"loss": loss, **problem.metrics(config, examples.columns, predictions, targets)}

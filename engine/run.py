@@ -1,0 +1,136 @@
+"""One run in its folder: locked, connected with its other processes, recorded, and marked with how it ended."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine.config import Config
+from engine.datasets import Data, load_data, require_memory_for
+from engine.distributed import Group
+from engine.errors import UnusableFileError
+from engine.files import empty_folder, lock_run, require_free
+from engine.hardware import choose_num_threads, require_compiler, select_device
+from engine.problem import Problem
+from utils import print_line, timed
+
+if TYPE_CHECKING:
+    import torch
+
+    from engine.checkpoints import EarlierRun
+    from engine.prediction import Standardized
+    from logger import NullLogger
+
+
+@dataclass
+class Run:
+    """A run that has been opened. Only rank 0 writes to its folder."""
+
+    problem: Problem[Any]
+    config: Config
+    folder: Path
+    group: Group
+    device: "torch.device"
+    earlier: "EarlierRun"  # what the folder holds of the run to resume
+    logger: "NullLogger"  # writes to the folder once the run has been started
+    stack: ExitStack
+    resume: bool
+    timings: dict[str, float] = field(default_factory=dict)  # seconds by stage
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether there is nothing to resume."""
+        from trainer import is_over
+
+        state = self.earlier.state
+        finished = state is not None and self.earlier.info.get("status") == "finished"
+        return finished and is_over(self.config.train, state["epoch"], state["best_epoch"])  # type: ignore[index]
+
+    def load_data(self) -> Data:
+        """The data of the run, the same in all processes.
+
+        Raises:
+            UnusableFileError: the run is resumed, and its data have changed.
+        """
+        with timed("data", self.timings):
+            data = self.group.broadcast(lambda: load_data(self.problem, self.config))
+        if data.sha256 != self.earlier.info.get("data_sha256", data.sha256):
+            raise UnusableFileError(
+                f"the data are no longer those of {self.folder}: restore them, or start another run"
+            )
+        return data
+
+    def start(self, data: Data, model: "Standardized") -> None:
+        """Replace an earlier run in the folder, and begin to record this one: all that can be refused has been."""
+        import torch
+
+        from logger import RunLogger
+
+        inputs = self.problem.inputs(self.config, data.train)
+        sites = max(int(x[0].size) for x in inputs)
+        torch.set_num_threads(self.config.threads or choose_num_threads(model, self.config.train.batch_size, sites))
+        if not self.group.is_main:
+            return
+        if not self.resume:
+            empty_folder(self.folder)
+        shapes = {"inputs": [list(x.shape[1:]) for x in inputs], "target": list(model.mean.shape)}
+        logger = RunLogger(
+            self.folder, self.problem, self.config, shapes=shapes, timings=self.timings, earlier=self.earlier
+        )
+        self.logger = self.stack.enter_context(logger)
+        logger.note(
+            device=str(self.device),
+            processes=self.group.size,
+            threads=torch.get_num_threads(),
+            data_source=data.source,
+            data_sha256=data.sha256,
+        )
+
+    def finish(self, results: dict[str, Any], arrays: dict[str, Any]) -> None:
+        """Record the results and plot the figures."""
+        from logger import RunLogger
+
+        assert isinstance(self.logger, RunLogger)
+        self.logger.log_arrays("predictions", arrays)
+        self.logger.log_results(results)
+        with timed("figures", self.timings):
+            from engine.figures import plot_run  # and with it matplotlib
+
+            plot_run(self.problem, self.config, self.folder)
+        print_line(f"\n{self.logger.summary(results, len(arrays['targets']))}\n\n{self.folder}")
+
+
+@contextmanager
+def open_run(
+    problem: Problem[Any], config: Config, folder: Path, group: Group, *, overwrite: bool, resume: bool
+) -> Iterator[Run]:
+    """Lock a run's folder, select the device and connect the processes, for the duration of the block.
+
+    Raises:
+        RunError: the request cannot be met on this machine, or the folder cannot be used.
+    """
+    # What can be refused early is refused before torch is loaded, which takes seconds.
+    require_memory_for(problem, config)
+    if group.is_main:
+        require_free(folder, overwrite or resume)
+    device = select_device(config.device, group.local_rank if group.size > 1 else None)
+    if config.compile:
+        require_compiler(device)
+
+    from engine.checkpoints import NOTHING, earlier_run
+    from logger import NullLogger
+
+    lock = lock_run(folder, overwrite or resume) if group.is_main else nullcontext()
+    with ExitStack() as stack:
+        stack.enter_context(lock)
+        stack.enter_context(group.init(device))
+        earlier = group.broadcast(lambda: earlier_run(folder, config) if resume else NOTHING)
+        yield Run(problem, config, folder, group, device, earlier, NullLogger(), stack, resume)
+
+
+def default_name(problem: Problem[Any], config: Config) -> str:
+    """A folder name for a run without --run-name: problem, seed and time of day."""
+    now = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
+    return f"{problem.label(config)}-seed{config.seed}-{now}"

@@ -65,9 +65,7 @@ class ModelConfig:
         le=32,
     )
     activation: Activation = option("gelu", "nonlinearity between layers", idle=unused_by_squares)
-    dropout: float = option(
-        0.1, "share of activations set to zero in training", idle=unused_by_squares, ge=0, lt=1
-    )
+    dropout: float = option(0.1, "share of activations set to zero in training", idle=unused_by_squares, ge=0, lt=1)
     input_temperature: bool = option(False, "give the network the temperature as well")
 
 

@@ -1,7 +1,7 @@
 """Ising configurations as columns of arrays, and the check that they are in equilibrium.
 
-The columns: `spins` (N, L, L) int8 in {-1, +1} and `temperatures` (N,) float64 in J / k_B. Each configuration is the last
-one of a Markov chain of its own, at a temperature of its own.
+The columns: `spins` (N, L, L) int8 in {-1, +1} and `temperatures` (N,) float64 in J / k_B. Each configuration is the
+last one of a Markov chain of its own, at a temperature of its own.
 """
 
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -32,7 +32,11 @@ def generate(config: "ExperimentConfig", n: int, seed: np.random.SeedSequence) -
     temperature_seed, chain_seed = seed.spawn(2)
     temperatures = np.random.default_rng(temperature_seed).uniform(data.temp_min, data.temp_max, n)
     sample = _multispin if data.sampler == "multispin" else _numpy
-    spins = sample(data, temperatures, chain_seed, config.threads) if n else np.empty((0, *2 * (data.lattice_size,)), np.int8)
+    spins = (
+        sample(data, temperatures, chain_seed, config.threads)
+        if n
+        else np.empty((0, *2 * (data.lattice_size,)), np.int8)
+    )
     return {"spins": spins, "temperatures": temperatures}
 
 
@@ -60,9 +64,7 @@ def _multispin(
             "damaged, or use --sampler numpy, which is slower"
         ) from None
     with _progress(data, len(temperatures)) as bar:
-        return multispin.sample(
-            data.lattice_size, temperatures, n_sweeps(data), seed, n_threads, advance=bar.update
-        )
+        return multispin.sample(data.lattice_size, temperatures, n_sweeps(data), seed, n_threads, advance=bar.update)
 
 
 def _numpy(
@@ -132,8 +134,8 @@ def check_equilibrium(columns: Columns, n_bins: int = 10) -> Equilibrium:
 def check(config: "ExperimentConfig", columns: Columns) -> Check:
     """The fault is an energy beyond 5 standard errors, or beyond 6 in one temperature bin.
 
-    With correct samples this happens in less than one of 10^3 runs, and in less than one of 10^5 unless the chains are few
-    and cold.
+    With correct samples this happens in less than one of 10^3 runs, and in less than one of 10^5 unless the chains are
+    few and cold.
     """
     found = check_equilibrium(columns)
     summary = f"energy {found.energy_z:+.2f} standard errors from exact, chi2/dof {found.chi2_per_dof:.2f}"
@@ -151,12 +153,12 @@ def check(config: "ExperimentConfig", columns: Columns) -> Check:
 def examples_around_tc(config: "ExperimentConfig", test: Columns) -> NDArray[np.integer]:
     """Indices (3, 4) of configurations at temperatures below, at and above T_c, if the split has them.
 
-    The outer two temperatures lie halfway to the lowest and the highest of the split, from T_c or, if all are on one side of
-    it, from the middle. There are fewer columns if the split has fewer than 12 configurations.
+    The outer two temperatures lie halfway to the lowest and the highest of the split, from T_c or, if all are on one
+    side of it, from the middle. There are fewer columns if the split has fewer than 12 configurations.
     """
     temperatures = test["temperatures"]
     coldest, hottest = temperatures.min(), temperatures.max()
     centre = exact.T_CRITICAL if coldest < exact.T_CRITICAL < hottest else (coldest + hottest) / 2
     wanted = np.array([(coldest + centre) / 2, centre, (hottest + centre) / 2])
-    nearest = np.abs(temperatures - wanted[:, None]).argsort(axis=1)
+    nearest: NDArray[np.intp] = np.abs(temperatures - wanted[:, None]).argsort(axis=1)
     return nearest[:, : max(1, min(4, len(temperatures) // 3))]

@@ -67,8 +67,12 @@ def build_parser(problem: Problem[Any] | None) -> Parser:
         usage="evaluate.py RUN [options]",
         description="Evaluate the network of a saved run on new data. The result is written to the folder of the run.",
     )
-    parser.add_argument("run", metavar="RUN", help="the run, by name or folder; RUN --help lists the options of its problem")
-    parser.add_argument("--name", help="name of the result (default: that of the file, or of the options that were chosen)")
+    parser.add_argument(
+        "run", metavar="RUN", help="the run, by name or folder; RUN --help lists the options of its problem"
+    )
+    parser.add_argument(
+        "--name", help="name of the result (default: that of the file, or of the options that were chosen)"
+    )
     if problem is not None:
         options = evaluation_options(problem)
         generated = generator_options(problem.config_type)
@@ -118,7 +122,9 @@ def _resolve(folder: Path, problem: Problem[Any], given: dict[str, Any]) -> Requ
     used = [option for path, option in options.items() if ".".join(path) in given]
     file = flags.get("data", {}).get("file")
     if file is not None:
-        idle = [option.flag for option in used if option in generated or option.flag in ("--num-test", "--cache", "--seed")]
+        idle = [
+            option.flag for option in used if option in generated or option.flag in ("--num-test", "--cache", "--seed")
+        ]
         if idle:
             raise ConfigError(f"{', '.join(idle)} does nothing with --data, all of which is evaluated: drop it")
     # Generator options that can be automatic (none) are, unless a flag says otherwise: they may depend on the others.
@@ -128,9 +134,10 @@ def _resolve(folder: Path, problem: Problem[Any], given: dict[str, Any]) -> Requ
     values = {"data": data, "seed": (earlier.seed + 1) % 2**64, "device": earlier.device, "threads": earlier.threads}
     values = merge(merge(asdict(problem.config_type()), {**values, "train": {"batch_size": 1}}), flags)
     checked = validate(problem.config_type, values, source=str(folder / "config.json"), flags=flags)
-    chosen = {name: getattr(checked, name) for name in ("data", "seed", "device", "threads")}
     shown = [f"{each.flag} {each.typed(getattr(checked.data, each.path[-1]))}" for each in generated if each in used]
-    config = replace_unchecked(earlier, **{name: getattr(checked, name) for name in ("data", "seed", "device", "threads")})
+    config = replace_unchecked(
+        earlier, **{name: getattr(checked, name) for name in ("data", "seed", "device", "threads")}
+    )
     name = str(given.get("name", Path(file).stem if file else problem.data_label(config)))
     try:
         check_name(name)

@@ -207,8 +207,8 @@ def _warn_about_wandb(error: Exception, folder: Path) -> None:
 def _start_wandb(folder: Path, problem: Problem[Any], config: Config, run_id: str | None = None) -> Any:
     """A W&B run, or None with a warning: the run's own files do not depend on it.
 
-    WANDB_MODE, WANDB_PROJECT and the other variables of W&B have their effect. Runs that only differ in their seed are in
-    one group.
+    WANDB_MODE, WANDB_PROJECT and the other variables of W&B have their effect. Runs that only differ in their seed are
+    in one group.
     """
     label = problem.label(config)
     try:

@@ -20,7 +20,6 @@ from utils import print_line, timed
 
 if TYPE_CHECKING:
     from engine.prediction import Standardized
-    from logger import RunLogger
 
 
 def run(
@@ -86,14 +85,12 @@ def test(
         "test": metrics,
         "baselines": {name: judge(problem, config, model, examples, each) for name, each in baselines.items()},
     }
-    chosen = problem.examples(config, data.test)
-    arrays = {
-        **{name: column for name, column in data.test.items() if column.ndim == 1},
-        **{f"example_{name}": column[chosen] for name, column in data.test.items()},
-        **{f"baseline_{name}": each for name, each in baselines.items()},
-        "targets": examples.physical_targets,
-        "predictions": predictions,
-    }
+    arrays = {name: column for name, column in data.test.items() if column.ndim == 1}
+    arrays |= {"targets": examples.physical_targets, "predictions": predictions}
+    arrays |= {f"baseline_{name}": each for name, each in baselines.items()}
+    if (chosen := problem.examples(config, data.test)).size:
+        arrays |= {f"example_{name}": column[chosen] for name, column in data.test.items()}
+        arrays |= {"example_targets": arrays["targets"][chosen], "example_predictions": predictions[chosen]}
     return results, arrays
 
 

@@ -1,9 +1,9 @@
 """The networks: from spins to one number per configuration.
 
 A network is called with spins (B, L, L) in {-1, +1} and, if the config has input_temperature, with reduced temperatures
-(T - T_c) / T_c, (B,). It answers (B,), in units in which the training targets have mean 0 and variance 1. It declares which
-symmetries of the Ising model it has by construction, whatever its weights, and whether it accepts lattices of other sizes
-than the one it was made for.
+(T - T_c) / T_c, (B,). It answers (B,), in units in which the training targets have mean 0 and variance 1. It declares
+which symmetries of the Ising model it has by construction, whatever its weights, and whether it accepts lattices of
+other sizes than the one it was made for.
 """
 
 import math
@@ -45,10 +45,11 @@ def linear(n_in: int, n_out: int, gain: float = 1.0) -> nn.Linear:
 
 
 class Dropout(nn.Module):
-    """Dropout as nn.Dropout, but on the CPU with 15 random bits per activation, four of which come from a 64-bit number.
+    """Dropout as nn.Dropout, but on the CPU with 15 random bits per activation, four of which come from a 64-bit
+    number.
 
-    In a small network nn.Dropout takes a fifth of the step there. The share p is rounded to a multiple of 1 / 32768. Use an
-    instance at one place of a network only: its mask has a storage of its own.
+    In a small network nn.Dropout takes a fifth of the step there. The share p is rounded to a multiple of 1 / 32768.
+    Use an instance at one place of a network only: its mask has a storage of its own.
     """
 
     def __init__(self, p: float) -> None:
@@ -121,8 +122,8 @@ class MLP(Network):
 class SymmetryAwareMLP(Network):
     """A multilayer perceptron with equal answers for a configuration and its mirror image under s -> -s.
 
-    Its first layer has no bias and is squared, so that every feature of the next layer is even: (w . s)^2, a sum over pairs
-    of spins, as the energy is. With w . s of unit variance, (z^2 - 1) / sqrt 2 has mean 0 and variance 1.
+    Its first layer has no bias and is squared, so that every feature of the next layer is even: (w . s)^2, a sum over
+    pairs of spins, as the energy is. With w . s of unit variance, (z^2 - 1) / sqrt 2 has mean 0 and variance 1.
     """
 
     symmetries = frozenset({"spin_flip"})

@@ -79,8 +79,8 @@ def phase_by_temperature(
 ) -> Figure:
     """The answers of classifiers by temperature: `log_odds` (N,) of T < T_c by the name of the classifier.
 
-    On the left the mean probability, on the right the share of correct answers, each with its standard error, in bins as
-    above, and the `ceiling` of bayes_ceiling.
+    On the left the mean probability, on the right the share of correct answers, each with its standard error, in bins
+    as above, and the `ceiling` of bayes_ceiling.
     """
     bins = np.array_split(np.argsort(temperatures), int(np.clip(len(temperatures) // 10, 1, n_bins)))
     centres = [temperatures[chosen].mean() for chosen in bins]

@@ -64,12 +64,13 @@ class EnergyTask:
     def metrics(self, columns: Columns, predictions: Array, targets: Array) -> Metrics:
         """Mean absolute error, root mean square error, R^2, and the share of exact energies.
 
-        The energy levels lie at least 4 J apart, so a total energy that is less than 2 J off is nearer to its own level than
-        to any other.
+        The energy levels lie at least 4 J apart, so a total energy that is less than 2 J off is nearer to its own level
+        than to any other.
         """
         errors = predictions - targets
         squared, variation = (errors**2).sum(), ((targets - targets.mean()) ** 2).sum()
-        # For targets that do not vary but for rounding, 1 if all are predicted exactly and 0 otherwise, as in scikit-learn.
+        # For targets that do not vary but for rounding, 1 if all are predicted exactly and 0 otherwise, as in
+        # scikit-learn.
         r2 = 1 - squared / variation if variation > 1e-12 * (targets**2).sum() else float(squared == 0)
         return {
             "mae": float(np.abs(errors).mean()),
@@ -81,10 +82,10 @@ class EnergyTask:
     def baselines(self, train: Columns, test: Columns) -> dict[str, Array]:
         """Predictors from no knowledge to very much.
 
-        `mean` is the mean training energy. `pair_products` is least squares on s_i s_j for all pairs of sites, of which the
-        energy is a sum: exact, given several times as many configurations as pairs. `symmetric_correlators` is least squares
-        on their averages over the symmetries of the lattice, so few that a handful of configurations determines them. Those
-        with more than MAX_FEATURES features are left out.
+        `mean` is the mean training energy. `pair_products` is least squares on s_i s_j for all pairs of sites, of which
+        the energy is a sum: exact, given several times as many configurations as pairs. `symmetric_correlators` is
+        least squares on their averages over the symmetries of the lattice, so few that a handful of configurations
+        determines them. Those with more than MAX_FEATURES features are left out.
         """
         target = self.target(train)
         size = test["spins"].shape[-1]
@@ -128,9 +129,9 @@ class PhaseTask:
     def baselines(self, train: Columns, test: Columns) -> dict[str, Array]:
         """Classifiers that use one number, and the best possible one.
 
-        `majority` answers the phase that is more common in training. `magnetization` is logistic regression on |m|. `bayes`
-        uses the temperatures of the training split and exact theory: the energy holds all the information about the
-        temperature that a configuration has, so that no classifier is better on average.
+        `majority` answers the phase that is more common in training. `magnetization` is logistic regression on |m|.
+        `bayes` uses the temperatures of the training split and exact theory: the energy holds all the information about
+        the temperature that a configuration has, so that no classifier is better on average.
         """
         target = self.target(train)
         share = (target.sum() + 0.5) / (len(target) + 1)

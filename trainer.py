@@ -1,7 +1,7 @@
 """The training loop: optimiser, schedule, early stopping, the best weights, and resuming a stopped run.
 
-The unit of time is the optimiser step. Everything random in an epoch is a function of (seed, epoch), so that no state of a
-random generator has to be saved.
+The unit of time is the optimiser step. Everything random in an epoch is a function of (seed, epoch), so that no state
+of a random generator has to be saved.
 """
 
 import copy

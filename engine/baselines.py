@@ -15,8 +15,9 @@ def least_squares(
 ) -> NDArray[np.float64]:
     """Fit the target by a constant and some features, and predict the test split: (N_test,) or (N_test, k).
 
-    The fit solves the normal equations, which need no more memory than F^2 numbers for F features. A ridge far below the
-    data makes them solvable where some features do not vary in training, and selects the solution of least norm there.
+    The fit solves the normal equations, which need no more memory than F^2 numbers for F features. A ridge far below
+    the data makes them solvable where some features do not vary in training, and selects the solution of least norm
+    there.
 
     Args:
         features: columns -> (N, F).

@@ -1,7 +1,7 @@
 """Generated data are kept in the folder `cache`, under a name made of everything that they depend on.
 
-The folder lies where the program is started, beside checkpoints, and may be deleted at any time. Several processes may use
-it at once: a file appears complete and is never changed.
+The folder lies where the program is started, beside checkpoints, and may be deleted at any time. Several processes may
+use it at once: a file appears complete and is never changed.
 """
 
 import ast
@@ -80,8 +80,8 @@ def store(path: Path, splits: Splits) -> None:
 def code_hash(function: Callable[..., Any]) -> str | None:
     """A hash of the code of the file that defines a function, and of the repository's files that it imports.
 
-    Comments, docstrings and formatting do not count, nor do imports for type checkers only and what runs only when a file
-    is the script.
+    Comments, docstrings and formatting do not count, nor do imports for type checkers only and what runs only when a
+    file is the script.
     """
     try:
         start = Path(inspect.getsourcefile(inspect.unwrap(function)) or "").resolve()
@@ -104,10 +104,10 @@ def code_hash(function: Callable[..., Any]) -> str | None:
 class _Essence(ast.NodeTransformer):
     """Removes what cannot change the data: docstrings, and blocks for type checkers or scripts."""
 
-    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:  # noqa: N802 - the name that ast looks for
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
         return None if isinstance(node.value, ast.Constant) else node
 
-    def visit_If(self, node: ast.If) -> ast.AST | None:  # noqa: N802
+    def visit_If(self, node: ast.If) -> ast.AST | None:
         condition = ast.unparse(node.test)
         return None if condition in ("TYPE_CHECKING", "__name__ == '__main__'") else self.generic_visit(node)
 

@@ -1,4 +1,4 @@
-"""Checkpoints: tensors and plain values in files that are complete and checked, and that run no code when they are read."""
+"""Checkpoints: tensors and plain values in complete, checked files that run no code when they are read."""
 
 import io
 from collections.abc import Mapping

@@ -144,7 +144,9 @@ def _resolve_resume(problem: Problem[Any], given: dict[str, Any]) -> Command:
                 f"{option.flag} {option.typed(now)}: the run has {option.typed(before)}: drop it, or start another run"
             )
     if config.train.epochs < earlier.train.epochs:
-        raise ConfigError(f"--epochs {config.train.epochs}: the run has {earlier.train.epochs}; a resumed run may have more")
+        raise ConfigError(
+            f"--epochs {config.train.epochs}: the run has {earlier.train.epochs}; a resumed run may have more"
+        )
     return Command(config, "print_config" in given, overwrite=False, save_data=None, resume=folder)
 
 

@@ -1,8 +1,9 @@
 """The options that every problem has: data sizes, training, logging, seed, device. A problem's config adds its own.
 
-An option exists once, as a field, with its type, range, default and help. Its flag (`--lr` for `lr`), its checks, its key
-in config.json and its line in the documentation follow from that field (options.py). Values are merged first (cli.py) and
-checked once: a Config that exists is complete and valid. Nothing here loads torch, so that `--help` is instant.
+An option exists once, as a field, with its type, range, default and help. Its flag (`--lr` for `lr`), its checks, its
+key in config.json and its line in the documentation follow from that field (options.py). Values are merged first
+(cli.py) and checked once: a Config that exists is complete and valid. Nothing here loads torch, so that `--help` is
+instant.
 """
 
 import copy
@@ -61,15 +62,13 @@ class DataConfig:
     """How many examples there are, and where they come from.
 
     The fields that a problem adds are options of its generator. They do nothing beside --data, may be chosen anew in an
-    evaluation, and are part of the name under which generated data are cached. A problem with a generator gives the three
-    numbers a default.
+    evaluation, and are part of the name under which generated data are cached. A problem with a generator gives the
+    three numbers a default.
     """
 
     num_train: int | None = option(None, "examples for training; none: what is left of the file of --data", ge=1)
     num_val: int | None = option(None, "examples that choose the best epoch; none: 10 % of the file of --data", ge=1)
-    num_test: int | None = option(
-        None, "examples for the test at the end; none: 10 % of the file of --data", ge=1
-    )
+    num_test: int | None = option(None, "examples for the test at the end; none: 10 % of the file of --data", ge=1)
     cache: bool = option(True, "store generated data in the folder cache, and look there first")
     file: str | None = option(
         None, "an .npz or .csv file with the examples, instead of generated ones", flag="--data", min_length=1
@@ -96,9 +95,7 @@ class Config:
     log: LogConfig = LogConfig()
     seed: int = option(42, "of the data, the weights and the order of the batches", ge=0, le=2**64 - 1)
     device: Device = option("auto", "where to train; auto is the first available one of cuda, mps, cpu")
-    threads: int | None = option(
-        None, "CPU threads; none: all cores, but one thread for small networks", ge=1, le=1024
-    )
+    threads: int | None = option(None, "CPU threads; none: all cores, but one thread for small networks", ge=1, le=1024)
     compile: bool = option(False, "compile the network by torch.compile; no gain on the CPU")
 
     @model_validator(mode="after")

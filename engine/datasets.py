@@ -64,8 +64,8 @@ def generate_split(problem: Problem[Any], config: Config, n: int, seed: SeedSequ
 def get_splits(problem: Problem[Any], config: Config) -> tuple[Splits, str]:
     """The data of a config, and in a few words where they came from.
 
-    Generated data are a function of the problem, the options of config.data and the seed. Each split depends only on its
-    own size.
+    Generated data are a function of the problem, the options of config.data and the seed. Each split depends only on
+    its own size.
 
     Raises:
         RunError: the data cannot be read or generated.
@@ -73,7 +73,7 @@ def get_splits(problem: Problem[Any], config: Config) -> tuple[Splits, str]:
     data = config.data
     if data.file is not None:
         return divide(read_columns(problem, config, data.file), data, config.seed), f"read from {data.file}"
-    sizes = _sizes(config)
+    sizes = _sizes(problem, config)
     path = cache.cache_path(problem, config) if data.cache else None
     if path is not None:
         try:
@@ -94,7 +94,9 @@ def get_splits(problem: Problem[Any], config: Config) -> tuple[Splits, str]:
     return splits, f"generated and kept in {path}"
 
 
-def _sizes(config: Config) -> list[int]:
+def _sizes(problem: Problem[Any], config: Config) -> list[int]:
+    if type(problem).generate is Problem.generate:
+        problem.generate(config, 0, SeedSequence(0))  # which says that the problem needs --data
     sizes = {"--num-train": config.data.num_train, "--num-val": config.data.num_val, "--num-test": config.data.num_test}
     if missing := [flag for flag, size in sizes.items() if size is None]:
         raise BadRequestError(f"{', '.join(missing)} none: give a number, or a file with --data")
@@ -104,7 +106,7 @@ def _sizes(config: Config) -> list[int]:
 def require_memory_for(problem: Problem[Any], config: Config) -> None:
     """Raise BadRequestError if generated data would not fit in memory, without generating them."""
     if config.data.file is None:
-        n, one = sum(_sizes(config)), generate_split(problem, config, 0, SeedSequence(0))
+        n, one = sum(_sizes(problem, config)), generate_split(problem, config, 0, SeedSequence(0))
         per_example = sum(int(np.prod(column.shape[1:])) * column.dtype.itemsize for column in one.values())
         require_memory(5 * n * per_example)  # the data, and copies: checks, tensors, the shuffled epoch
 
@@ -167,5 +169,5 @@ def fingerprint(splits: Splits) -> str:
         for name in sorted(columns):
             column = np.ascontiguousarray(columns[name])
             digest.update(f"{name} {column.dtype.str} {column.shape} ".encode())
-            digest.update(column)
+            digest.update(column.tobytes())
     return digest.hexdigest()

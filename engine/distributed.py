@@ -1,4 +1,4 @@
-"""One run in several processes, as torchrun starts them. A run on its own is rank 0 of one process and sends nothing."""
+"""One run in several processes, as torchrun starts them. A run on its own is rank 0 of 1 and sends nothing."""
 
 import gc
 import os

@@ -150,8 +150,9 @@ def write_columns(path: Path, splits: Splits) -> None:
 def divide(columns: Columns, config: DataConfig, seed: int) -> Splits:
     """Random splits of the sizes that the config asks for, without replacement.
 
-    A size that is None is 10 % of the examples, for training what is then left. If the examples come from one Markov chain,
-    store only one per few autocorrelation times: neighbours on both sides of the division make the test error too small.
+    A size that is None is 10 % of the examples, for training what is then left. If the examples come from one Markov
+    chain, store only one per few autocorrelation times: neighbours on both sides of the division make the test error
+    too small.
 
     Raises:
         BadRequestError: there are fewer examples than the config asks for.

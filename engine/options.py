@@ -162,7 +162,8 @@ def options_of(config_type: Any) -> dict[tuple[str, ...], Option]:
     """Every option of a config by its path. Those that the class itself adds come before those that it inherits."""
     found: dict[tuple[str, ...], Option] = {}
     for name, info in own_fields_first(config_type):
-        if is_pydantic_dataclass(section := info.annotation):
+        section: Any = info.annotation
+        if is_pydantic_dataclass(section):
             found |= {(name, key): Option((name, key), inner) for key, inner in own_fields_first(section)}
         else:
             found[name,] = Option((name,), info)
@@ -276,12 +277,12 @@ def nearest(word: str, names: Mapping[str, str]) -> str:
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser without abbreviations, whose result has only the flags that were given, with one-line errors."""
+    """An ArgumentParser without abbreviations, with one-line errors. Its result only has the flags that were given."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(argument_default=argparse.SUPPRESS, allow_abbrev=False, **settings)
-        # Words such as -1e-3 and -inf are values, which are refused by name later. argparse itself only recognises plain
-        # negative numbers as values.
+        # Words such as -1e-3 and -inf are values, which are refused by name later. argparse itself only recognises
+        # plain negative numbers as values.
         self._negative_number_matcher = re.compile("-[^-]")
 
     def error(self, message: str) -> NoReturn:
@@ -307,11 +308,12 @@ def add_flags(
             shape |= {"nargs": "+"}
         default = (defaults or {}).get(option.flag, option.default)
         text = f"{option.info.description} ({option.allowed}; default: {default})"
-        groups[section].add_argument(option.flag, dest=".".join(option.path), help=text, **shape)
+        dest = ".".join(option.path)
+        groups[section].add_argument(option.flag, dest=dest, help=text.replace("%", "%%"), **shape)
 
 
 def flags_given(given: Mapping[str, Any], options: Mapping[tuple[str, ...], Option]) -> dict[str, Any]:
-    """The values of the flags on the command line, in sections, ready to be merged. `given` is what the parser found."""
+    """The values of the given flags, in sections, ready to be merged. `given` is the result of the parser."""
     values: dict[str, Any] = {}
     for path, option in options.items():
         if (words := given.get(".".join(path))) is not None:

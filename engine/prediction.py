@@ -1,4 +1,4 @@
-"""From columns to predictions in physical units: scaled tensors, the network with its scales, and the one `evaluate`."""
+"""From columns to predictions in physical units: scaled tensors, the network with its scales, evaluation."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
@@ -27,8 +27,8 @@ class Shapes(NamedTuple):
 class Standardized(nn.Module):
     """A network together with the scales of its inputs and targets, which are saved along with its weights.
 
-    The network itself works in scaled units, in which floating-point inputs and targets of the training split have mean 0
-    and standard deviation 1. Training needs nothing else; this module is what predicts in physical units.
+    The network itself works in scaled units, in which floating-point inputs and targets of the training split have mean
+    0 and standard deviation 1. Training needs nothing else; this module is what predicts in physical units.
     """
 
     network: nn.Module
@@ -126,9 +126,7 @@ def prepare(problem: Problem[Any], config: Config, model: Standardized, columns:
     return Examples(inputs, model.scaled_targets(targets), target, columns)
 
 
-def to_tensors(
-    problem: Problem[Any], config: Config, columns: Columns, device: torch.device
-) -> tuple[Tensor, ...]:
+def to_tensors(problem: Problem[Any], config: Config, columns: Columns, device: torch.device) -> tuple[Tensor, ...]:
     """The inputs in some columns as tensors: floating-point arrays as float32, others with their own dtype."""
     arrays = problem.inputs(config, columns)
     return tuple(
@@ -191,8 +189,8 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate a model: the same for validation, test and new data.
 
-    Each process of the group predicts a part of the examples. The metrics are computed from all predictions together, so
-    that they may be any function of them.
+    Each process of the group predicts a part of the examples. The metrics are computed from all predictions together,
+    so that they may be any function of them.
     """
     shard = answer(model.network, [group.shard(x) for x in examples.inputs])
     predictions = _physical(model, group.gather(shard, len(examples.targets)))

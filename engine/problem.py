@@ -5,8 +5,8 @@ dictionary of named arrays, its columns; the inputs of the network and the targe
 methods are required: inputs, target and network, and a generator unless the data come from a file. The others have
 defaults that suit regression. docs/your-own-problem.md is the guide, examples/ has complete problems.
 
-Nothing here loads torch or matplotlib, so that `--help` is instant. Import them inside the methods that need them if you
-want the same for your problem.
+Nothing here loads torch or matplotlib, so that `--help` is instant. Import them inside the methods that need them if
+you want the same for your problem.
 """
 
 import importlib
@@ -67,9 +67,9 @@ class Problem(ABC, Generic[C]):
     def generate(self, config: C, n: int, seed: SeedSequence) -> Columns:
         """Generate n independent examples, a function of these arguments only.
 
-        With n = 0, return empty columns of the right shapes and dtypes, quickly: they are used to refuse requests early.
-        The columns are cached until an option, or the code of the file that defines this method, changes. A problem can
-        set `generate = staticmethod(function)` so that this file is another one than that of its networks.
+        With n = 0, return empty columns of the right shapes and dtypes, quickly: they are used to refuse requests
+        early. The columns are cached until an option, or the code of the file that defines this method, changes. A
+        problem can set `generate = staticmethod(function)` so that this file is another one than that of its networks.
         """
         raise BadRequestError(f"--data: give a file with the examples; {self.name} cannot generate any")
 
@@ -157,8 +157,9 @@ class Problem(ABC, Generic[C]):
         """The figures of a run by name, beside its training curves. An evaluation shows the first of them.
 
         Args:
-            arrays: `targets` and `predictions` (N, ...) on the test split, and the test columns that have one number per
-                example. Of a run also `baseline_*` and `example_*`; of an evaluation the other columns.
+            arrays: `targets` and `predictions` (N, ...) on the test split, and the columns with one number per example.
+                Of a run also `baseline_*`, and `example_*`: columns, targets and predictions of the chosen examples.
+                Of an evaluation also the other columns.
         """
         from engine.figures import parity
 

@@ -1,12 +1,13 @@
 """A training step that is recorded once and then replayed, at the cost of little more than its arithmetic.
 
-Most of the time of a small step is not arithmetic but bookkeeping: modules that call modules, the graph that autograd builds
-and walks, the optimiser that looks up its state. All of it is the same at every step. So a step runs a few times as it is
-written, is then recorded, and from then on its operations are replayed: on the CPU a list of tensor operations, on a CUDA
-device one CUDA graph.
+Most of the time of a small step is not arithmetic but bookkeeping: modules that call modules, the graph that autograd
+builds and walks, the optimiser that looks up its state. All of it is the same at every step. So a step runs a few times
+as it is written, is then recorded, and from then on its operations are replayed: on the CPU a list of tensor
+operations, on a CUDA device one CUDA graph.
 
-For that a step has to do the same each time, with tensors that keep their storage: what is recorded are tensors, not the
-names they had. It must not read a number from a tensor. Random numbers continue from step to step as they would anyway.
+For that a step has to do the same each time, with tensors that keep their storage: what is recorded are tensors, not
+the names they had. It must not read a number from a tensor. Random numbers continue from step to step as they would
+anyway.
 """
 
 from collections.abc import Callable

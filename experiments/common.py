@@ -1,7 +1,7 @@
-"""What experiments have in common: a case at a time, kept as it is done, on all cores; and training without a folder.
+"""What the experiments share: saving cases one by one, running them on all cores, and data and training without a folder.
 
-An experiment is a function that measures one case, a list of cases, and a figure of what came out. Its numbers lie in
-results/NAME.json, in which cases that are already there are not computed again: remove the file to begin anew.
+An experiment is a function that measures one case, a list of cases, and a figure of the results. Its numbers are in
+results/NAME.json. Cases that are in this file already are not computed again; delete the file to start over.
 """
 
 import argparse
@@ -21,19 +21,23 @@ import torch
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from config import PRESETS, ExperimentConfig
-from data import Splits
+from config import PRESETS, DataConfig, ExperimentConfig, TrainConfig
+from engine.datasets import get_splits
+from engine.distributed import quick_exit
+from engine.files import write_json
+from engine.hardware import provenance
+from engine.prediction import Standardized, build_network, evaluate, prepare
+from engine.problem import Columns, Splits
+from engine.signals import Interrupted, stop_on_signals
 from ising.multispin import available_cores
-from logger import SilentLogger, write_json
-from model import InPhysicalUnits, create_model
-from task import TASKS, Task
+from problem import PROBLEM
 from trainer import Trainer
-from utils import Interrupted, complain, leave, provenance, say, seed_everything, stop_on_signals
+from utils import print_line, warn
 
 ROOT = Path(__file__).parent.parent
 Row = dict[str, Any]
 
-# Every network with what suits it, found by hand. A single layer of squares is a quadratic form, as the energy is.
+# Each network with options that suit it, found by hand. A single layer of squares is a quadratic form, as the energy is.
 DEFAULT, EXACT = PRESETS["default"], PRESETS["exact"]
 NETWORKS: dict[str, ExperimentConfig] = {
     "mlp": DEFAULT,
@@ -56,7 +60,7 @@ class Study:
 
     def __init__(self, file: str, doc: str | None) -> None:
         parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-        parser.add_argument("--quick", action="store_true", help="a smoke test, in seconds; keeps no numbers")
+        parser.add_argument("--quick", action="store_true", help="a test of a few seconds; its numbers are not kept")
         self.quick: bool = parser.parse_args().quick
         stop_on_signals()
         name = Path(file).stem
@@ -66,19 +70,21 @@ class Study:
         self.content: Row = json.loads(self.results.read_text()) if self.results.exists() else {"cases": []}
 
     def measure(self, compute: Callable[..., Row], cases: Sequence[tuple[Any, ...]]) -> list[Row]:
-        """`compute(*case)` for every case, in processes of one thread each; what is there already is taken.
+        """`compute(*case)` for every case, in processes of one thread each; earlier results are reused.
 
-        Of each case the row has its `case`, the `seconds` that it took and the `commit` besides.
+        The row of a case also has the `case`, the `seconds` that it took and the `commit`. A case is recognised by the
+        name of the function and its arguments.
         """
         name = compute.__name__
         done = {_key(row["case"]): row for row in self.content["cases"]}
         wanted = {_key([name, *case]): [name, *case] for case in cases}
         missing = [key for key in wanted if key not in done]
-        context = multiprocessing.get_context("spawn")  # a fork after torch has begun threads may hang
-        commit = {"commit": provenance()["git_commit"], "dirty": provenance()["git_dirty"]}
-        os.environ["TQDM_DISABLE"] = "1"  # in the processes, which read it; not here, where tqdm has been loaded
+        context = multiprocessing.get_context("spawn")  # a fork may hang after torch has started threads
+        origin = provenance()
+        commit = {"commit": origin["git_commit"], "dirty": origin["git_dirty"]}
+        os.environ["TQDM_DISABLE"] = "1"  # read when tqdm is imported: no progress bars in the new processes
         try:
-            with ProcessPoolExecutor(available_cores(), context, initializer=_begin) as pool:
+            with ProcessPoolExecutor(available_cores(), context, initializer=_initialize_worker) as pool:
                 futures = {pool.submit(_timed, compute, wanted[key]): key for key in missing}
                 try:
                     for future in tqdm(as_completed(futures), name, total=len(missing), disable=not missing or None):
@@ -86,32 +92,32 @@ class Study:
                         self.content["cases"] = list(done.values())
                         write_json(self.results, self.content)
                 except BaseException:
-                    for process in multiprocessing.active_children():  # else they would compute all that is left
+                    for process in multiprocessing.active_children():  # they would compute all remaining cases
                         process.kill()
                     raise
         except Interrupted as error:
-            complain(f"{self.results.stem}: interrupted: the same command goes on after the last whole case")
-            leave(error.exit_code)
+            warn(f"{self.results.stem}: interrupted; run the same command again to continue after the last saved case")
+            quick_exit(error.exit_code)
         finally:
             del os.environ["TQDM_DISABLE"]
         return [done[key] for key in wanted]
 
     def finish(self, summary: Row, figure: Figure, *lines: str) -> None:
-        """Keep what came out, the figure, and the lines of a table that says it, and print these."""
+        """Save the summary, the figure and the lines of a table of the results, and print these lines."""
         seconds = sum(row["seconds"] for row in self.content["cases"])
         self.content |= {"summary": summary, "core_seconds": round(seconds), "report": "\n".join(lines)}
         write_json(self.results, self.content)
         figure.savefig(self.figure, dpi=110)
-        say(self.content["report"])
-        say(f"{seconds / 60:.1f} minutes of one core; {self.results} and {self.figure}")
+        print_line(self.content["report"])
+        print_line(f"{seconds / 60:.1f} minutes on one core; results in {self.results}, figure in {self.figure}")
 
 
 def _key(case: Sequence[Any]) -> str:
     return json.dumps(case)
 
 
-def _begin() -> None:
-    """Prepare a process: one thread; and Ctrl-C, which the terminal sends to all, is for the first."""
+def _initialize_worker() -> None:
+    """Use one thread. Ignore Ctrl-C, which the terminal sends to all processes: the main one handles it."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -122,12 +128,20 @@ def _timed(compute: Callable[..., Row], case: list[Any]) -> Row:
     return {"case": case, **row, "seconds": round(time.perf_counter() - start, 2)}
 
 
-def trained(config: ExperimentConfig, splits: Splits) -> tuple[InPhysicalUnits, Task]:
-    """The network of a config, trained on these data as main.py would, on the CPU; and its task."""
-    cpu = torch.device("cpu")
-    task = TASKS[config.task].of(splits.train.spins)
-    train, val = (task.examples(split.spins, split.temperatures, cpu) for split in (splits.train, splits.val))
-    seed_everything(config.seed)
-    model = create_model(config.model, splits.train.spins.shape[-1], task.mean, task.std)
-    Trainer(model, task, config, train=train, val=val, logger=SilentLogger()).fit()
-    return model, task
+def sampled(data: DataConfig, seed: int) -> Splits:
+    """Configurations sampled with a seed, on one thread, or read from the cache."""
+    # The batch size must not exceed num_train, but has no effect on the data.
+    config = ExperimentConfig(train=TrainConfig(batch_size=1), data=data, seed=seed, threads=1)
+    return get_splits(PROBLEM, config)[0]
+
+
+def trained(config: ExperimentConfig, splits: Splits) -> Standardized:
+    """The network of a config, trained on these data as main.py does it, on the CPU."""
+    model = build_network(PROBLEM, config, splits.train)
+    Trainer(PROBLEM, config, model, splits.train, splits.val).fit()
+    return model
+
+
+def evaluated(config: ExperimentConfig, model: Standardized, columns: Columns) -> dict[str, float]:
+    """The loss and the metrics of a network on some configurations."""
+    return evaluate(PROBLEM, config, model, prepare(PROBLEM, config, model, columns)).metrics

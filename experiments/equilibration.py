@@ -1,10 +1,10 @@
-"""How long does a chain remember? The measurement behind the automatic number of sweeps.
+"""How many sweeps does a Markov chain need to reach equilibrium? The basis of the automatic number of sweeps.
 
 python -m experiments.equilibration [--quick]
 
-At T_c, where it is longest: the integrated autocorrelation time of |m| and of the energy in equilibrium, and how far
-chains are from exact theory and from each other that started cold (ordered) and hot (random), after the automatic
-number of sweeps, a half and a tenth of it.
+All measurements are at T_c, where relaxation is slowest. The first is the integrated autocorrelation time of |m| and of
+the energy in equilibrium. The second compares chains that start cold (ordered) and hot (random) with exact theory and
+with each other, after the automatic number of sweeps, half of it and a tenth of it.
 """
 
 import numpy as np
@@ -18,7 +18,7 @@ STARTS = {"cold": np.nextafter(T_CRITICAL, 0), "hot": T_CRITICAL}  # the sampler
 
 
 def autocorrelation(size: int, n_chains: int, n_taus: int) -> Row:
-    """Autocorrelation times in sweeps with their errors, from n_chains series of n_taus expected times each."""
+    """Autocorrelation times in sweeps with errors, from n_chains series, each as long as n_taus expected times."""
     n_sweeps = metropolis.equilibration_sweeps(size)
     temperatures = np.full(n_chains, T_CRITICAL, np.float32)
     rng = np.random.default_rng(size)
@@ -33,7 +33,7 @@ def autocorrelation(size: int, n_chains: int, n_taus: int) -> Row:
 
 
 def remember(size: int, n_chains: int, fraction: float) -> Row:
-    """After so much of the automatic sweeps, in standard errors: energies from exact, <m^2> cold from hot."""
+    """After a fraction of the automatic sweeps, in standard errors: energy minus exact, and <m^2> of cold minus hot starts."""
     n_sweeps = round(fraction * metropolis.equilibration_sweeps(size))
     row: Row = {"n_sweeps": n_sweeps}
     m2 = {}
@@ -46,15 +46,15 @@ def remember(size: int, n_chains: int, fraction: float) -> Row:
     return row | {"m2": float((m2["cold"].mean() - m2["hot"].mean()) / error)}
 
 
-def draw(times: list[Row], memory: list[Row]) -> Figure:
-    """Times against L, and the energy's excess in standard errors against the number of sweeps."""
+def plot(times: list[Row], memory: list[Row]) -> Figure:
+    """Autocorrelation times against L, and energies minus exact in standard errors against the number of sweeps."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     sizes = np.array([row["case"][1] for row in times])
     for name, label in (("magnetization", r"$|m|$"), ("energy", "$E$")):
         tau, error = np.array([row[name] for row in times]).T
         left.errorbar(sizes, tau, error, fmt="o", capsize=3, label=label)
-    left.plot(sizes, 3 * (sizes / 8) ** 2.17, "k:", label=r"$3\,(L/8)^{2.17}$: a 20th of the automatic sweeps")
+    left.plot(sizes, 3 * (sizes / 8) ** 2.17, "k:", label=r"$3\,(L/8)^{2.17}$: 1/20 of the automatic sweeps")
     left.set(xscale="log", yscale="log", xlabel="L", ylabel=r"$\tau_\mathrm{int}$ at $T_c$ [sweeps]")
     left.set_xticks(sizes, [str(size) for size in sizes])
     left.minorticks_off()
@@ -93,7 +93,7 @@ def main() -> None:
     x, y = ([row["case"][1] for row in last], [row["magnetization"][0] for row in last])
     slope = float(np.polyfit(np.log(x), np.log(y), 1)[0])
     lines += ["", f"tau of |m| grows as L^{slope:.2f} over the last {len(last)} sizes"]
-    study.finish({"exponent": slope}, draw(times, memory), *lines)
+    study.finish({"exponent": slope}, plot(times, memory), *lines)
 
 
 if __name__ == "__main__":

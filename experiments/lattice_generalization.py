@@ -1,22 +1,21 @@
-"""A network that has learned on 8 x 8 lattices, on lattices that it has never seen.
+"""How well does a network that is trained on 8 x 8 lattices predict the energies of other lattices?
 
 python -m experiments.lattice_generalization [--quick]
 
-Extensive networks (EDNN: K. Mills et al., Chem. Sci. 10, 4129, 2019; the figures are those of their notebooks), trained
-on 8 x 8, have a median error of the total energy of 1.853 J there and of 55.39 J at 128 x 128. The preset `exact` is
-trained on 8 x 8 as well, from several seeds.
+Extensive networks (EDNN: K. Mills et al., Chem. Sci. 10, 4129, 2019; numbers from their notebooks), trained on 8 x 8
+lattices, have a median error of the total energy of 1.853 J there and of 55.39 J at 128 x 128. Here the preset `exact` is
+trained on 8 x 8 lattices as well, from several seeds.
 """
 
 from dataclasses import replace
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 
 from config import PRESETS, DataConfig
-from datafiles import get_splits
-from experiments.common import Row, Study, trained
-from task import TASKS, predict
+from engine.prediction import predict
+from experiments.common import Row, Study, sampled, trained
+from problem import PROBLEM
 
 SIZES = (4, 8, 16, 32, 64, 128)
 EDNN = {8: 1.853, 128: 55.39}  # median absolute error of the total energy in J, from the notebooks of EDNN
@@ -25,15 +24,12 @@ EDNN = {8: 1.853, 128: 55.39}  # median absolute error of the total energy in J,
 def generalise(seed: int, sizes: list[int], n_test: int) -> Row:
     """Train on 8 x 8 from a seed; exact fraction, median and largest error of the total energy in J at each size."""
     config = replace(PRESETS["exact"], seed=seed)
-    model, _ = trained(config, get_splits(config.data, seed, 1)[0])
+    model = trained(config, sampled(config.data, seed))
     row: Row = {"exact_fraction": [], "median": [], "worst": [], "n": []}
     for size in sizes:
         n = max(16, min(n_test, n_test * 1024 // size**2))
-        data = DataConfig(lattice_size=size, num_train=1, num_val=1, num_test=n)
-        test = get_splits(data, 1000 + size, 1)[0].test
-        task = TASKS["energy"](size**2)
-        examples = task.examples(test.spins, test.temperatures, torch.device("cpu"))
-        errors = size**2 * (predict(model, examples).double() - examples.targets.double()).abs().numpy()
+        test = sampled(DataConfig(lattice_size=size, num_train=1, num_val=1, num_test=n), 1000 + size).test
+        errors = size**2 * np.abs(predict(PROBLEM, config, model, test) - PROBLEM.target(config, test))
         row["exact_fraction"].append(float((errors < 2).mean()))
         row["median"].append(float(np.median(errors)))
         row["worst"].append(float(errors.max()))
@@ -41,18 +37,18 @@ def generalise(seed: int, sizes: list[int], n_test: int) -> Row:
     return row
 
 
-def draw(rows: list[Row], sizes: list[int]) -> Figure:
-    """Errors of the total energy against L, with the scatter between seeds."""
+def plot(rows: list[Row], sizes: list[int]) -> Figure:
+    """Errors of the total energy against L, with the range of the seeds."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    for key, marker, label in (("worst", "v", "ours, the worst"), ("median", "o", "ours, the median")):
+    for key, marker, label in (("worst", "v", "ours, largest"), ("median", "o", "ours, median")):
         values = np.array([row[key] for row in rows])  # (seeds, sizes)
         middle = np.median(values, axis=0)
         bars = (middle - values.min(axis=0), values.max(axis=0) - middle)
-        axes.errorbar(sizes, middle, bars, fmt=marker, capsize=3, label=f"{label} (bars: all {len(rows)} seeds)")
-    axes.plot(list(EDNN), list(EDNN.values()), "s", label="EDNN notebooks, the median")
+        axes.errorbar(sizes, middle, bars, fmt=marker, capsize=3, label=f"{label} (bars: range of {len(rows)} seeds)")
+    axes.plot(list(EDNN), list(EDNN.values()), "s", label="EDNN notebooks, median")
     axes.axhline(2, color="0.5", linestyle=":", label="2 J: half the distance of two levels")
-    axes.set(xscale="log", yscale="log", ylim=(3e-7, 200), xlabel="L, trained on 8 alone")
+    axes.set(xscale="log", yscale="log", ylim=(3e-7, 200), xlabel="L (training: only L = 8)")
     axes.set_ylabel("error of the total energy [J]")
     axes.set_xticks(sizes, [str(size) for size in sizes])
     axes.minorticks_off()
@@ -75,7 +71,7 @@ def main() -> None:
             f"| {size} | {rows[0]['n'][k]:,} | {exact.min():.4f} | {np.median(median):.2g} | {worst.max():.2g} |"
         )
         summary[str(size)] = {"exact_fraction": exact.min(), "median": np.median(median), "worst": worst.max()}
-    study.finish(summary, draw(rows, sizes), *lines)
+    study.finish(summary, plot(rows, sizes), *lines)
 
 
 if __name__ == "__main__":

@@ -1,31 +1,31 @@
-"""What is an inductive bias worth in data? Error against the size of the training set.
+"""How much data does an inductive bias save? Error against the size of the training set.
 
 python -m experiments.learning_curves [--quick]
 
-Each network at settings that suit it, and least squares on pair products and on symmetric correlators, on 10^2 to 10^5
-configurations of the 8 x 8 lattice; three seeds, each with data, weights and batches of its own. Networks choose their
-best epoch on a tenth as many configurations besides, between 50 and 1,000; least squares has no use for them.
+Each network with options that suit it, and least squares on pair products and on symmetric correlators, are trained on
+10^2 to 10^5 configurations of the 8 x 8 lattice. Each of three seeds has its own data, weights and batches. Networks also
+use a validation set of a tenth of the size, between 50 and 1,000 configurations, to choose their best epoch. Least
+squares does not need it.
 """
 
 import math
 from dataclasses import replace
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 
-from datafiles import get_splits
-from experiments.common import DEFAULT, NETWORKS, Row, Study, trained
-from task import TASKS, evaluate
+from engine.prediction import build_network, judge, prepare
+from experiments.common import DEFAULT, NETWORKS, Row, Study, evaluated, sampled, trained
+from problem import PROBLEM
 
 N_TRAIN = (100, 300, 1_000, 3_000, 10_000, 30_000, 100_000)
-N_STEPS = 8_000  # or so: in at most MAX_EPOCHS, and 5 at least
+N_STEPS = 8_000  # approximately: in at least 5 and at most MAX_EPOCHS epochs
 MAX_EPOCHS = 400
 BASELINES = ("pair_products", "symmetric_correlators")
 
 
 def learn(network: str, n_train: int, seed: int, n_test: int, n_steps: int = N_STEPS) -> Row:
-    """Test metrics of a network, or of the baselines, after training on so many configurations."""
+    """Test metrics of a network, or of the baselines, after training on n_train configurations."""
     config = NETWORKS.get(network, DEFAULT)
     size = min(n_train, config.train.batch_size)
     epochs = min(MAX_EPOCHS, max(5, math.ceil(n_steps * size / n_train)))
@@ -35,17 +35,16 @@ def learn(network: str, n_train: int, seed: int, n_test: int, n_steps: int = N_S
         train=replace(config.train, epochs=epochs, batch_size=size),
         data=replace(config.data, num_train=n_train, num_val=min(1_000, max(50, n_train // 10)), num_test=n_test),
     )
-    splits, _ = get_splits(config.data, seed, 1)
-    task = TASKS["energy"].of(splits.train.spins)
-    train, test = (task.examples(s.spins, s.temperatures, torch.device("cpu")) for s in (splits.train, splits.test))
-    if network == "baselines":
-        answers = task.baselines(train, test)
-        return {name: task.metrics(task.sums(answers[name], test.targets)) for name in BASELINES}
-    model, task = trained(config, splits)
-    return {network: evaluate(model, task, test)}
+    splits = sampled(config.data, seed)
+    if network != "baselines":
+        return {network: evaluated(config, trained(config, splits), splits.test)}
+    scales = build_network(PROBLEM, config, splits.train)  # of the loss; the network itself is not used
+    test = prepare(PROBLEM, config, scales, splits.test)
+    predictions = PROBLEM.baselines(config, splits.train, splits.test)
+    return {name: judge(PROBLEM, config, scales, test, predictions[name]) for name in BASELINES}
 
 
-def draw(curves: dict[str, dict[str, np.ndarray]], sizes: list[int]) -> Figure:
+def plot(curves: dict[str, dict[str, np.ndarray]], sizes: list[int]) -> Figure:
     """Mean absolute error and exact fraction against the number of configurations; bars are standard errors."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     for axes, key, label in zip(
@@ -86,7 +85,7 @@ def main() -> None:
     for name, metrics in curves.items():
         lines.append(f"| {name} | {' | '.join(f'{v:.3f}' for v in metrics['exact_fraction'].mean(axis=1))} |")
     summary = {name: {key: values.mean(axis=1).tolist() for key, values in c.items()} for name, c in curves.items()}
-    study.finish({"n_train": sizes, **summary}, draw(curves, sizes), *lines)
+    study.finish({"n_train": sizes, **summary}, plot(curves, sizes), *lines)
 
 
 if __name__ == "__main__":

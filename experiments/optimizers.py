@@ -1,10 +1,11 @@
-"""Which optimiser, which schedule? Each at the rate and the weight decay that suit it best.
+"""Which optimiser and which schedule are best, each at its best learning rate and weight decay?
 
 python -m experiments.optimizers [--quick]
 
-The default network on 5,000 configurations for 40 epochs. Rate and weight decay of each pair of optimiser and schedule
-are chosen on the validation set of one seed, from a grid; then three other seeds are tested with them. The decay is
-decoupled from the gradient in adamw and a part of the loss in adam and sgd, so that equal numbers are not alike.
+The default network is trained on 5,000 configurations for 40 epochs. Learning rate and weight decay of each pair of
+optimiser and schedule are chosen from a grid, by the validation error of one seed. They are then tested with three other
+seeds. The weight decay is decoupled from the gradient in adamw and a part of the loss in adam and sgd, so that equal
+values do not mean the same.
 """
 
 import math
@@ -12,14 +13,12 @@ from dataclasses import replace
 from typing import get_args
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 
-from config import PRESETS, Optimizer, Scheduler
-from datafiles import get_splits
-from experiments.common import Row, Study, trained
-from task import evaluate
-from utils import DivergedError
+from config import PRESETS
+from engine.config import Optimizer, Scheduler
+from engine.errors import DivergedError
+from experiments.common import Row, Study, evaluated, sampled, trained
 
 OPTIMIZERS, SCHEDULERS = get_args(Optimizer), get_args(Scheduler)
 RATES = {
@@ -33,22 +32,21 @@ DECAYS = {"adam": (1e-5, 1e-4, 1e-3), "adamw": (1e-2, 1e-1, 1.0), "sgd": (1e-4, 
 def learn(  # noqa: PLR0917
     optimizer: str, scheduler: str, lr: float, weight_decay: float, seed: int, epochs: int
 ) -> Row:
-    """Validation and test error of the best epoch; 2, more than any energy is, if training diverged."""
+    """Validation and test error of the best epoch; 2 J, the largest size of an energy per spin, if training diverged."""
     config = PRESETS["small"]
     kind = {"optimizer": optimizer, "scheduler": scheduler}
     training = replace(config.train, **kind, lr=lr, weight_decay=weight_decay, epochs=epochs)  # type: ignore[arg-type]
     config = replace(config, seed=seed, train=training)
-    splits, _ = get_splits(config.data, seed, 1)
+    splits = sampled(config.data, seed)
     try:
-        model, task = trained(config, splits)
+        model = trained(config, splits)
     except DivergedError:
         return {"val": 2.0, "test": 2.0}
-    val, test = (task.examples(s.spins, s.temperatures, torch.device("cpu")) for s in (splits.val, splits.test))
-    return {"val": evaluate(model, task, val)["mae"], "test": evaluate(model, task, test)["mae"]}
+    return {name: evaluated(config, model, getattr(splits, name))["mae"] for name in ("val", "test")}
 
 
-def draw(tuning: dict[tuple[str, str], list[Row]], tested: dict[tuple[str, str], np.ndarray]) -> Figure:
-    """Left the validation error against the rate, at the best decay there, right the test error at the best of all."""
+def plot(tuning: dict[tuple[str, str], list[Row]], tested: dict[tuple[str, str], np.ndarray]) -> Figure:
+    """Left the validation error against the rate, at the best decay for it; right the test error at the best of both."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     for (optimizer, scheduler), rows in tuning.items():
@@ -83,7 +81,7 @@ def main() -> None:
         lr, decay = best[optimizer, scheduler]
         lines.append(f"| {optimizer} | {scheduler} | {lr:g} | {decay:g} | {values.mean():.4f} ± {error:.4f} |")
         summary[f"{optimizer}, {scheduler}"] = {"lr": lr, "decay": decay, "mae": values.mean(), "error": error}
-    study.finish(summary, draw(tuning, tested), *lines)
+    study.finish(summary, plot(tuning, tested), *lines)
 
 
 if __name__ == "__main__":

@@ -1,49 +1,47 @@
-"""Does it help to tell a network the temperature, if it is to predict the energy of a configuration?
+"""Does it help to give a network the temperature when it predicts the energy of a configuration?
 
 python -m experiments.temperature_input [--quick]
 
-The energy is a function of the spins alone, so the temperature tells nothing that is not there already; but it is
-a good guess of the energy, which is easier to read than 64 spins. Each network with and without it, five seeds.
+The energy is a function of the spins, so the temperature adds no information. But it gives a good estimate of the
+energy, and a single number is easier to use than 64 spins. Each network is trained with and without it, from five seeds.
 """
 
 import math
 from dataclasses import replace
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 
-from datafiles import get_splits
-from experiments.common import NETWORKS, Row, Study, trained
-from task import evaluate
+from experiments.common import NETWORKS, Row, Study, evaluated, sampled, trained
 
 EPOCHS = 60  # at most
 METRICS = ("mae", "exact_fraction")
 
 
-def learn(network: str, told: bool, seed: int, n_train: int, epochs: int = EPOCHS) -> Row:
-    """Test metrics of a network that is told the temperature, or not."""
+def learn(network: str, with_temperature: bool, seed: int, n_train: int, epochs: int = EPOCHS) -> Row:
+    """Test metrics of a network that is given the temperature, or not."""
     config = NETWORKS[network]
-    data = replace(config.data, num_train=n_train)
-    train = replace(config.train, epochs=min(epochs, config.train.epochs))
-    model_config = replace(config.model, input_temperature=told)
-    config = replace(config, seed=seed, data=data, model=model_config, train=train)
-    splits, _ = get_splits(config.data, seed, 1)
-    model, task = trained(config, splits)
-    test = task.examples(splits.test.spins, splits.test.temperatures, torch.device("cpu"))
-    return dict(evaluate(model, task, test))
+    config = replace(
+        config,
+        seed=seed,
+        data=replace(config.data, num_train=n_train),
+        model=replace(config.model, input_temperature=with_temperature),
+        train=replace(config.train, epochs=min(epochs, config.train.epochs)),
+    )
+    splits = sampled(config.data, seed)
+    return evaluated(config, trained(config, splits), splits.test)
 
 
-def draw(means: np.ndarray, errors: np.ndarray) -> Figure:
-    """Metrics with standard errors, (networks, without and with, metrics) each."""
+def plot(means: np.ndarray, errors: np.ndarray) -> Figure:
+    """Metrics with standard errors, each (networks, without and with temperature, metrics)."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     places = np.arange(len(NETWORKS))
     for k, (axes, label) in enumerate(
         zip(figure.subplots(1, 2), ("mean absolute error of $E/N$ [J]", "exact fraction"), strict=True)
     ):
-        for told, marker, words in ((0, "o", "from the spins alone"), (1, "s", "told the temperature too")):
-            shifted = places + 0.2 * (told - 0.5)
-            axes.errorbar(shifted, means[:, told, k], errors[:, told, k], fmt=marker, capsize=3, label=words)
+        for i, marker, inputs in ((0, "o", "spins only"), (1, "s", "spins and temperature")):
+            shifted = places + 0.2 * (i - 0.5)
+            axes.errorbar(shifted, means[:, i, k], errors[:, i, k], fmt=marker, capsize=3, label=inputs)
         axes.set(xticks=places, xticklabels=list(NETWORKS), ylabel=label)
     figure.axes[0].set_yscale("log")
     figure.axes[0].set_ylim(3e-9, 0.2)
@@ -54,7 +52,7 @@ def draw(means: np.ndarray, errors: np.ndarray) -> Figure:
 def main() -> None:
     study = Study(__file__, __doc__)
     options, seeds = ((500, 2), [1, 2]) if study.quick else ((10_000,), [1, 2, 3, 4, 5])
-    cases = [(name, told, seed, *options) for name in NETWORKS for seed in seeds for told in (False, True)]
+    cases = [(name, given, seed, *options) for name in NETWORKS for seed in seeds for given in (False, True)]
     rows = study.measure(learn, cases)
     values = np.array([[row[key] for key in METRICS] for row in rows]).reshape(
         len(NETWORKS), len(seeds), 2, len(METRICS)
@@ -67,7 +65,7 @@ def main() -> None:
         "|---|---:|---:|---:|---:|---:|",
     ]
     for i, name in enumerate(NETWORKS):
-        cells = [f"{means[i, told, k]:.3g} ± {errors[i, told, k]:.1g}" for k in range(2) for told in range(2)]
+        cells = [f"{means[i, given, k]:.3g} ± {errors[i, given, k]:.1g}" for k in range(2) for given in range(2)]
         cells.insert(2, f"{more[i].mean():+.2g} ± {more_errors[i]:.1g}")
         lines.append(f"| {name} | {' | '.join(cells)} |")
     summary = {
@@ -81,7 +79,7 @@ def main() -> None:
         }
         for i, name in enumerate(NETWORKS)
     }
-    study.finish(summary, draw(means, errors), *lines)
+    study.finish(summary, plot(means, errors), *lines)
 
 
 if __name__ == "__main__":

@@ -2,26 +2,25 @@
 
 python -m experiments.thermodynamics [--quick]
 
-On the exact curves: Kaufman's for each finite lattice, Onsager's and Yang's for the infinite one. The network is the
-preset `exact`, which has seen 8 x 8 lattices alone; its predicted energies give an energy and a specific heat too.
+They are compared with the exact curves: Kaufman's for each finite lattice, Onsager's and Yang's for the infinite one.
+The network is that of the preset `exact`, trained on 8 x 8 lattices only. Its predicted energies give a second mean energy
+and a second specific heat.
 """
 
 import functools
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 
 from config import PRESETS
-from datafiles import get_splits
-from experiments.common import Row, Study, trained
+from engine.prediction import Standardized, predict
+from experiments.common import Row, Study, sampled, trained
 from ising import exact, lattice, multispin, scaling
 from ising.exact import T_CRITICAL
 from ising.metropolis import equilibration_sweeps
-from model import InPhysicalUnits
-from task import EnergyTask, predict
+from problem import PROBLEM
 
-# What is measured, and its axis; the first two from the network's energies as well.
+# The observables and their axis labels. The first two are computed from the network's energies as well.
 LABELS = {
     "energy": "$E/N$ [J]",
     "specific_heat": "$C/N$ [$k_B$]",
@@ -33,9 +32,10 @@ ENERGETIC = ("energy", "specific_heat", "network_energy", "network_specific_heat
 
 
 @functools.cache
-def network() -> InPhysicalUnits:
-    """The preset `exact`, trained: once a process."""
-    return trained(PRESETS["exact"], get_splits(PRESETS["exact"].data, PRESETS["exact"].seed, 1)[0])[0]
+def network() -> Standardized:
+    """The trained network of the preset `exact`, once per process."""
+    config = PRESETS["exact"]
+    return trained(config, sampled(config.data, config.seed))
 
 
 def observe(size: int, temperature: float, n: int) -> Row:
@@ -43,14 +43,14 @@ def observe(size: int, temperature: float, n: int) -> Row:
     temperatures, n_sites = np.full(n, temperature), size**2
     seed = np.random.SeedSequence([size, round(1e4 * temperature)])
     spins = multispin.sample(size, temperatures, equilibration_sweeps(size), seed, 1)
-    examples = EnergyTask(n_sites).examples(spins, temperatures, torch.device("cpu"))
     m = lattice.magnetization(spins)
     row = {
         "magnetization": scaling.jackknife(lambda m: float(np.abs(m).mean()), m),
         "susceptibility": scaling.jackknife(lambda m: scaling.susceptibility(m, temperature, n_sites), m),
         "binder": scaling.jackknife(scaling.binder_cumulant, m),
     }
-    predicted = n_sites * predict(network(), examples).double().numpy()
+    columns = {"spins": spins, "temperatures": temperatures}
+    predicted = n_sites * predict(PROBLEM, PRESETS["exact"], network(), columns)
     for prefix, energies in (("", lattice.energy(spins).astype(np.float64)), ("network_", predicted)):
         row[f"{prefix}energy"] = scaling.jackknife(lambda e: float(e.mean()) / n_sites, energies)
         heat = scaling.jackknife(lambda e: scaling.specific_heat(e, temperature, n_sites), energies)
@@ -58,8 +58,8 @@ def observe(size: int, temperature: float, n: int) -> Row:
     return row
 
 
-def draw(rows: list[Row], sizes: list[int]) -> Figure:
-    """All observables against T on the exact curves, and how far energies are from exact in standard errors."""
+def plot(rows: list[Row], sizes: list[int]) -> Figure:
+    """All observables against T with the exact curves, and the network's energy minus exact in standard errors."""
     figure = Figure(figsize=(12, 7), layout="constrained")
     *panels, last = figure.subplots(2, 3).flat
     fine = np.linspace(0.95, 4.05, 400)
@@ -76,7 +76,7 @@ def draw(rows: list[Row], sizes: list[int]) -> Figure:
         value, error = np.array([row["network_energy"] for row in mine]).T
         last.plot(t, (value - exact.kaufman(t, size)[0]) / error, "x", color=colour)
     panels[0].plot(fine, exact.onsager_energy(fine), "k--", linewidth=0.8, label="Onsager")
-    panels[0].plot([], [], "kx", label="network, from spins")
+    panels[0].plot([], [], "kx", label="predicted by the network")
     panels[2].plot(fine, exact.yang_magnetization(fine), "k--", linewidth=0.8, label="Yang")
     last.axhspan(-2, 2, color="0.9")
     labels = (*LABELS.values(), "network's energy $-$ exact [standard errors]")
@@ -104,11 +104,12 @@ def main() -> None:
         chi2 = {}
         for k, name in enumerate(ENERGETIC):
             value, error = np.array([row[name] for row in mine]).T
-            seen = error > 0.2 * error.max() / size  # deep in the cold hardly a spin is flipped, and no error is known
-            chi2[name] = float((((value - truth[k % 2]) / error)[seen] ** 2).mean())
+            # At low temperatures hardly any spin is flipped, and the error cannot be estimated.
+            known = error > 0.2 * error.max() / size
+            chi2[name] = float((((value - truth[k % 2]) / error)[known] ** 2).mean())
         summary[str(size)] = chi2
         lines.append(f"| L = {size} | {' | '.join(f'{value:.2f}' for value in chi2.values())} |")
-    study.finish(summary, draw(rows, sizes), *lines)
+    study.finish(summary, plot(rows, sizes), *lines)
 
 
 if __name__ == "__main__":

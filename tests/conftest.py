@@ -1,11 +1,12 @@
-"""What the tests share: the program as a real command, in a folder of its own, and one finished debug run."""
+"""What the tests share: programs as real commands, each in a folder of its own."""
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pytest
 from hypothesis import settings
@@ -14,22 +15,30 @@ ROOT = Path(__file__).parent.parent
 
 Program = Callable[..., subprocess.CompletedProcess[str]]
 
-# The smallest whole run, on the one device that computes the same everywhere.
+# The smallest complete run, on the one device that computes the same numbers everywhere.
 DEBUG = ("--preset", "debug", "--device", "cpu")
 
-settings.register_profile("any machine", deadline=None)  # a slow machine is no failure
+TOY = ("-m", "tests.toy")  # what follows `python` for the problem that the machinery is tested on
+
+settings.register_profile("any machine", deadline=None)  # a slow machine is not a failure
 settings.load_profile("any machine")
 
 
-def run_command(
-    *arguments: str, cwd: Path, script: str = "main.py", **environment: str
-) -> subprocess.CompletedProcess[str]:
-    """`python main.py ARGUMENTS` in the folder `cwd`, with nobody at a terminal and no W&B settings of the user's."""
+def environment(**changes: str) -> dict[str, str]:
+    """The environment of a command: modules of the repository, no W&B settings of the user, one thread."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")}
+    return {**inherited, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **changes}
+
+
+def run_command(
+    *arguments: str, cwd: Path, script: str | tuple[str, ...] = TOY, **changes: str
+) -> subprocess.CompletedProcess[str]:
+    """`python SCRIPT ARGUMENTS` in the folder `cwd`, without a terminal. A file is one of the repository."""
+    start = (str(ROOT / script),) if isinstance(script, str) else script
     return subprocess.run(
-        [sys.executable, "-W", "error", str(ROOT / script), *arguments],
+        [sys.executable, "-W", "error", *start, *arguments],
         cwd=cwd,
-        env={**inherited, "OMP_NUM_THREADS": "1", **environment},  # several tests run at once: one thread each
+        env=environment(**changes),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -38,24 +47,37 @@ def run_command(
     )
 
 
-def wait_for(words: str, lines: IO[str]) -> None:
+def start_command(*arguments: str, cwd: Path, script: tuple[str, ...] = TOY, **options: Any) -> subprocess.Popen[str]:
+    """The same, started and not waited for."""
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+    command = [sys.executable, *script, *arguments]
+    return subprocess.Popen(command, cwd=cwd, env=environment(), stdin=subprocess.DEVNULL, text=True, **options)
+
+
+def wait_for(words: str, lines: IO[str] | None) -> None:
     """Read what a program prints up to a line with these words; it must print them before it ends."""
+    assert lines is not None
     assert any(words in line for line in iter(lines.readline, ""))
 
 
-@pytest.fixture
-def program(tmp_path: Path) -> Program:
-    """Runs the program in a fresh folder: `program("--epochs", "3")`."""
+def read(folder: Path, name: str) -> Any:
+    """A JSON file of a run."""
+    return json.loads((folder / name).read_text())
 
-    def run(*arguments: str, script: str = "main.py", **environment: str) -> subprocess.CompletedProcess[str]:
-        return run_command(*arguments, cwd=tmp_path, script=script, **environment)
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Program:
+    """Runs the toy problem's program in a fresh folder: `toy("--epochs", "3")`."""
+
+    def run(*arguments: str, script: str | tuple[str, ...] = TOY, **changes: str) -> subprocess.CompletedProcess[str]:
+        return run_command(*arguments, cwd=tmp_path, script=script, **changes)
 
     return run
 
 
 @pytest.fixture(scope="session")
-def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished debug run: to read, not to write."""
+def toy_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished debug run of the toy problem: to read, not to write."""
     cwd = tmp_path_factory.mktemp("finished")
     done = run_command(*DEBUG, "--run-name", "first", cwd=cwd)
     assert done.returncode == 0, done.stderr

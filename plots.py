@@ -10,13 +10,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from config import DataConfig, ExperimentConfig
-from engine.cli import ExitCode
-from engine.distributed import quick_exit
-from engine.figures import parity, parse_folder, plot_saved_run
+from engine.figures import main, parity
 from engine.problem import Columns
 from ising.exact import T_CRITICAL, phase_accuracy
 from task import bayes_log_odds
-from utils import print_line
 
 Floats = NDArray[np.floating]
 
@@ -119,13 +116,6 @@ def configurations(spins: NDArray[np.int8], temperatures: Floats) -> Figure:
         axes.set(xticks=[], yticks=[])
     figure.suptitle("test configurations, from cold to hot (white: up, black: down)", fontsize=10)
     return figure
-
-
-def main() -> None:
-    """Plot the figures of the run on the command line again."""
-    with ExitCode() as end:
-        print_line("\n".join(map(str, plot_saved_run(parse_folder()))))
-    quick_exit(end.code)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""The figures that every problem has, and the command that plots all figures of a run again."""
+"""The figures that every problem has, and the command that plots all figures of a run again.
+
+python -m engine.figures checkpoints/myrun
+"""
 
 import io
 import json
@@ -13,10 +16,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from engine.cli import ExitCode
 from engine.config import Config, load_config
+from engine.distributed import quick_exit
 from engine.errors import BadRequestError, UnusableFileError
 from engine.options import Parser
 from engine.problem import Problem, problem_of
+from utils import print_line
 
 
 def training_curves(rows: Sequence[Mapping[str, float]], best_epoch: int, loss_name: str = "loss") -> Figure:
@@ -90,9 +96,14 @@ def plot_saved_run(folder: Path) -> list[Path]:
         raise UnusableFileError(f"{folder} holds a damaged file ({error}): run it again with --overwrite") from None
 
 
-def parse_folder() -> Path:
-    """The folder on the command line of plots.py."""
-    parser = Parser(prog="plots.py", description="Plot the figures of a finished run again, into its folder.")
-    parser.add_argument("run", type=Path, help="the run's folder, such as checkpoints/myrun")
-    folder: Path = parser.parse_args().run
-    return folder
+def main() -> None:
+    """Plot the figures of the run on the command line again, and end the program."""
+    with ExitCode() as end:
+        parser = Parser(prog="plots.py", description="Plot the figures of a finished run again, into its folder.")
+        parser.add_argument("run", type=Path, help="the run's folder, such as checkpoints/myrun")
+        print_line("\n".join(map(str, plot_saved_run(parser.parse_args().run))))
+    quick_exit(end.code)
+
+
+if __name__ == "__main__":
+    main()

@@ -66,6 +66,14 @@ def within(width: float, size: int, seed: int, **numbers: int) -> Splits:
     return sampled(data, seed)
 
 
+def training_data(name: str, size: int, seed: int, n: int, n_val: int) -> Splits:
+    """The training and validation data of a classifier: around T_c or, for the names with `apart`, away from it."""
+    if not name.endswith("apart"):
+        return within(TRAINED / size, size, 100 + seed, num_train=n, num_val=n_val, num_test=1)
+    splits = within(1.0, size, 100 + seed, num_train=n, num_val=n_val, num_test=1)
+    return splits._replace(train=away_from_tc(splits.train), val=away_from_tc(splits.val))
+
+
 def away_from_tc(columns: Columns) -> Columns:
     """The configurations at T < 1.8 and T > 2.8."""
     away = (columns["temperatures"] < 1.8) | (columns["temperatures"] > 2.8)
@@ -74,26 +82,58 @@ def away_from_tc(columns: Columns) -> Columns:
 
 def classify(name: str, size: int, seed: int, n: int, n_test: int) -> Row:
     """P(T) of a classifier near T_c, in bins: mean temperature, mean probability and its standard error."""
+    splits = training_data(name, size, seed, n, n_val=2000)
     test = within(TESTED / size, size, 8, num_train=1, num_val=1, num_test=n_test).test
     if name in ("bayes", "magnetization"):
-        odds = TASKS["phase"].baselines(training_data(name, size, seed, n, 2000).train, test)[name]
+        odds = TASKS["phase"].baselines(splits.train, test)[name]
     else:
-        odds = network_log_odds(name, seed, training_data(name, size, seed, n, 2000), test)
+        odds = network_log_odds(name, seed, splits, test)
     p = expit(odds)
     bins = np.array_split(np.argsort(test["temperatures"]), N_BINS)
     rows = {"t": [test["temperatures"][b].mean() for b in bins], "p": [p[b].mean() for b in bins]}
     return {**rows, "error": [p[b].std() / np.sqrt(len(b)) for b in bins]}
 
 
-def training_data(name: str, size: int, seed: int, n: int, n_val: int) -> Splits:
-    """The data of a classifier. One that is trained away from T_c uses a part of them."""
-    width = 1.0 if name.endswith("apart") else TRAINED / size
-    splits = within(width, size, 100 + seed, num_train=n, num_val=n_val, num_test=1)
-    return splits
-
-
 def network_log_odds(name: str, seed: int, splits: Splits, test: Columns) -> NDArray[np.float64]:
-    """Train a network on configurations that are shifted, rotated, mirrored and flipped at random; predict the test split."""
+    """Log-odds of T < T_c for the test configurations, by a network that is trained on the splits.
+
+    Its training configurations are shifted, rotated, mirrored and flipped at random. A cnn needs no copies of them.
+    """
+    model, training = NETWORKS[name.removesuffix(", apart")]
+    rng, copies = np.random.default_rng(seed), COPIES if model.architecture == "mlp" else 1
+    spins = np.concatenate([lattice.random_symmetries(splits.train["spins"], rng) for _ in range(copies)])
+    train = {"spins": spins, "temperatures": np.tile(splits.train["temperatures"], copies)}
+    config = ExperimentConfig(task="phase", seed=seed, model=model, train=training)
+    return predict(PROBLEM, config, trained(config, splits._replace(train=train)), test)
 
 
-def main() -> None: ...
+def main() -> None:
+    study = Study(__file__, __doc__)
+    sizes = [4, 6, 8] if study.quick else [8, 12, 16, 24, 32, 48, 64]
+    places = np.linspace(-1.5, 1.5, 7 if study.quick else 11)
+    n_samples, n, n_test, seeds = (500, 300, 200, 1) if study.quick else (30_000, 15_000, 20_000, 3)
+    grid = [(size, round(T_CRITICAL + x / size, 6)) for size in reversed(sizes) for x in places]
+    rows = study.measure(sample, [(size, t, n_samples * (4 if size < 32 else 1)) for size, t in grid])
+    few = -(-seeds // 2)
+    n_seeds = {"bayes": few, "magnetization": seeds, "sigmoid units": seeds, "cnn": seeds, "sigmoid units, apart": few}
+    each = [(name, seed) for name in n_seeds for seed in range(1, n_seeds[name] + 1)]
+    cases = [(name, size, seed, n, n_test) for name, seed in each for size in sizes if size != 12]
+    answers = study.measure(classify, cases)
+    n_bootstrap = 2 if study.quick else 100
+    found = {"(a) samples": bootstrap_scaling(partial(moments, rows), 4, n_bootstrap)}
+    curves = {name: [row for row in answers if row["case"][1] == name] for name in n_seeds}
+    for name, mine in curves.items():
+        for label, log in ((name, False), (f"{name}, with log", True)):
+            found[label] = bootstrap_scaling(partial(probabilities, mine, log), 5, n_bootstrap)
+    lines = ["| road | T_c | nu | chi2/dof |", "|---|---:|---:|---:|"]
+    summary = {}
+    for name, (fit, t_c, nu) in found.items():
+        lines.append(f"| {name} | {fit.t_c:.4f} ± {t_c:.4f} | {fit.nu:.3f} ± {nu:.3f} | {fit.chi2_per_dof:.2f} |")
+        values = {"t_c": fit.t_c, "t_c_error": t_c, "nu": fit.nu, "nu_error": nu, "chi2_per_dof": fit.chi2_per_dof}
+        summary[name] = values | {"exponents": list(fit.exponents)}
+    figure = plot(moments(rows), {name: probabilities(each)[0] for name, each in curves.items()}, found)
+    study.finish(summary, figure, *lines)
+
+
+if __name__ == "__main__":
+    main()

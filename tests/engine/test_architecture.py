@@ -1,0 +1,149 @@
+"""The rules of the machinery: it knows no physics, who may import what, what is loaded when, how long a file may be."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+# What each file of the machinery may import of the others. The first ones can be read without any other.
+LAYERS: list[dict[str, set[str]]] = [
+    {
+        "utils": set(),
+        "engine.errors": set(),
+        "engine.signals": set(),
+        "engine.replay": set(),
+    },
+    {
+        "engine.options": {"utils", "engine.errors"},
+        "engine.files": {"engine.errors"},
+        "engine.hardware": {"engine.errors"},
+        "engine.distributed": {"engine.errors"},
+    },
+    {
+        "engine.config": {"engine.options"},
+        "engine.problem": {"engine.config", "engine.errors", "engine.figures", "engine.files"},
+        "engine.baselines": {"engine.problem"},
+    },
+    {
+        "engine.cli": {
+            *("utils", "engine.config", "engine.distributed", "engine.errors", "engine.options", "engine.problem"),
+            "engine.signals",
+        },
+        "engine.io": {
+            *("engine.config", "engine.errors", "engine.files", "engine.hardware", "engine.options", "engine.problem"),
+        },
+        "engine.cache": {"engine.config", "engine.files", "engine.problem"},
+        "engine.datasets": {
+            *("utils", "engine.cache", "engine.config", "engine.errors", "engine.hardware", "engine.io"),
+            "engine.problem",
+        },
+        "engine.prediction": {"utils", "engine.config", "engine.distributed", "engine.errors", "engine.problem"},
+        "engine.figures": {
+            *("utils", "engine.cli", "engine.config", "engine.distributed", "engine.errors", "engine.options"),
+            "engine.problem",
+        },
+    },
+    {
+        "engine.checkpoints": {
+            *("utils", "engine.config", "engine.datasets", "engine.errors", "engine.files", "engine.options"),
+            *("engine.prediction", "engine.problem"),
+        },
+        "logger": {
+            *("utils", "engine.checkpoints", "engine.cli", "engine.config", "engine.errors", "engine.files"),
+            *("engine.hardware", "engine.problem", "engine.signals"),
+        },
+        "trainer": {
+            *("logger", "utils", "engine.config", "engine.distributed", "engine.errors", "engine.prediction"),
+            *("engine.problem", "engine.replay"),
+        },
+        "engine.run": {
+            *("logger", "trainer", "utils", "engine.checkpoints", "engine.config", "engine.datasets"),
+            *("engine.distributed", "engine.errors", "engine.figures", "engine.files", "engine.hardware"),
+            *("engine.prediction", "engine.problem"),
+        },
+    },
+]
+MAY_IMPORT = {name: allowed for layer in LAYERS for name, allowed in layer.items()}
+COMMANDS = {"main", "evaluate"}  # these may import all of them
+MACHINERY = sorted({*MAY_IMPORT, *COMMANDS, "engine.__init__"})
+
+PHYSICS = re.compile(r"\bspins?\b|lattice|temperature|\bising|magneti|energ(y|ies)|kaufman", re.IGNORECASE)
+CRITICAL = re.compile(r"\bT_c\b|T_CRITICAL")
+
+
+def file_of(module: str) -> Path:
+    return ROOT / (module.replace(".", "/") + ".py")
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Every module that a file imports, anywhere in it, by its full name."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= {str(node.module)} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def test_every_file_of_the_machinery_is_listed() -> None:
+    assert {f"engine.{path.stem}" for path in (ROOT / "engine").glob("*.py")} == {
+        name for name in MACHINERY if name.startswith("engine.")
+    }
+
+
+@pytest.mark.parametrize("module", MACHINERY)
+def test_the_machinery_knows_no_physics(module: str) -> None:
+    text = file_of(module).read_text(encoding="utf-8")
+    assert [line for line in text.splitlines() if PHYSICS.search(line) or CRITICAL.search(line)] == []
+
+
+def test_a_word_of_physics_would_be_found() -> None:
+    for line in ("E = energy(x)", "# of the Ising model", "LATTICE_SIZE", "magnetization", "T < T_c", "a spin"):
+        assert PHYSICS.search(line) or CRITICAL.search(line), line
+    assert not PHYSICS.search("raising an error, spinning")
+
+
+@pytest.mark.parametrize("module", MACHINERY)
+def test_imports_are_those_of_the_plan(module: str) -> None:
+    own = {path.stem for path in ROOT.glob("*.py")} | {"ising", "examples", "experiments", "benchmarks", "tests"}
+    imports = imported_modules(file_of(module))
+    ours = {name for name in imports if name in MACHINERY or name.partition(".")[0] in own}
+    ours = {name if name in MACHINERY else name.partition(".")[0] for name in ours}
+    allowed = {*MACHINERY, "problem"} if module == "main" else MAY_IMPORT.get(module, set(MACHINERY))
+    assert ours <= allowed
+
+
+def test_main_names_the_experiment_only_where_it_is_the_script() -> None:
+    tree = ast.parse(file_of("main").read_text(encoding="utf-8"))
+    script = tree.body.pop()
+    assert ast.unparse(script).startswith("if __name__ == '__main__':")
+    assert "problem import PROBLEM" in ast.unparse(script)
+    assert not {"problem"} & {name for name in ast.unparse(tree).split() if name == "problem.PROBLEM"}
+    assert "from problem import" not in ast.unparse(tree)
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["utils", "engine.options", "engine.config", "engine.problem", "engine.cli", "engine.datasets", "engine.run"],
+)
+def test_what_refuses_a_request_loads_no_torch(module: str) -> None:
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("module", MACHINERY)
+def test_a_file_is_read_in_one_sitting_and_a_function_fits_on_a_screen(module: str) -> None:
+    text = file_of(module).read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 330
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno is not None
+            documentation = len((ast.get_docstring(node) or "").splitlines())
+            assert node.end_lineno - node.lineno - documentation <= 60, node.name

@@ -1,0 +1,386 @@
+"""The seam: the defaults are those of regression, and mistakes in a problem cannot go unnoticed."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from numpy.random import SeedSequence
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+import main
+from engine.config import TrainConfig
+from engine.datasets import load_data
+from engine.errors import BadRequestError, ProblemError
+from engine.options import options_of
+from engine.prediction import build_network, evaluate, judge, predict, prepare
+from engine.problem import Check, Columns, Problem, Shape, load_problem, module_name
+from logger import NullLogger
+from tests.toy import PROBLEM, ToyConfig, ToyDataConfig, ToyModelConfig, ToyProblem
+from trainer import Trainer
+
+CONFIG = replace(PROBLEM.presets["debug"], device="cpu")
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+class Rows(NullLogger):
+    """Keeps the rows of metrics."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float]] = []
+
+    def log_epoch(self, row: Any) -> None:
+        self.rows.append(dict(row))
+
+
+def trained(problem: Problem[Any], config: ToyConfig = CONFIG) -> tuple[list[dict[str, float]], dict[str, float]]:
+    """The rows and the test metrics of a run."""
+    data, rows = load_data(problem, config), Rows()
+    model = build_network(problem, config, data.train)
+    Trainer(problem, config, model, data.train, data.val, logger=rows).fit()
+    return rows.rows, evaluate(problem, config, model, prepare(problem, config, model, data.test)).metrics
+
+
+# ------------------------------------------------------------------------------------------------- shapes and scales
+
+
+class WithColumn(nn.Module):
+    """Answers (B, 1) instead of (B,)."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        answers: Tensor = self.network(*inputs)
+        return answers[:, None]
+
+
+def test_a_network_that_answers_a_column_is_refused_before_training() -> None:
+    class Column(ToyProblem):
+        def network(self, config: ToyConfig, input_shapes: tuple[Shape, ...], target_shape: Shape) -> nn.Module:
+            return WithColumn(super().network(config, input_shapes, target_shape))
+
+    with pytest.raises(ProblemError, match=r"answers with the shape \(2, 1\) to targets of the shape \(2,\).*squeeze"):
+        trained(Column())
+
+
+def test_a_loss_that_is_a_mean_is_refused() -> None:
+    class Mean(ToyProblem):
+        def loss(self, config: ToyConfig, answers: Tensor, targets: Tensor) -> Tensor:
+            return nn.functional.mse_loss(answers, targets)
+
+    with pytest.raises(ProblemError, match=r"loss returned the shape \(\): return one loss per example"):
+        trained(Mean())
+
+
+def test_a_baseline_of_another_shape_is_refused() -> None:
+    data = load_data(PROBLEM, CONFIG)
+    model = build_network(PROBLEM, CONFIG, data.train)
+    examples = prepare(PROBLEM, CONFIG, model, data.test)
+    with pytest.raises(ProblemError, match=r"\(50, 1\)"):
+        judge(PROBLEM, CONFIG, model, examples, np.zeros((50, 1)))
+
+
+def test_inputs_that_are_no_tuple_are_refused() -> None:
+    class Array(ToyProblem):
+        def inputs(self, config: ToyConfig, columns: Columns) -> Any:
+            return columns["points"]
+
+    with pytest.raises(ProblemError, match="tuple"):
+        trained(Array())
+
+
+@pytest.mark.parametrize("spread", [1e-3, 1e3])
+def test_training_does_not_depend_on_the_units_of_inputs_and_target(spread: float) -> None:
+    config = replace(CONFIG, data=replace(CONFIG.data, spread=spread))
+    (_, metrics), (_, reference) = trained(PROBLEM, config), trained(PROBLEM)
+    assert metrics["loss"] == pytest.approx(reference["loss"], rel=1e-3)
+    assert metrics["r2"] == pytest.approx(reference["r2"], rel=1e-3)
+    assert metrics["mae"] == pytest.approx(reference["mae"] * spread**2, rel=1e-3)
+
+
+def test_scales_are_measured_on_the_training_split_and_integers_are_not_scaled() -> None:
+    data = load_data(PROBLEM, CONFIG)
+    model = build_network(PROBLEM, CONFIG, data.train)
+    points, signs = prepare(PROBLEM, CONFIG, model, data.train).inputs
+    assert points.dtype == torch.float32
+    assert float(points.mean()) == pytest.approx(0, abs=1e-6)
+    assert float(points.std(correction=0)) == pytest.approx(1, abs=1e-6)
+    np.testing.assert_array_equal(signs.numpy(), data.train["signs"])
+    assert signs.dtype == torch.int8
+    targets = prepare(PROBLEM, CONFIG, model, data.train).targets
+    assert float(targets.mean()) == pytest.approx(0, abs=1e-6)
+    assert float(targets.std(correction=0)) == pytest.approx(1, abs=1e-6)
+
+
+def test_a_problem_may_keep_its_units() -> None:
+    class Unscaled(ToyProblem):
+        scale_inputs = False
+
+        def scales_target(self, config: ToyConfig) -> bool:
+            return False
+
+    data = load_data(Unscaled(), CONFIG)
+    model = build_network(Unscaled(), CONFIG, data.train)
+    examples = prepare(Unscaled(), CONFIG, model, data.train)
+    np.testing.assert_array_equal(examples.inputs[0].numpy(), data.train["points"])
+    np.testing.assert_array_equal(examples.targets.numpy(), data.train["values"].astype(np.float32))
+    assert not any(name.startswith("input_") for name in model.state_dict())
+
+
+def test_constant_inputs_and_targets_have_a_scale() -> None:
+    class Constant(ToyProblem):
+        def target(self, config: ToyConfig, columns: Columns) -> NDArray[Any]:
+            return np.full(len(columns["values"]), 7.0)
+
+        def inputs(self, config: ToyConfig, columns: Columns) -> tuple[NDArray[Any], ...]:
+            return np.ones_like(columns["points"]), columns["signs"]
+
+    _, metrics = trained(Constant())
+    assert metrics["mae"] < 1
+    assert metrics["r2"] in (0, 1)
+
+
+def test_predictions_are_in_physical_units_and_the_scales_are_saved() -> None:
+    data = load_data(PROBLEM, CONFIG)
+    model = build_network(PROBLEM, CONFIG, data.train)
+    model.eval()
+    with torch.inference_mode():
+        by_module = model(torch.from_numpy(data.test["points"]), torch.from_numpy(data.test["signs"]))
+    np.testing.assert_allclose(predict(PROBLEM, CONFIG, model, data.test), by_module.numpy(), rtol=1e-5, atol=1e-6)
+    other = build_network(PROBLEM, replace(CONFIG, seed=1), load_data(PROBLEM, replace(CONFIG, seed=1)).train)
+    other.load_state_dict(model.state_dict())
+    np.testing.assert_array_equal(
+        predict(PROBLEM, CONFIG, other, data.test), predict(PROBLEM, CONFIG, model, data.test)
+    )
+
+
+class TwoTargets(ToyProblem):
+    """Predicts the value and a million times it: (N, 2)."""
+
+    def target(self, config: ToyConfig, columns: Columns) -> NDArray[Any]:
+        return columns["values"][:, None] * np.array([1, 1e6])
+
+    def network(self, config: ToyConfig, input_shapes: tuple[Shape, ...], target_shape: Shape) -> nn.Module:
+        assert target_shape == (2,)
+        network = super().network(config, input_shapes, target_shape)
+        network.last = nn.Linear(config.model.hidden, 2)
+        return Unsummed(network)
+
+
+class Unsummed(nn.Module):
+    """The toy network without its last mean."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, points: Tensor, signs: Tensor) -> Tensor:
+        x = torch.cat([points, signs.float()[:, None]], dim=1)
+        network = cast(Any, self.network)
+        answers: Tensor = network.last(nn.functional.gelu(network.hidden(x)))
+        return answers
+
+
+def test_several_targets_have_a_scale_each() -> None:
+    data = load_data(TwoTargets(), CONFIG)
+    model = build_network(TwoTargets(), CONFIG, data.train)
+    assert float(model.std[1] / model.std[0]) == pytest.approx(1e6, rel=1e-5)
+    Trainer(TwoTargets(), CONFIG, model, data.train, data.val).fit()
+    errors = predict(TwoTargets(), CONFIG, model, data.test) - TwoTargets().target(CONFIG, data.test)
+    first, second = np.abs(errors).mean(axis=0)
+    assert second / first == pytest.approx(1e6, rel=0.3)  # both are learned equally well
+
+
+# --------------------------------------------------------------------------------------------- loss, metrics, checks
+
+
+def test_training_and_validation_have_the_same_loss() -> None:
+    class Penalized(ToyProblem):
+        def loss(self, config: ToyConfig, answers: Tensor, targets: Tensor) -> Tensor:
+            return super().loss(config, answers, targets) + 100.0
+
+    config = replace(CONFIG, train=replace(CONFIG.train, epochs=2))
+    (rows, metrics), (reference, _) = trained(Penalized(), config), trained(PROBLEM, config)
+    for row, plain in zip(rows, reference, strict=True):
+        assert row["train_loss"] == pytest.approx(plain["train_loss"] + 100, rel=1e-5)
+        assert row["val_loss"] == pytest.approx(plain["val_loss"] + 100, rel=1e-5)
+        assert row["val_mae"] == pytest.approx(plain["val_mae"], rel=1e-4)
+    assert metrics["loss"] > 100
+
+
+def test_the_best_epoch_is_that_of_the_problems_own_loss() -> None:
+    class Backwards(ToyProblem):
+        """The loss grows with training: -(a - t)^2 is lowest where the error is largest."""
+
+        def loss(self, config: ToyConfig, answers: Tensor, targets: Tensor) -> Tensor:
+            squared = super().loss(config, answers, targets)
+            return squared if torch.is_grad_enabled() and answers.requires_grad else -squared
+
+    data = load_data(Backwards(), CONFIG)
+    model = build_network(Backwards(), CONFIG, data.train)
+    fit = Trainer(Backwards(), CONFIG, model, data.train, data.val).fit()
+    assert fit.best_epoch == 1
+
+
+def test_the_metric_that_is_shown_is_the_one_that_the_problem_names(capsys: pytest.CaptureFixture[str]) -> None:
+    class Named(ToyProblem):
+        def metrics(self, config: ToyConfig, columns: Columns, predictions: Any, targets: Any) -> dict[str, float]:
+            return {"first": -1.0, "largest": float(np.abs(predictions - targets).max())}
+
+        def main_metric(self, config: ToyConfig) -> Any:
+            return "largest", "min"
+
+        def figures(self, config: ToyConfig, arrays: Columns) -> Any:
+            return {}
+
+    main.run(Named(), CONFIG, Path("checkpoints/r"))
+    shown = capsys.readouterr().out
+    assert "val largest" in shown
+    assert "val first" not in shown
+
+
+def test_metrics_of_regression() -> None:
+    columns: Columns = {"x": np.zeros(4)}
+    targets = np.array([1.0, 2.0, 3.0, 4.0])
+    metrics = PROBLEM.metrics(CONFIG, columns, targets + np.array([0.5, -0.5, 0.5, -0.5]), targets)
+    assert metrics == {"mae": 0.5, "rmse": 0.5, "r2": pytest.approx(1 - 1 / 5)}
+    two = np.stack([targets, -10 * targets], axis=1)
+    metrics = PROBLEM.metrics(CONFIG, columns, two + np.array([1.0, 0.0]), two)
+    assert metrics == {"mae": 0.5, "rmse": pytest.approx(0.5**0.5), "r2": pytest.approx((1 - 4 / 5 + 1) / 2)}
+    constant = np.full(3, 0.1)
+    assert PROBLEM.metrics(CONFIG, columns, constant, constant)["r2"] == 1
+    assert PROBLEM.metrics(CONFIG, columns, constant + 1, constant)["r2"] == 0
+
+
+def test_the_mean_is_a_baseline_for_one_and_for_several_targets() -> None:
+    data = load_data(PROBLEM, CONFIG)
+    for problem in (PROBLEM, TwoTargets()):
+        target = problem.target(CONFIG, data.train)
+        mean = problem.baselines(CONFIG, data.train, data.test)["mean"]
+        assert mean.shape == problem.target(CONFIG, data.test).shape
+        np.testing.assert_allclose(mean[0], target.mean(axis=0))
+
+
+def test_a_fault_stops_a_run_before_anything_is_written(capsys: pytest.CaptureFixture[str]) -> None:
+    config = replace(CONFIG, data=replace(CONFIG.data, corrupt=True))
+    with pytest.raises(BadRequestError, match="the train split: the values are not those of the points"):
+        main.run(PROBLEM, config, Path("checkpoints/r"))
+    assert [path.name for path in Path("checkpoints/r").iterdir()] == [".lock"]
+
+
+def test_labels_without_a_difference_are_refused() -> None:
+    class Labels(ToyProblem):
+        def scales_target(self, config: ToyConfig) -> bool:
+            return False
+
+        def target(self, config: ToyConfig, columns: Columns) -> NDArray[Any]:
+            return np.ones(len(columns["values"]))
+
+    with pytest.raises(BadRequestError, match="all training targets are 1"):
+        load_data(Labels(), CONFIG)
+
+
+def test_the_numbers_of_the_check_are_in_the_results_under_its_name() -> None:
+    class Checked(ToyProblem):
+        check_name = "plausible"
+
+        def check(self, config: ToyConfig, columns: Columns) -> Check:
+            return Check({"n": len(columns["values"])})
+
+    main.run(Checked(), CONFIG, Path("checkpoints/r"))
+    results = json.loads(Path("checkpoints/r/results.json").read_text())
+    assert results["plausible"] == {"train": {"n": 200}, "val": {"n": 50}, "test": {"n": 50}}
+
+
+# ----------------------------------------------------------------------------------------------------- one file, found
+
+
+def test_a_problem_without_a_generator_asks_for_a_file() -> None:
+    class External(Problem[ToyConfig]):
+        name = "external"
+        config_type = ToyConfig
+        presets = {"default": ToyConfig()}
+
+        def inputs(self, config: ToyConfig, columns: Columns) -> tuple[NDArray[Any], ...]:
+            return (columns["x"],)
+
+        def target(self, config: ToyConfig, columns: Columns) -> NDArray[Any]:
+            return columns["y"]
+
+        def network(self, config: ToyConfig, input_shapes: tuple[Shape, ...], target_shape: Shape) -> nn.Module:
+            return nn.Sequential(nn.Linear(input_shapes[0][0], 1), nn.Flatten(0))
+
+    with pytest.raises(BadRequestError, match="--data: give a file"):
+        main.run(External(), ToyConfig(device="cpu"), Path("checkpoints/r"))
+    rng = np.random.default_rng(0)
+    np.savez("d.npz", x=rng.normal(size=(100, 2)), y=np.arange(100.0))
+    config = ToyConfig(
+        train=TrainConfig(epochs=1), data=ToyDataConfig(file="d.npz", num_train=80, num_val=10, num_test=10)
+    )
+    main.run(External(), config, Path("checkpoints/r"))
+    assert json.loads(Path("checkpoints/r/results.json").read_text())["test"]["mae"] > 0
+
+
+def test_a_value_error_of_the_network_is_a_request_that_is_refused() -> None:
+    class Picky(ToyProblem):
+        def network(self, config: ToyConfig, input_shapes: tuple[Shape, ...], target_shape: Shape) -> nn.Module:
+            raise ValueError(f"--hidden {config.model.hidden}: must be a multiple of {input_shapes[0][0]}")
+
+    with pytest.raises(BadRequestError, match="--hidden 16: must be a multiple of 3"):
+        trained(Picky())
+
+
+def test_the_module_of_a_problem_is_found_again() -> None:
+    assert module_name(PROBLEM) == "tests.toy"
+    assert load_problem("tests.toy") is PROBLEM
+
+
+@pytest.mark.parametrize("code", ["", "PROBLEM = 1", "import nothing_of_that_name"])
+def test_a_module_without_a_problem_is_an_error_of_one_line(
+    code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "no_problem.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "no_problem", raising=False)
+    with pytest.raises(ProblemError, match="no_problem"):
+        load_problem("no_problem")
+
+
+def test_the_weights_are_a_function_of_the_seed() -> None:
+    data = load_data(PROBLEM, CONFIG)
+    torch.manual_seed(5)
+    one = build_network(PROBLEM, CONFIG, data.train).state_dict()
+    two = build_network(PROBLEM, CONFIG, data.train).state_dict()
+    other = build_network(PROBLEM, replace(CONFIG, seed=1), data.train).state_dict()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert not torch.equal(one["network.hidden.weight"], other["network.hidden.weight"])
+
+
+def test_generating_no_examples_gives_shapes_and_dtypes() -> None:
+    columns = PROBLEM.generate(CONFIG, 0, SeedSequence(0))
+    assert {name: (column.shape, column.dtype.str) for name, column in columns.items()} == {
+        "points": ((0, 3), "<f4"),
+        "signs": ((0,), "|i1"),
+        "values": ((0,), "<f8"),
+        "is_far": ((0,), "|b1"),
+    }
+
+
+def test_an_option_is_only_idle_for_the_networks_that_name_it() -> None:
+    assert ToyModelConfig(kind="pooled").kind == "pooled"
+    options = {option.flag: option for option in options_of(ToyConfig).values()}
+    pooled = replace(CONFIG, model=ToyModelConfig(kind="pooled"))
+    assert options["--skip"].idle(pooled) == "--kind pooled"
+    assert options["--skip"].idle(CONFIG) == ""
+    assert options["--hidden"].idle(pooled) == ""

@@ -186,7 +186,6 @@ def new_data(request: Request) -> tuple[Columns, str]:
     config = request.config
     if config.data.file is not None:
         return read_columns(request.problem, config, config.data.file), f"read from {config.data.file}"
-    require_memory_for(request.problem, config)
     splits, source = get_splits(request.problem, config)
     return splits.test, source
 
@@ -210,6 +209,7 @@ def evaluate_run(request: Request) -> dict[str, Any]:
     saved = load_saved(request.folder)
     device = select_device(config.device)
     if config.data.file is None:
+        require_memory_for(problem, config)
         fit_to(saved, request, generate_split(problem, config, 0, SeedSequence(0)))  # refused before data are generated
     columns, source = new_data(request)
     model = fit_to(saved, request, columns).to(device)

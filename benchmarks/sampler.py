@@ -1,13 +1,13 @@
-"""How fast the sampler is, beside what one can install and what one would write.
+"""How fast the sampler is, compared with other packages and with simple programs.
 
-python -m benchmarks.sampler           measure, for some ten minutes; writes results/sampler.json and the figure
-python -m benchmarks.sampler --draw    the tables and the figure once more
+python -m benchmarks.sampler           measure, in about ten minutes; writes results/sampler.json and the figure
+python -m benchmarks.sampler --draw    only print the tables and plot the figure of the last measurement
 
-Every contestant draws one configuration from each of N chains at temperatures between 1 and 4, by attempting to flip
-every spin once a sweep; what counts is attempted flips a second, from the call to the configurations (peapods hands out
-averages alone, and slow ones do a part of the work: a rate is a rate). They take turns, in one process for each number
-of cores, and what is compared is the ratio within a turn. The peers have an environment of their own, which is made on
-the first run.
+Each competitor samples one configuration from each of N chains at temperatures between 1 and 4. A sweep attempts to
+flip every spin once. The result is the number of attempted flips per second, timed from the call until it returns the
+configurations (peapods returns averages only). Slow competitors do a part of the work, since only the rate matters. For
+each number of cores, the competitors run in turn in one process, and ratios of rates are taken within each repetition.
+They run in a virtual environment of their own, which is created on the first run.
 """
 
 import argparse
@@ -36,22 +36,22 @@ RESULTS = ROOT / "benchmarks" / "results" / "sampler.json"
 FIGURE = ROOT / "docs" / "figures" / "sampler.png"
 
 SHAPES = [(8, 14_000), (32, 4096), (64, 1024), (128, 64)]
-N_UPDATES = 1e9  # in one turn of a contestant that does the whole work
-N_TURNS = 7
+N_UPDATES = 1e9  # in one repetition of a competitor that does all the work
+N_REPETITIONS = 7
 SIZES = [(size, 64) for size in (8, 16, 32, 64, 128, 256)]  # from 4 thousand to 4 million spins
 CHAINS = [(8, 64 * 4**k) for k in range(6)]
 
 Temperatures = NDArray[np.float64]
-Draw = Callable[[int, Temperatures, int, int], object]  # lattice size, temperatures, sweeps, cores
+Sample = Callable[[int, Temperatures, int, int], object]  # lattice size, temperatures, sweeps, cores
 
 
-def draw_multispin(size: int, temperatures: Temperatures, n_sweeps: int, n_cores: int) -> object:
+def sample_multispin(size: int, temperatures: Temperatures, n_sweeps: int, n_cores: int) -> object:
     return multispin.sample(size, temperatures, n_sweeps, seed=1, n_threads=n_cores)
 
 
-def draw_mcising(size: int, temperatures: Temperatures, n_sweeps: int, n_cores: int) -> object:
-    # What mcising.Simulation calls in its parallel mode, without the statistics that it makes of the result. Rayon has
-    # been told the number of cores.
+def sample_mcising(size: int, temperatures: Temperatures, n_sweeps: int, n_cores: int) -> object:
+    # This is what mcising.Simulation calls in its parallel mode, without the statistics that it computes afterwards.
+    # RAYON_NUM_THREADS sets the number of cores.
     from mcising._core import run_independent_temperatures
 
     couplings = (1.0, 0.0, 0.0, 0.0)
@@ -59,21 +59,21 @@ def draw_mcising(size: int, temperatures: Temperatures, n_sweeps: int, n_cores: 
     return run_independent_temperatures(size, *couplings, 1, "metropolis", "square", *run)
 
 
-def draw_peapods(size: int, temperatures: Temperatures, n_sweeps: int, n_cores: int) -> object:
+def sample_peapods(size: int, temperatures: Temperatures, n_sweeps: int, n_cores: int) -> object:
     import peapods
 
     with np.errstate(invalid="ignore"):
         return peapods.Ising((size, size), temperatures=temperatures).sample(n_sweeps, warmup_ratio=0.99)
 
 
-def draw_numpy(size: int, temperatures: Temperatures, n_sweeps: int, n_cores: int) -> object:
+def sample_numpy(size: int, temperatures: Temperatures, n_sweeps: int, n_cores: int) -> object:
     block = max(1, 2**18 // size**2)
     blocks = [temperatures[start : start + block] for start in range(0, len(temperatures), block)]
     return [metropolis.sample(size, part, n_sweeps, seed=1) for part in blocks]
 
 
-def draw_textbook(size: int, temperatures: Temperatures, n_sweeps: int, n_cores: int) -> object:
-    """The program of a first exercise: lists, loops, one spin at a time."""
+def sample_textbook(size: int, temperatures: Temperatures, n_sweeps: int, n_cores: int) -> object:
+    """A program from a first course: lists, loops, one spin at a time."""
     lattices = []
     for temperature in temperatures:
         spins = [[random.choice((-1, 1)) for _ in range(size)] for _ in range(size)]
@@ -87,37 +87,37 @@ def draw_textbook(size: int, temperatures: Temperatures, n_sweeps: int, n_cores:
     return lattices
 
 
-# Each with the share of the work that it is given.
-CONTESTANTS: dict[str, tuple[Draw, float]] = {
-    "multispin": (draw_multispin, 1),
-    "mcising": (draw_mcising, 1),
-    "peapods": (draw_peapods, 0.1),
-    "numpy": (draw_numpy, 0.1),
-    "textbook": (draw_textbook, 2e-4),
+# Each with its fraction of the work. The names are keys in results/sampler.json.
+COMPETITORS: dict[str, tuple[Sample, float]] = {
+    "multispin": (sample_multispin, 1),
+    "mcising": (sample_mcising, 1),
+    "peapods": (sample_peapods, 0.1),
+    "numpy": (sample_numpy, 0.1),
+    "textbook": (sample_textbook, 2e-4),
 }
 
 
-def rate(draw: Draw, size: int, n_chains: int, n_updates: float, n_cores: int) -> float:
-    """Attempted flips a second."""
+def rate(sample: Sample, size: int, n_chains: int, n_updates: float, n_cores: int) -> float:
+    """Attempted flips per second."""
     n_chains = max(1, min(n_chains, int(n_updates / (10 * size**2))))  # at least ten sweeps
     n_sweeps = max(1, round(n_updates / (n_chains * size**2)))
     temperatures = np.random.default_rng(0).uniform(1, 4, n_chains)
     start = time.perf_counter()
-    draw(size, temperatures, n_sweeps, n_cores)
+    sample(size, temperatures, n_sweeps, n_cores)
     return n_sweeps * n_chains * size**2 / (time.perf_counter() - start)
 
 
 def measure(n_cores: int) -> dict[str, Any]:
-    """All that is measured on a number of cores; runs in the environment of the peers."""
+    """All measurements on a number of cores, in the environment of the competitors."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:n_cores])
     multispin.get_ready()
     shapes = []
     for size, n_chains in SHAPES:
-        rates: dict[str, list[float]] = {name: [] for name in CONTESTANTS}
-        for _ in range(N_TURNS):
-            for name, (draw, share) in CONTESTANTS.items():
-                rates[name].append(rate(draw, size, n_chains, share * N_UPDATES, n_cores))
+        rates: dict[str, list[float]] = {name: [] for name in COMPETITORS}
+        for _ in range(N_REPETITIONS):
+            for name, (sample, share) in COMPETITORS.items():
+                rates[name].append(rate(sample, size, n_chains, share * N_UPDATES, n_cores))
         n_sweeps = metropolis.equilibration_sweeps(size)
         temperatures = np.random.default_rng(0).uniform(1, 4, n_chains)
         start = time.perf_counter()
@@ -126,25 +126,25 @@ def measure(n_cores: int) -> dict[str, Any]:
         shapes.append({"size": size, "n_chains": n_chains, "n_sweeps": n_sweeps, "seconds": seconds, "rates": rates})
         print(f"{n_cores} cores, {size} x {size}, {n_chains} chains", file=sys.stderr)
     costs: list[dict[str, Any]] = [{"size": size, "n_chains": n, "rates": []} for size, n in [*SIZES, *CHAINS]]
-    for _ in range(N_TURNS):
+    for _ in range(N_REPETITIONS):
         for cost in costs:
-            cost["rates"].append(rate(draw_multispin, cost["size"], cost["n_chains"], N_UPDATES, n_cores))
+            cost["rates"].append(rate(sample_multispin, cost["size"], cost["n_chains"], N_UPDATES, n_cores))
     return {"n_cores": n_cores, "shapes": shapes, "costs": costs}
 
 
 def spread(values: list[float]) -> tuple[float, float, float]:
-    """Median, least and largest."""
+    """Median, minimum and maximum."""
     return float(np.median(values)), min(values), max(values)
 
 
 def ratios(rates: dict[str, list[float]], name: str) -> list[float]:
-    """How many times faster multispin was than another, turn by turn."""
+    """How many times faster multispin was than another competitor, in each repetition."""
     return [ours / theirs for ours, theirs in zip(rates["multispin"], rates[name], strict=True)]
 
 
 def table(results: dict[str, Any]) -> str:
-    """Rates of multispin, and how many times slower the others are."""
-    names = list(CONTESTANTS)
+    """Rates of multispin, and how many times slower the other competitors are."""
+    names = list(COMPETITORS)
     lines = [
         "| lattice, chains | cores | "
         + " | ".join(names[:1])
@@ -165,7 +165,7 @@ def table(results: dict[str, Any]) -> str:
 
 
 def equilibrium_table(results: dict[str, Any]) -> str:
-    """Time to independent equilibrium configurations: ours as measured, that of others from their rates."""
+    """Time to independent equilibrium configurations: measured for multispin, from the rates for the others."""
     others = ["mcising", "numpy"]
     lines = [
         "| independent configurations | cores | sweeps | multispin | " + " | ".join(others) + " |",
@@ -186,7 +186,7 @@ def equilibrium_table(results: dict[str, Any]) -> str:
 
 
 def linearity(results: dict[str, Any]) -> str:
-    """How far the cost of a flip is from being the same for all lattices and numbers of chains, on one core."""
+    """How much the cost of a flip varies with lattice size and number of chains, on one core."""
     costs = results["runs"][0]["costs"]
     lines = []
     for what, part in (("lattice sizes", costs[: len(SIZES)]), ("numbers of chains", costs[len(SIZES) :])):
@@ -198,24 +198,24 @@ def linearity(results: dict[str, Any]) -> str:
 
 
 def report(results: dict[str, Any]) -> str:
-    """All of it in words, for README.md."""
+    """All tables, for the documentation."""
     return "\n\n".join([table(results), equilibrium_table(results), linearity(results)])
 
 
-def draw_figure(results: dict[str, Any]) -> None:
-    """Rates by shape, and the cost of a flip against the number of spins, with all turns to be seen."""
+def plot(results: dict[str, Any]) -> None:
+    """Rates by lattice size, and the cost of a flip against the number of spins."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     run = results["runs"][-1]
-    for k, name in enumerate(CONTESTANTS):
+    for k, name in enumerate(COMPETITORS):
         medians, low, high = np.transpose([spread(shape["rates"][name]) for shape in run["shapes"]])
         places = np.arange(len(SHAPES)) + 0.16 * (k - 2)
         left.bar(places, medians, width=0.15, label=name, yerr=(medians - low, high - medians), capsize=2)
     labels = [f"{size}x{size}\n{n_chains:,} chains" for size, n_chains in SHAPES]
     left.set(yscale="log", ylabel="attempted flips / s", xticks=range(len(SHAPES)), xticklabels=labels)
-    left.set(title=f"{run['n_cores']} cores; bars: least and largest of {N_TURNS}", ylim=(None, 1e12))
+    left.set(title=f"{run['n_cores']} cores; bars: range of {N_REPETITIONS} repetitions", ylim=(None, 1e12))
     left.legend(ncols=3, fontsize="small")
     costs = results["runs"][0]["costs"]
     for label, marker, part in (
@@ -234,9 +234,9 @@ def draw_figure(results: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Measure in the environment of the peers, keep the numbers, show them."""
+    """Measure in the environment of the competitors, save the numbers, and show them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--draw", action="store_true", help="measure nothing: show what was measured last")
+    parser.add_argument("--draw", action="store_true", help="do not measure; show the last measurement")
     parser.add_argument("--measure", type=int, metavar="CORES", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
@@ -257,7 +257,7 @@ def main() -> None:
         RESULTS.parent.mkdir(parents=True, exist_ok=True)
         RESULTS.write_text(json.dumps(results, indent=1) + "\n")
     results = json.loads(RESULTS.read_text())
-    draw_figure(results)
+    plot(results)
     print(report(results))
 
 

@@ -1,13 +1,17 @@
-"""How fast training is, beside what one would write or install.
+"""How fast training is, compared with common alternatives.
 
-python -m benchmarks.training            measure, for a quarter of an hour; writes results/training.json and the figure
-python -m benchmarks.training --draw     the tables and the figure once more
+python -m benchmarks.training            measure, in a quarter of an hour; writes results/training.json and the figure
+python -m benchmarks.training --draw     only print the tables and plot the figure of the last measurement
 
-Everybody trains the same network on the same data with the same schedule, in a process of its own. For the time of a
-step they take turns of an epoch, while the others wait; what is compared is the ratio within a turn. For the time to an
-error, processes are started one after the other, and the clock runs from the start of the process to the first epoch
-whose validation error is as low as that of the default experiment in the end. The peers have an environment of their
-own, which is made on the first run.
+All competitors train the same network on the same data with the same schedule, each in its own process. Two times are
+measured:
+
+- The time of a step. In each repetition, the competitors train one epoch each while the others wait. Ratios of times
+  are taken within a repetition.
+- The time to an error: from the start of the process to the first epoch whose validation error is within 5 % of the
+  best one of the default experiment. Only one process runs at a time.
+
+The competitors run in a virtual environment of their own, which is created on the first run.
 """
 
 import argparse
@@ -26,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.contestants import CASES, CONTESTANTS, DEFAULT, OURS, RACERS, Data, Turn, entered
+from benchmarks.competitors import CASES, COMPETITORS, DEFAULT, OURS, RACERS, Data, Timer, supports
 from ising import lattice
 
 ROOT = Path(__file__).parent.parent
@@ -35,15 +39,15 @@ PACKAGES = ["lightning==2.6.6", "scikit-learn==1.9.1", "jax==0.10.2", "optax==0.
 RESULTS = ROOT / "benchmarks" / "results" / "training.json"
 FIGURE = ROOT / "docs" / "figures" / "training.png"
 
-N_TURNS = 9
+N_REPETITIONS = 9
 N_RACES = 3
-SLACK = 1.05  # an error this much above the default run's counts as reached: other seeds end a few percent apart
+SLACK = 1.05  # the error to reach, relative to that of the default run: seeds differ by a few percent
 
 # ---------------------------------------------------------------------------------------------------------- measuring
 
 
 class Worker:
-    """A contestant in a process of its own."""
+    """A competitor in its own process."""
 
     def __init__(self, name: str, case: str, data: Path, n_cores: int, race: bool) -> None:
         python = str(ENVIRONMENT / "bin" / "python")
@@ -62,23 +66,23 @@ class Worker:
 
 
 def work(name: str, case: str, path: str, n_cores: str, race: str) -> None:
-    """Be a contestant."""
+    """Run as a competitor."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(n_cores)])
     with np.load(path) as arrays:
         data = Data(**arrays)
-    CONTESTANTS[name](CASES[case], data, Turn(race == "1"))
+    COMPETITORS[name](CASES[case], data, Timer(race == "1"))
 
 
 def measure_steps(case: str, data: Path, steps_per_epoch: int, n_cores: int) -> dict[str, list[float]]:
-    """Milliseconds a step, turn by turn."""
-    workers = {name: Worker(name, case, data, n_cores, race=False) for name in CONTESTANTS if entered(name, case)}
+    """Milliseconds per step, of each repetition."""
+    workers = {name: Worker(name, case, data, n_cores, race=False) for name in COMPETITORS if supports(name, case)}
     times: dict[str, list[float]] = {name: [] for name in workers}
-    for turn in range(N_TURNS + 2):
+    for repetition in range(N_REPETITIONS + 2):
         for name, worker in workers.items():
             seconds = worker.epoch()
-            time.sleep(0.3)  # threads of some go on looking for work for a fifth of a second
-            if turn >= 2:  # after compilation and a warm epoch
+            time.sleep(0.3)  # the threads of some competitors wait actively for another 0.2 s
+            if repetition >= 2:  # after compilation and a warm-up epoch
                 times[name].append(1e3 * seconds / steps_per_epoch)
     for worker in workers.values():
         worker.process.kill()
@@ -98,7 +102,7 @@ def race(name: str, case: str, data: Path) -> list[tuple[float, float]]:
 
 
 def race_ours(case: str, folder: Path) -> list[tuple[float, float]]:
-    """The same for the real program, with its data, which lie in its cache, its checkpoints and its records."""
+    """The same for the complete program, which reads its data from the cache and writes checkpoints and metrics."""
     command = [str(ENVIRONMENT / "bin" / "python"), str(ROOT / "main.py"), "--run-name", "race", "--overwrite"]
     command += ["--device", "cpu", "--activation", CASES[case].activation, "--dropout", str(CASES[case].dropout)]
     start = time.perf_counter()
@@ -112,19 +116,20 @@ def race_ours(case: str, folder: Path) -> list[tuple[float, float]]:
 
 
 def measure() -> dict[str, Any]:
-    """All of it."""
-    from datafiles import get_splits
+    """All measurements."""
+    from engine.datasets import get_splits
+    from problem import PROBLEM
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         os.chdir(folder)
-        splits, _ = get_splits(DEFAULT.data, DEFAULT.seed)
+        splits, _ = get_splits(PROBLEM, DEFAULT)
         arrays: dict[str, Any] = {}
         for key in ("train", "val"):
-            spins = getattr(splits, key).spins
+            spins = getattr(splits, key)["spins"]
             arrays |= {f"{key}_spins": spins, f"{key}_targets": (lattice.energy(spins) / 64).astype(np.float32)}
         np.savez(folder / "data.npz", **arrays)
-        steps = math.ceil(len(splits.train.spins) / DEFAULT.train.batch_size)
+        steps = math.ceil(len(splits.train["spins"]) / DEFAULT.train.batch_size)
         results: dict[str, Any] = {"machine": platform.processor() or platform.machine(), "packages": PACKAGES}
         results["steps"] = []
         for case in CASES:
@@ -134,7 +139,7 @@ def measure() -> dict[str, Any]:
                 print(case, n_cores, {k: round(float(np.median(v)), 3) for k, v in times.items()}, file=sys.stderr)
         results["races"] = []
         for case in CASES:
-            curves: dict[str, Any] = {name: [] for name in ("ours", *RACERS) if entered(name, case)}
+            curves: dict[str, Any] = {name: [] for name in ("ours", *RACERS) if supports(name, case)}
             race_ours(case, folder)  # fills the cache with the data
             for _ in range(N_RACES):
                 for name, mine in curves.items():
@@ -145,16 +150,16 @@ def measure() -> dict[str, Any]:
     return results
 
 
-# ------------------------------------------------------------------------------------------------------------ showing
+# ------------------------------------------------------------------------------------------- tables and the figure
 
 
 def spread(values: list[float], digits: int = 2) -> str:
-    """Median, least and largest."""
+    """Median, minimum and maximum."""
     return f"{np.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
 def step_table(results: dict[str, Any]) -> str:
-    """Milliseconds a step, and how many times slower than ours, turn by turn."""
+    """Milliseconds per step, and the ratio to ours within each repetition."""
     lines = ["| a step of | cores | ms | times ours |", "|---|---|---:|---:|"]
     for measured in results["steps"]:
         for name, ms in measured["ms"].items():
@@ -165,12 +170,12 @@ def step_table(results: dict[str, Any]) -> str:
 
 
 def target(race: dict[str, Any]) -> float:
-    """The error to be reached: that of our median run, with some slack."""
+    """The error to reach: SLACK times that of our median run."""
     return SLACK * float(np.median([min(mae for _, mae in curve) for curve in race["curves"]["ours"]]))
 
 
 def arrivals(race: dict[str, Any]) -> Iterator[tuple[str, list[float]]]:
-    """For each contestant, the seconds until the error was reached, infinite if it was not."""
+    """For each competitor, the seconds until the error was reached, infinite if it was not."""
     for name, curves in race["curves"].items():
         yield name, [min((s for s, mae in curve if mae <= target(race)), default=math.inf) for curve in curves]
 
@@ -192,12 +197,12 @@ def race_table(results: dict[str, Any]) -> str:
 
 
 def report(results: dict[str, Any]) -> str:
-    """All of it in words, for README.md."""
+    """All tables, for the documentation."""
     return "\n\n".join([step_table(results), race_table(results)])
 
 
-def draw_figure(results: dict[str, Any]) -> None:
-    """Bars of the default step, with all turns to be seen, and validation error against seconds."""
+def plot(results: dict[str, Any]) -> None:
+    """The time of a step of the default network, and validation error against seconds."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4.2), layout="constrained")
@@ -209,32 +214,35 @@ def draw_figure(results: dict[str, Any]) -> None:
         cores = f"{measured['n_cores']} core{'s' if measured['n_cores'] > 1 else ''}"
         left.barh(places, medians, 0.38, xerr=(medians - low, high - medians), capsize=2, label=cores)
     left.set(
-        yticks=range(len(medians)), yticklabels=list(results["steps"][0]["ms"]), xlabel="ms a step, default network"
+        yticks=range(len(medians)), yticklabels=list(results["steps"][0]["ms"]), xlabel="ms per step, default network"
     )
     left.invert_yaxis()
-    left.legend(title=f"bars: least and\nlargest of {N_TURNS}", loc="center right")
+    left.legend(title=f"bars: range of\n{N_REPETITIONS} repetitions", loc="center right")
     race = results["races"][0]
     for k, (name, curves) in enumerate(race["curves"].items()):
         for j, curve in enumerate(curves):
             right.plot(*np.transpose(curve), color=f"C{k}", lw=1, label=name if j == 0 else None)
-    right.axhline(target(race), color="gray", lw=0.8, ls="--", label="the error to be reached")
+    right.axhline(target(race), color="gray", lw=0.8, ls="--", label="error to reach")
     right.set(
-        xscale="log", yscale="log", xlabel="seconds since the process began", ylabel="validation MAE [J per spin]"
+        xscale="log",
+        yscale="log",
+        xlabel="seconds since the process started",
+        ylabel="validation MAE [J per spin]",
     )
     limits = right.get_xlim()
     right.set_xticks([2, 3, 5, 10, 20, 50], ["2", "3", "5", "10", "20", "50"])
     right.set_yticks([0.04, 0.06, 0.1], ["0.04", "0.06", "0.1"])
     right.minorticks_off()
-    right.set_xlim(limits)  # which ticks out of sight have widened
+    right.set_xlim(limits)  # ticks outside the limits have widened them
     right.legend(fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)
     FIGURE.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(FIGURE, dpi=120)
 
 
 def main() -> None:
-    """Measure in the environment of the peers, keep the numbers, show them."""
+    """Measure in the environment of the competitors, save the numbers, and show them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--draw", action="store_true", help="measure nothing: show what was measured last")
+    parser.add_argument("--draw", action="store_true", help="do not measure; show the last measurement")
     parser.add_argument("--work", nargs=5, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.work:
@@ -248,7 +256,7 @@ def main() -> None:
         RESULTS.parent.mkdir(parents=True, exist_ok=True)
         RESULTS.write_text(json.dumps(measure()) + "\n")
     results = json.loads(RESULTS.read_text())
-    draw_figure(results)
+    plot(results)
     print(report(results))
 
 

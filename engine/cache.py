@@ -9,6 +9,7 @@ import hashlib
 import inspect
 import io
 import json
+import os
 import zipfile
 from collections.abc import Callable
 from dataclasses import asdict
@@ -72,7 +73,8 @@ def store(path: Path, splits: Splits) -> None:
                 method = zipfile.ZIP_STORED if column.dtype.kind == "f" else zipfile.ZIP_DEFLATED
                 content = io.BytesIO()
                 np.lib.format.write_array(content, column, allow_pickle=False)
-                archive.writestr(f"{split}/{name}.npy", content.getvalue(), method, compresslevel=1)
+                entry = zipfile.ZipInfo(f"{split}/{name}.npy")  # without a time, so that equal data are equal files
+                archive.writestr(entry, content.getvalue(), method, compresslevel=1)
     path.parent.mkdir(exist_ok=True)
     write_checked(path, buffer.getvalue())
 
@@ -96,9 +98,12 @@ def code_hash(function: Callable[..., Any]) -> str | None:
         if path not in trees:
             tree = _Essence().visit(ast.parse(path.read_bytes()))
             trees[path] = ast.dump(tree)
-            waiting += _imported_files(tree, {ROOT, start.parent})
-    names = {str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name: path for path in trees}
-    return hashlib.sha256(repr([(name, trees[names[name]]) for name in sorted(names)]).encode()).hexdigest()
+            waiting += _imported_files(path, tree, {ROOT, start.parent})
+    # By names that are the same in a copy of the repository, or of the folder.
+    named = [
+        (os.path.relpath(path, ROOT if path.is_relative_to(ROOT) else start.parent), trees[path]) for path in trees
+    ]
+    return hashlib.sha256(repr(sorted(named)).encode()).hexdigest()
 
 
 class _Essence(ast.NodeTransformer):
@@ -112,22 +117,25 @@ class _Essence(ast.NodeTransformer):
         return None if condition in ("TYPE_CHECKING", "__name__ == '__main__'") else self.generic_visit(node)
 
 
-def _imported_files(tree: ast.AST, folders: set[Path]) -> list[Path]:
-    """The files in the folders that a module imports, anywhere in its code, except those of the machinery."""
-    names: set[str] = set()
+def _imported_files(path: Path, tree: ast.AST, folders: set[Path]) -> set[Path]:
+    """The files in the folders that a file imports, anywhere in its code, except those of the machinery.
+
+    A relative import is followed wherever the file is.
+    """
+    places: set[Path] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    found = []
-    for folder in folders:
-        for name in names:
-            place = folder.joinpath(*name.split("."))
-            files = [path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file()]
-            found += [path for path in files if not (folder == ROOT and _is_machinery(path))]
-    return found
+            modules, bases = [alias.name for alias in node.names], folders
+        elif isinstance(node, ast.ImportFrom):
+            start = [node.module] if node.module else []
+            modules = [*start, *(".".join([*start, alias.name]) for alias in node.names)]
+            bases = {path.parents[node.level - 1]} if node.level else folders
+        else:
+            continue
+        places |= {base.joinpath(*module.split(".")) for base in bases for module in modules}
+    files = {file for place in places for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()}
+    return {file for file in files if not _is_machinery(file)}
 
 
 def _is_machinery(path: Path) -> bool:
-    return path.relative_to(ROOT).parts[0] in MACHINERY
+    return path.is_relative_to(ROOT) and path.relative_to(ROOT).parts[0] in MACHINERY

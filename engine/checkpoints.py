@@ -41,17 +41,20 @@ def load(path: Path, config: Config, oldest: int = FORMAT) -> dict[str, Any]:
     content = read_checked(path)
     try:
         saved: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        version = saved["format"]
+        version = int(saved["format"])
+        if not oldest <= version <= FORMAT:
+            needed = f"{oldest} to {FORMAT}" if oldest < FORMAT else f"{FORMAT}"
+            raise UnusableFileError(
+                f"{path} has format {version}, and this program needs {needed}: "
+                "use the version that wrote it, or start another run"
+            )
         described = validate(type(config), merge(asdict(type(config)()), saved["config"]))
+    except UnusableFileError:
+        raise
     except Exception as error:  # a malicious file makes torch raise nearly anything
         raise UnusableFileError(
             f"{path} is not a checkpoint of this program: {' '.join(str(error).split())[:200]}"
         ) from error
-    if not oldest <= version <= FORMAT:
-        raise UnusableFileError(
-            f"{path} has format {version}, and this program needs {oldest} to {FORMAT}: "
-            "use the version that wrote it, or start another run"
-        )
     if problem_options(to_dict(described)) != problem_options(to_dict(config)):
         raise UnusableFileError(f"{path} belongs to another network than {path.with_name('config.json')} describes")
     return saved
@@ -59,6 +62,8 @@ def load(path: Path, config: Config, oldest: int = FORMAT) -> dict[str, Any]:
 
 def load_last(folder: Path, config: Config) -> dict[str, Any] | None:
     """The newest intact checkpoint of a run, or None if the run has not finished an epoch.
+
+    A damaged last.pt is replaced by previous.pt.
 
     Raises:
         UnusableFileError: there are checkpoints, but none can be used.
@@ -74,6 +79,7 @@ def load_last(folder: Path, config: Config) -> dict[str, Any] | None:
             continue
         for fault in faults:
             warn(f"warning: {fault}: continuing from {name}, one epoch earlier")
+            (folder / name).replace(folder / "last.pt")  # or the next save would keep the damaged file instead of it
         return saved
     if faults:
         raise faults[0]

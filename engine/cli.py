@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Self
 from engine.config import Config, generator_options, load_config
 from engine.distributed import Group
 from engine.errors import RunError
+from engine.files import read_info
 from engine.options import (
     ConfigError,
     Parser,
@@ -27,7 +28,7 @@ from engine.options import (
     read_json,
     validate,
 )
-from engine.problem import Problem
+from engine.problem import Problem, module_name
 from engine.signals import Interrupted, stop_on_signals
 from utils import one_line, warn
 
@@ -130,6 +131,8 @@ def _resolve_resume(problem: Problem[Any], given: dict[str, Any]) -> Command:
         raise ConfigError(f"{', '.join(idle)} does nothing with --resume, which takes the config of the run: drop it")
     if folder is None:
         raise ConfigError(f"--resume {given['resume'][:100]}: nothing to resume: no such run has a config.json")
+    if (name := read_info(folder).get("problem", module_name(problem))) != module_name(problem):
+        raise ConfigError(f"--resume {given['resume']}: that is a run of {name}: resume it with the command of {name}")
     options = options_of(problem.config_type)
     earlier = load_config(problem.config_type, folder / "config.json")
     if not earlier.log.checkpoints:
@@ -140,9 +143,8 @@ def _resolve_resume(problem: Problem[Any], given: dict[str, Any]) -> Command:
     for path, option in options.items():
         before, now = (reduce(getattr, path, each) for each in (earlier, config))
         if before != now and option.flag not in MAY_CHANGE:
-            raise ConfigError(
-                f"{option.flag} {option.typed(now)}: the run has {option.typed(before)}: drop it, or start another run"
-            )
+            given_now = option.typed(now) if option.kind is bool else f"{option.flag} {option.typed(now)}"
+            raise ConfigError(f"{given_now}: the run has {option.typed(before)}: drop it, or start another run")
     if config.train.epochs < earlier.train.epochs:
         raise ConfigError(
             f"--epochs {config.train.epochs}: the run has {earlier.train.epochs}; a resumed run may have more"

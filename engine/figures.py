@@ -5,6 +5,7 @@ python -m engine.figures checkpoints/myrun
 
 import io
 import json
+import sys
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -99,7 +100,9 @@ def plot_saved_run(folder: Path) -> list[Path]:
 def main() -> None:
     """Plot the figures of the run on the command line again, and end the program."""
     with ExitCode() as end:
-        parser = Parser(prog="plots.py", description="Plot the figures of a finished run again, into its folder.")
+        parser = Parser(
+            prog=Path(sys.argv[0]).name, description="Plot the figures of a finished run again, into its folder."
+        )
         parser.add_argument("run", type=Path, help="the run's folder, such as checkpoints/myrun")
         print_line("\n".join(map(str, plot_saved_run(parser.parse_args().run))))
     quick_exit(end.code)

@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -102,15 +103,18 @@ class _Table(Mapping[str, NDArray[np.float64]]):
     def __init__(self, path: str) -> None:
         self.path = path
         with Path(path).open(encoding="utf-8-sig", newline="") as file:
-            first = file.readline()
-            self.delimiter = max(",;\t", key=first.count)
+            unquoted = re.sub('"[^"]*"', "", file.read(2**16))
+            self.delimiter = max(",;\t", key=unquoted.partition("\n")[0].count)
             file.seek(0)
-            header = next(csv.reader(file, delimiter=self.delimiter), [])
-        self.names = [name.strip() for name in header]
-        if not first.strip():
-            raise ValueError("the first line is empty; it must name the columns")
-        if repeated := {name for name in self.names if self.names.count(name) > 1}:
-            raise ValueError(f"two columns are named {min(repeated)!r}; rename one")
+            rows = csv.reader(file, delimiter=self.delimiter)
+            self.names = [name.strip() for name in next(rows, [])]
+            if not any(self.names):
+                raise ValueError("the first line is empty; it must name the columns")
+            if repeated := {name for name in self.names if self.names.count(name) > 1}:
+                raise ValueError(f"two columns are named {min(repeated)!r}; rename one")
+            for row in rows:  # numpy.loadtxt accepts longer rows, whose values may be in the wrong columns
+                if len(row) != len(self.names) and "".join(row).strip():
+                    raise ValueError(f"line {rows.line_num} has {len(row)} cells and the header has {len(self.names)}")
 
     def __getitem__(self, name: str) -> NDArray[np.float64]:
         if name not in self.names:

@@ -143,7 +143,8 @@ def example_losses(problem: Problem[Any], config: Config, answers: Tensor, targe
     """
     if answers.shape != targets.shape:
         raise ProblemError(
-            f"the network answers with the shape {tuple(answers.shape)} to targets of the shape {tuple(targets.shape)}: "
+            f"the network answers with the shape {tuple(answers.shape)} to targets of the shape "
+            f"{tuple(targets.shape)}: "
             "make them equal, for example by answers.squeeze(-1), or by a target (N, k) for k numbers"
         )
     losses = problem.loss(config, answers, targets)

@@ -11,7 +11,7 @@ from ising.exact import T_CRITICAL, kaufman
 from ising.scaling import Curves, Scaling
 
 Row = dict[str, Any]
-Fit = tuple[Scaling, float, float]  # and the errors of T_c and nu
+Fit = tuple[Scaling, float, float]  # with the errors of T_c and nu
 N_BLOCKS, N_BINS = 50, 20  # blocks of samples at one temperature; bins of temperatures near T_c
 
 
@@ -65,9 +65,7 @@ def scaled(curves: Curves, fit: Scaling) -> Any:
     return (curves.temperatures - fit.t_c) * curves.sizes ** (1 / fit.nu)
 
 
-def plot(
-    moments: Sequence[Curves], classifiers: Mapping[str, Curves], found: Mapping[str, tuple[Scaling, float, float]]
-) -> Figure:
+def plot(moments: Sequence[Curves], classifiers: Mapping[str, Curves], found: Mapping[str, Fit]) -> Figure:
     """Methods (a), (b) and (c), and T_c and nu of (a) and (b) beside the exact values."""
     figure = Figure(figsize=(13, 11), layout="constrained")
     grid = figure.subplots(3, 3)
@@ -79,9 +77,7 @@ def plot(
     scale = m2.sizes ** -fit.exponents[0]
     by_size(grid[0, 2], m2, scaled(m2, fit), m2.values * scale, m2.errors * scale)
     grid[0, 1].set(ylabel="$U_4$", title="(a) collapse, corrections not subtracted")
-    grid[0, 2].set(
-        ylabel=rf"$\langle m^2 \rangle L^{{{-fit.exponents[0]:.3f}}}$", title="(a) collapse, corrections not subtracted"
-    )
+    grid[0, 2].set(ylabel=rf"$\langle m^2 \rangle L^{{{-fit.exponents[0]:.3f}}}$", title=grid[0, 1].get_title())
     plain, curves = grid[1, 0], classifiers["sigmoid units"]
     by_size(plain, curves, curves.temperatures, curves.values, curves.errors)
     plain.axhline(0.5, color="0.7", linewidth=0.8)

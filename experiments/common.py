@@ -1,4 +1,4 @@
-"""What the experiments share: saving cases one by one, running them on all cores, and data and training without a folder.
+"""What the experiments share: cases that run on all cores and are saved one by one, and training without a folder.
 
 An experiment is a function that measures one case, a list of cases, and a figure of the results. Its numbers are in
 results/NAME.json. Cases that are in this file already are not computed again; delete the file to start over.
@@ -21,7 +21,8 @@ import torch
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from config import PRESETS, DataConfig, ExperimentConfig, TrainConfig
+from config import PRESETS, DataConfig, ExperimentConfig
+from engine.config import TrainConfig
 from engine.datasets import get_splits
 from engine.distributed import quick_exit
 from engine.files import write_json
@@ -37,7 +38,7 @@ from utils import print_line, warn
 ROOT = Path(__file__).parent.parent
 Row = dict[str, Any]
 
-# Each network with options that suit it, found by hand. A single layer of squares is a quadratic form, as the energy is.
+# Each network with options that suit it, found by hand. A single layer of squares is a quadratic form, like the energy.
 DEFAULT, EXACT = PRESETS["default"], PRESETS["exact"]
 NETWORKS: dict[str, ExperimentConfig] = {
     "mlp": DEFAULT,

@@ -1,4 +1,4 @@
-"""T_c and nu from finite lattices by three methods: from samples, from classifiers trained around T_c, and away from it.
+"""T_c and nu from finite lattices by three methods: samples, classifiers trained around T_c, and others away from it.
 
 python -m experiments.critical_temperature [--quick]
 
@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from config import DataConfig, ExperimentConfig, ModelConfig, TrainConfig
+from config import DataConfig, ExperimentConfig, ModelConfig
+from engine.config import TrainConfig
 from engine.prediction import predict
 from engine.problem import Columns, Splits
 from experiments.collapse import N_BINS, N_BLOCKS, moments, plot, probabilities
@@ -33,12 +34,12 @@ from problem import PROBLEM
 from task import TASKS
 
 # Half the widths, times L, of the temperature ranges in which classifiers are tested and trained. If the training range
-# did not shrink with the curves, few configurations of a large lattice would be near its transition, and the others would
-# determine the threshold.
+# did not shrink with the curves, few configurations of a large lattice would be near its transition, and the others
+# would determine the threshold.
 TESTED, TRAINED = 2.5, 8.0
 COPIES = 32  # of each configuration, moved at random: with few of them, networks for large lattices overfit
-# The weight decay keeps the units from using the energy as well, which they can only do on small lattices: P(T) would then
-# be a different function at each size.
+# The weight decay keeps the units from using the energy as well. They can only do this on small lattices, so that P(T)
+# would be a different function at each size.
 NETWORKS = {
     "sigmoid units": (
         ModelConfig(hidden=(100,), activation="sigmoid", dropout=0.0),

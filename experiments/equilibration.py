@@ -33,7 +33,7 @@ def autocorrelation(size: int, n_chains: int, n_taus: int) -> Row:
 
 
 def remember(size: int, n_chains: int, fraction: float) -> Row:
-    """After a fraction of the automatic sweeps, in standard errors: energy minus exact, and <m^2> of cold minus hot starts."""
+    """After a fraction of the automatic sweeps, in standard errors: energy minus exact, and <m^2>, cold minus hot."""
     n_sweeps = round(fraction * metropolis.equilibration_sweeps(size))
     row: Row = {"n_sweeps": n_sweeps}
     m2 = {}

@@ -3,8 +3,8 @@
 python -m experiments.lattice_generalization [--quick]
 
 Extensive networks (EDNN: K. Mills et al., Chem. Sci. 10, 4129, 2019; numbers from their notebooks), trained on 8 x 8
-lattices, have a median error of the total energy of 1.853 J there and of 55.39 J at 128 x 128. Here the preset `exact` is
-trained on 8 x 8 lattices as well, from several seeds.
+lattices, have a median error of the total energy of 1.853 J there and of 55.39 J at 128 x 128. Here the preset `exact`
+is trained on 8 x 8 lattices as well, from several seeds.
 """
 
 from dataclasses import replace

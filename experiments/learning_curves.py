@@ -3,9 +3,9 @@
 python -m experiments.learning_curves [--quick]
 
 Each network with options that suit it, and least squares on pair products and on symmetric correlators, are trained on
-10^2 to 10^5 configurations of the 8 x 8 lattice. Each of three seeds has its own data, weights and batches. Networks also
-use a validation set of a tenth of the size, between 50 and 1,000 configurations, to choose their best epoch. Least
-squares does not need it.
+10^2 to 10^5 configurations of the 8 x 8 lattice. Each of three seeds has its own data, weights and batches. To choose
+their best epoch, networks also use a validation set of a tenth of the size, but at least 50 and at most 1,000
+configurations. Least squares does not need it.
 """
 
 import math

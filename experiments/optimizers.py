@@ -3,9 +3,9 @@
 python -m experiments.optimizers [--quick]
 
 The default network is trained on 5,000 configurations for 40 epochs. Learning rate and weight decay of each pair of
-optimiser and schedule are chosen from a grid, by the validation error of one seed. They are then tested with three other
-seeds. The weight decay is decoupled from the gradient in adamw and a part of the loss in adam and sgd, so that equal
-values do not mean the same.
+optimiser and schedule are chosen from a grid, by the validation error of one seed. They are then tested with three
+other seeds. The weight decay is decoupled from the gradient in adamw, but a part of the loss in adam and sgd. Equal
+values therefore do not mean the same.
 """
 
 import math
@@ -32,7 +32,7 @@ DECAYS = {"adam": (1e-5, 1e-4, 1e-3), "adamw": (1e-2, 1e-1, 1.0), "sgd": (1e-4, 
 def learn(  # noqa: PLR0917
     optimizer: str, scheduler: str, lr: float, weight_decay: float, seed: int, epochs: int
 ) -> Row:
-    """Validation and test error of the best epoch; 2 J, the largest size of an energy per spin, if training diverged."""
+    """Validation and test error of the best epoch; 2 J, the largest |E / N|, if training diverged."""
     config = PRESETS["small"]
     kind = {"optimizer": optimizer, "scheduler": scheduler}
     training = replace(config.train, **kind, lr=lr, weight_decay=weight_decay, epochs=epochs)  # type: ignore[arg-type]
@@ -46,7 +46,7 @@ def learn(  # noqa: PLR0917
 
 
 def plot(tuning: dict[tuple[str, str], list[Row]], tested: dict[tuple[str, str], np.ndarray]) -> Figure:
-    """Left the validation error against the rate, at the best decay for it; right the test error at the best of both."""
+    """Left: validation error against the rate, each at its best decay. Right: test error at the best rate and decay."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     for (optimizer, scheduler), rows in tuning.items():

@@ -2,11 +2,12 @@
 
 python -m experiments.published [--quick]
 
-The crossing at L = 24: the temperature at which P(T) = 1/2. It is 2.333 (MLP) and 2.292 (CNN) for C. Chin-Way's networks
-(ml-ising-phases on GitHub), trained on T < 1.7 and T > 2.9.
-The critical set at L = 40: configurations at T = 2, 2.25 and 2.5. In P. Mehta et al. (Physics Reports 810, 1, 2019)
-the accuracy on it is 0.959 for a dense network and 0.914 for a CNN, both trained on temperatures farther from T_c. Two
-thirds of the set are ordered.
+- The crossing at L = 24, the temperature at which P(T) = 1/2. It is 2.333 (MLP) and 2.292 (CNN) for the networks of
+  C. Chin-Way (ml-ising-phases on GitHub), trained on T < 1.7 and T > 2.9.
+- The accuracy on the critical set at L = 40, configurations at T = 2, 2.25 and 2.5. It is 0.959 for a dense network and
+  0.914 for a CNN in P. Mehta et al. (Physics Reports 810, 1, 2019), which are trained on temperatures farther from T_c.
+  Two thirds of the set are ordered (T < T_c).
+
 Our networks with `apart` in their names are trained on T < 1.8 and T > 2.8 only, the others around T_c. Bayes' rule is
 given the three temperatures, and no classifier has a higher accuracy on average.
 """

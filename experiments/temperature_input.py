@@ -3,7 +3,8 @@
 python -m experiments.temperature_input [--quick]
 
 The energy is a function of the spins, so the temperature adds no information. But it gives a good estimate of the
-energy, and a single number is easier to use than 64 spins. Each network is trained with and without it, from five seeds.
+energy, and a single number is easier to use than 64 spins. Each network is trained with and without it, from five
+seeds.
 """
 
 import math

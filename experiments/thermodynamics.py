@@ -3,8 +3,8 @@
 python -m experiments.thermodynamics [--quick]
 
 They are compared with the exact curves: Kaufman's for each finite lattice, Onsager's and Yang's for the infinite one.
-The network is that of the preset `exact`, trained on 8 x 8 lattices only. Its predicted energies give a second mean energy
-and a second specific heat.
+The network is that of the preset `exact`, trained on 8 x 8 lattices only. Its predicted energies give a second mean
+energy and a second specific heat.
 """
 
 import functools

@@ -14,11 +14,10 @@ from model import (
     ARCHITECTURES,
     Convolution,
     Dropout,
-    InPhysicalUnits,
     Network,
     ResidualBlock,
     Symmetry,
-    create_model,
+    create_network,
     gain,
 )
 
@@ -48,47 +47,21 @@ def test_names_in_the_config_are_those_of_the_classes() -> None:
 @EVERY
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("hidden", [(5,), (7, 3), (4, 9, 2, 6)])
-def test_one_number_a_configuration(architecture: str, activation: str, hidden: tuple[int, ...]) -> None:
-    model = create_model(config_for(architecture, activation=activation, hidden=hidden), 6)
+def test_one_number_per_configuration(architecture: str, activation: str, hidden: tuple[int, ...]) -> None:
+    model = create_network(config_for(architecture, activation=activation, hidden=hidden), 6)
     for n in (1, 5):
         output = model(spins(n, 6))
         assert output.shape == (n,)
         assert output.dtype == torch.float32
 
 
-@EVERY
-def test_output_is_in_physical_units_and_the_units_are_saved(architecture: str) -> None:
-    torch.manual_seed(1)
-    plain = create_model(config_for(architecture), 6).eval()
-    torch.manual_seed(1)
-    scaled = create_model(config_for(architecture), 6, mean=-1.3, std=0.5).eval()
-    batch = spins(8, 6)
-    torch.testing.assert_close(scaled(batch), -1.3 + 0.5 * plain(batch))
-
-    loaded = create_model(config_for(architecture), 6).eval()
-    loaded.load_state_dict(scaled.state_dict())
-    assert torch.equal(loaded(batch), scaled(batch))
-
-
-def with_random_weights(architecture: str, size: int = 6, **options: object) -> InPhysicalUnits:
-    """A network whose biases and last layers are not zero, as they are in the beginning."""
+def with_random_weights(architecture: str, size: int = 6, **options: object) -> Network:
+    """A network in double precision, without the biases and last layers of zeros that it has at the start."""
     torch.manual_seed(4)
-    model = create_model(config_for(architecture, hidden=(12, 7), channels=(5, 4), dropout=0, **options), size)
+    model = create_network(config_for(architecture, hidden=(12, 7), channels=(5, 4), dropout=0, **options), size)
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.4)
     return model.double().eval()
-
-
-class Doubled(nn.Module):
-    """A network on spins in double precision, so that what is equal but for rounding can be told from what is not."""
-
-    def __init__(self, model: InPhysicalUnits) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, batch: torch.Tensor, temperatures: torch.Tensor | None = None) -> torch.Tensor:
-        answers: torch.Tensor = self.model.network(batch.double(), temperatures)
-        return answers
 
 
 @EVERY
@@ -97,7 +70,7 @@ class Doubled(nn.Module):
 def test_a_network_has_the_symmetries_that_it_claims_and_no_others(
     architecture: str, symmetry: Symmetry, input_temperature: bool
 ) -> None:
-    model = Doubled(with_random_weights(architecture, input_temperature=input_temperature))
+    model = with_random_weights(architecture, input_temperature=input_temperature)
     batch = spins(20, 6)
     temperatures = torch.linspace(-0.5, 0.5, 20, dtype=torch.float64) if input_temperature else None
     before, after = model(batch, temperatures), model(SYMMETRIES[symmetry](batch), temperatures)
@@ -114,7 +87,7 @@ def test_every_symmetry_is_tested() -> None:
 
 @EVERY
 def test_a_network_takes_any_lattice_size_if_it_says_so(architecture: str) -> None:
-    model = Doubled(with_random_weights(architecture, size=6))
+    model = with_random_weights(architecture, size=6)
     network: type[Network] = ARCHITECTURES[architecture]
     for size in (4, 8, 12):
         if not network.any_lattice_size:
@@ -126,22 +99,24 @@ def test_a_network_takes_any_lattice_size_if_it_says_so(architecture: str) -> No
 
 
 @EVERY
-def test_temperature_is_looked_at_by_networks_that_are_told_it(architecture: str) -> None:
-    batch, temperatures = spins(5, 6), torch.linspace(1, 4, 5)
-    told, others = (create_model(config_for(architecture, input_temperature=t), 6).eval() for t in (True, False))
-    for parameter in told.parameters():
+def test_the_temperature_is_an_input_of_networks_that_are_given_it(architecture: str) -> None:
+    batch, temperatures = spins(5, 6), torch.linspace(-0.5, 0.7, 5)
+    network = create_network(config_for(architecture, input_temperature=True), 6).eval()
+    for parameter in network.parameters():
         nn.init.normal_(parameter, std=0.4)
-    assert not torch.equal(told(batch, temperatures), told(batch, temperatures + 0.5))
-    assert torch.equal(others(batch, temperatures), others(batch))
-    with pytest.raises(ValueError, match="temperatures"):
-        told(batch)
+    assert not torch.equal(network(batch, temperatures), network(batch, temperatures + 0.2))
+
+
+def test_kernels_larger_than_the_lattice_are_refused() -> None:
+    with pytest.raises(ValueError, match="kernels are 6 sites wide"):
+        create_network(config_for("cnn", kernel_size=6), 4)
 
 
 @pytest.mark.parametrize("kernel_size", [1, 2, 3, 4, 6])
 def test_a_local_energy_looks_as_far_as_its_kernels_reach(kernel_size: int) -> None:
-    model = with_random_weights("cnn", kernel_size=kernel_size).network
+    model = with_random_weights("cnn", kernel_size=kernel_size)
     batch = spins(1, 6).double()
-    local = model.layers[:1]  # the first convolution alone
+    local = model.layers[:1]  # only the first convolution
     other = batch.clone()
     other[0, 2, 3] *= -1
     changed = (local(batch[:, None]) != local(other[:, None])).any(1)[0]
@@ -175,7 +150,7 @@ def test_gain_keeps_the_size_of_activations(name: str, expected: float) -> None:
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_signals_neither_fade_nor_grow_with_depth_at_the_start(architecture: str, activation: str) -> None:
     torch.manual_seed(2)
-    model = create_model(config_for(architecture, hidden=(512,) * 10, activation=activation, dropout=0), 8)
+    model = create_network(config_for(architecture, hidden=(512,) * 10, activation=activation, dropout=0), 8)
     layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
     sizes: list[float] = []
     for layer in layers:
@@ -189,12 +164,12 @@ def test_signals_neither_fade_nor_grow_with_depth_at_the_start(architecture: str
 
 @OF_LINEAR_LAYERS
 def test_biases_start_at_zero(architecture: str) -> None:
-    model = create_model(config_for(architecture), 8)
+    model = create_network(config_for(architecture), 8)
     assert all(not layer.bias.any() for layer in model.modules() if isinstance(layer, nn.Linear))
 
 
 def test_residual_blocks_start_as_the_identity() -> None:
-    model = create_model(config_for("residual_mlp", hidden=(16, 8, 24)), 6).train()
+    model = create_network(config_for("residual_mlp", hidden=(16, 8, 24)), 6).train()
     blocks = [module for module in model.modules() if isinstance(module, ResidualBlock)]
     assert len(blocks) == 3
     x = torch.randn(4, 16)
@@ -202,8 +177,8 @@ def test_residual_blocks_start_as_the_identity() -> None:
 
 
 def test_residual_network_normalises_its_stream_before_the_output() -> None:
-    model = create_model(config_for("residual_mlp", hidden=(32, 32), dropout=0), 6)
-    stem, output = (layer for layer in model.network.layers if isinstance(layer, nn.Linear))
+    model = create_network(config_for("residual_mlp", hidden=(32, 32), dropout=0), 6)
+    stem, output = (layer for layer in model.layers if isinstance(layer, nn.Linear))
     before = model(spins(16, 6))
     with torch.no_grad():
         stem.weight *= 100  # the stream is a hundred times larger; what reads it sees no difference
@@ -212,9 +187,9 @@ def test_residual_network_normalises_its_stream_before_the_output() -> None:
 
 
 @OF_LINEAR_LAYERS
-def test_dropout_acts_in_training_alone(architecture: str) -> None:
+def test_dropout_only_acts_in_training(architecture: str) -> None:
     torch.manual_seed(3)
-    model = create_model(config_for(architecture, dropout=0.5), 6)
+    model = create_network(config_for(architecture, dropout=0.5), 6)
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.3)
     batch = spins(8, 6)
@@ -240,7 +215,7 @@ def test_dropout_drops_its_share_and_keeps_the_mean(p: float) -> None:
         assert abs(correlation) < 5 / n**0.5
 
 
-def test_dropout_depends_on_the_generator_alone() -> None:
+def test_dropout_only_depends_on_the_generator() -> None:
     dropout, x = Dropout(0.3), torch.ones(7, 5)
     runs = []
     for n_before in (0, 3):

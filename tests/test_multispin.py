@@ -19,6 +19,7 @@ from ising.metropolis import equilibration_sweeps
 from ising.multispin import sample
 from tests.conftest import ROOT
 
+SLOW = pytest.mark.slow
 COLD_AT_TC = np.nextafter(T_CRITICAL, 0)  # the same temperature to all digits that matter, with a cold start
 
 
@@ -56,7 +57,10 @@ def test_every_configuration_4x4_has_its_probability(temperature: float) -> None
 
 
 @pytest.mark.parametrize("temperature", [1.5, 2.0, 2.2, T_CRITICAL, 2.35, 2.6, 4.0])
-@pytest.mark.parametrize(("size", "n"), [(16, 16_384), (18, 16_384), (24, 8192), (32, 4096), (64, 1024)])
+@pytest.mark.parametrize(
+    ("size", "n"),
+    [(16, 16_384), (18, 16_384), *(pytest.param(*c, marks=SLOW) for c in ((24, 8192), (32, 4096), (64, 1024)))],
+)
 def test_energy_and_specific_heat_are_kaufmans(size: int, n: int, temperature: float) -> None:
     energies = lattice.energy(draw(size, temperature, n, seed=size)).astype(np.float64)
     energy, specific_heat = (float(value) for value in exact.kaufman(temperature, size))
@@ -112,7 +116,10 @@ def test_a_sweep_offers_every_site_one_flip(size: int) -> None:
     assert {-1, 1} == set(turned[:, 0])  # the last step flips a chain as a whole, or not
 
 
-@pytest.mark.parametrize("size", [4, 6, 8, 10, 12, 16, 18, 20, 24, 30, 48, 64, 100, 130, 256, 258, 512])
+@pytest.mark.parametrize(
+    "size",
+    [4, 6, 8, 10, 12, 16, 18, 20, 24, 30, 48, 64, *(pytest.param(L, marks=SLOW) for L in (100, 130, 256, 258, 512))],
+)
 @pytest.mark.parametrize("n_words", [1, 3])
 def test_a_sweep_at_zero_temperature_is_the_textbooks(size: int, n_words: int) -> None:
     # With p = 0 nothing is left to chance: a spin is flipped if two or more of its neighbours are unlike it.
@@ -142,7 +149,7 @@ def test_chains_are_independent(distance: int) -> None:
     assert abs(correlation) < 4 / np.sqrt(len(energies))
 
 
-@pytest.mark.parametrize("size", [8, 16, 32])
+@pytest.mark.parametrize("size", [8, pytest.param(16, marks=SLOW), pytest.param(32, marks=SLOW)])
 def test_automatic_sweeps_forget_the_start_at_the_critical_temperature(size: int) -> None:
     n = 16_384
     energy, specific_heat = (float(value) for value in exact.kaufman(T_CRITICAL, size))
@@ -181,10 +188,11 @@ def digest(size: int) -> str:
 
 @pytest.mark.parametrize("size", GOLDEN)
 def test_the_bytes_are_those_of_all_machines(size: int) -> None:
-    # If these change on purpose, raise datafiles.CACHE_VERSION.
+    # If these change on purpose, the code has changed, and with it the names of cached data.
     assert digest(size) == GOLDEN[size]
 
 
+@pytest.mark.slow
 def test_the_bytes_do_not_depend_on_the_instruction_set(tmp_path: Path) -> None:
     code = (
         f"from tests.test_multispin import digest, GOLDEN; assert [digest(L) for L in GOLDEN] == {[*GOLDEN.values()]}"

@@ -1,142 +1,148 @@
-"""Metrics against their definitions, and baselines against what is known of them."""
+"""Metrics against their definitions, and baselines against what is known about them."""
 
 import math
-from typing import get_args
+from dataclasses import replace
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import config
-from config import DataConfig
-from data import make_splits
+from config import DataConfig, ExperimentConfig, TrainConfig
+from engine.datasets import get_splits
+from engine.prediction import Examples, Shapes, Standardized, evaluate, prepare
+from engine.problem import Columns, Splits
 from ising import exact, lattice
 from ising.exact import T_CRITICAL
-from task import TASKS, EnergyTask, Examples, Metrics, PhaseTask, Task, by_temperature, evaluate, predict
+from problem import PROBLEM
+from task import TASKS, Metrics, by_temperature
 
-CPU = torch.device("cpu")
+ENERGY, PHASE = TASKS["energy"], TASKS["phase"]
+CONFIG = ExperimentConfig(device="cpu")
 
 
-def random_spins(n: int, size: int, seed: int = 0) -> NDArray[np.int8]:
-    return np.random.default_rng(seed).choice(np.array([-1, 1], np.int8), (n, size, size))
+def random_spins(n: int, size: int, seed: int = 0) -> Columns:
+    """Columns of random spins, for tasks that do not use temperatures."""
+    spins = np.random.default_rng(seed).choice(np.array([-1, 1], np.int8), (n, size, size))
+    return {"spins": spins, "temperatures": np.ones(n)}
 
 
 class Law(nn.Module):
-    """The law itself, E / N, with an error of the total energy added."""
+    """The exact energy per spin, with an error of the total energy added."""
 
     def __init__(self, error: float = 0.0) -> None:
         super().__init__()
         self.error = error
-        self.calls: list[int] = []
 
-    def forward(self, spins: Tensor, temperatures: Tensor) -> Tensor:
-        assert spins.shape[:1] == temperatures.shape
-        self.calls.append(len(spins))
-        total = torch.from_numpy(lattice.energy(spins.numpy())).float()
-        return (total + self.error) / spins[0].numel()
+    def forward(self, spins: Tensor) -> Tensor:
+        return (torch.from_numpy(lattice.energy(spins.numpy())).float() + self.error) / spins[0].numel()
 
 
-class WithoutTemperatures(nn.Module):
-    """A model of spins alone, where one of spins and temperatures is expected."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, spins: Tensor, temperatures: Tensor) -> Tensor:
-        answers: Tensor = self.model(spins)
-        return answers
+def model_of(network: nn.Module, size: int) -> Standardized:
+    return Standardized(network, Shapes(((size, size),), ()), scale_inputs=False)
 
 
-def examples_of(task: Task, spins: NDArray[np.int8]) -> Examples:
-    """Examples for a task that does not care for their temperatures."""
-    return task.examples(spins, np.ones(len(spins)), CPU)
+def examples_of(columns: Columns) -> Examples:
+    return prepare(PROBLEM, CONFIG, model_of(Law(), columns["spins"].shape[-1]), columns)
 
 
-def baseline_metrics(task: Task, train: Examples, test: Examples) -> dict[str, Metrics]:
-    return {name: task.metrics(task.sums(a, test.targets)) for name, a in task.baselines(train, test).items()}
+def sampled(**data: Any) -> Splits:
+    return get_splits(PROBLEM, ExperimentConfig(seed=0, train=TrainConfig(batch_size=1), data=DataConfig(**data)))[0]
 
 
-def test_names_in_the_config_are_those_of_the_classes() -> None:
+def part(columns: Columns, chosen: Any) -> Columns:
+    return {name: column[chosen] for name, column in columns.items()}
+
+
+def baseline_metrics(name: str, train: Columns, test: Columns) -> dict[str, Metrics]:
+    task = TASKS[name]
+    return {key: task.metrics(test, a, task.target(test)) for key, a in task.baselines(train, test).items()}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _own_folder(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("task"))
+        yield
+
+
+def test_names_in_the_config_are_those_of_the_tasks() -> None:
     assert set(TASKS) == set(get_args(config.Task))
 
 
 def test_targets_are_energies_per_spin() -> None:
-    spins = random_spins(50, 6)
-    task = EnergyTask.of(spins)
-    examples = examples_of(task, spins)
-    assert examples.spins.dtype == torch.int8
-    assert examples.targets.dtype == torch.float32
-    np.testing.assert_allclose(examples.targets.numpy(), lattice.energy(spins) / 36, rtol=1e-6)
-    assert task.mean == pytest.approx(examples.targets.mean().item(), rel=1e-5)
-    assert task.std == pytest.approx(examples.targets.std(correction=0).item(), rel=1e-5)
+    columns = random_spins(50, 6)
+    np.testing.assert_allclose(ENERGY.target(columns), lattice.energy(columns["spins"]) / 36, rtol=1e-15)
+    assert ENERGY.target(columns).dtype == np.float64
 
 
 def test_metrics_are_their_definitions() -> None:
-    spins = random_spins(400, 4)
-    task = EnergyTask.of(spins)
-    examples = examples_of(task, spins)
-    noise = 0.1 * torch.randn(400, generator=torch.Generator().manual_seed(1))
-    true, predicted = examples.targets.double().numpy(), (examples.targets + noise).double().numpy()
-    metrics = task.metrics(task.sums(examples.targets + noise, examples.targets))
+    columns = random_spins(400, 4)
+    true = ENERGY.target(columns)
+    predicted = true + 0.1 * np.random.default_rng(1).normal(size=400)
     errors = predicted - true
-    assert metrics == {
-        "loss": pytest.approx((errors**2).mean() / task.std**2),
+    assert ENERGY.metrics(columns, predicted, true) == {
         "mae": pytest.approx(np.abs(errors).mean()),
         "rmse": pytest.approx(np.sqrt((errors**2).mean())),
         "r2": pytest.approx(1 - (errors**2).sum() / ((true - true.mean()) ** 2).sum()),
         "exact_fraction": pytest.approx((np.abs(16 * errors) < 2).mean()),
     }
-    assert task.loss(examples.targets + noise, examples.targets).item() == pytest.approx(metrics["loss"], rel=1e-5)
+
+
+class Scaled(nn.Module):
+    """A network that answers in scaled units."""
+
+    def __init__(self, law: nn.Module, mean: float, std: float) -> None:
+        super().__init__()
+        self.law, self.mean, self.std = law, mean, std
+
+    def forward(self, spins: Tensor) -> Tensor:
+        answers: Tensor = (self.law(spins) - self.mean) / self.std
+        return answers
+
+
+def test_the_loss_is_the_squared_error_over_the_variance_of_training() -> None:
+    columns = random_spins(200, 4)
+    true = ENERGY.target(columns)
+    model = model_of(Scaled(Law(0.8), float(true.mean()), float(true.std())), 4)
+    model.set_scales((columns["spins"],), true)
+    metrics = evaluate(PROBLEM, CONFIG, model, prepare(PROBLEM, CONFIG, model, columns)).metrics
+    assert metrics["loss"] == pytest.approx((0.8 / 16) ** 2 / true.var(), rel=1e-4)
+    assert metrics["mae"] == pytest.approx(0.8 / 16, rel=1e-4)
 
 
 @pytest.mark.parametrize(("error", "exact"), [(0.0, 1.0), (1.9, 1.0), (-1.9, 1.0), (2.1, 0.0), (-4.0, 0.0)])
 def test_exact_fraction_counts_energies_nearer_to_their_level_than_to_any_other(error: float, exact: float) -> None:
-    task = EnergyTask.of(spins := random_spins(20, 8))
-    assert evaluate(Law(error), task, examples_of(task, spins))["exact_fraction"] == exact
+    examples = examples_of(random_spins(20, 8))
+    assert evaluate(PROBLEM, CONFIG, model_of(Law(error), 8), examples).metrics["exact_fraction"] == exact
+
+
+def test_exact_fraction_knows_the_size_of_the_lattice_from_the_data() -> None:
+    examples = examples_of(random_spins(20, 16))  # the config says 8
+    assert evaluate(PROBLEM, CONFIG, model_of(Law(1.9), 16), examples).metrics["exact_fraction"] == 1
 
 
 @pytest.mark.parametrize("flipped", [0, 1, 3])
 def test_r2_where_the_targets_do_not_vary(flipped: int) -> None:
     spins = np.ones((5, 6, 6), np.int8)
-    spins[:, 0, :flipped] = -1  # equal energies, of which the mean is not a number that binary holds exactly
-    task = EnergyTask.of(spins)
-    examples = examples_of(task, spins)
-    assert evaluate(Law(), task, examples)["r2"] == 1
-    assert evaluate(Law(1.0), task, examples)["r2"] == 0
-    assert all(np.isfinite(list(evaluate(Law(1.0), task, examples).values())))
-
-
-def test_evaluation_in_chunks_equals_evaluation_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    task = EnergyTask.of(spins := random_spins(100, 8))
-    examples = examples_of(task, spins)
-    whole, parts = Law(1.0), Law(1.0)
-    expected = evaluate(whole, task, examples)
-    monkeypatch.setattr("task.SITES_PER_CHUNK", 30 * 64)
-    assert evaluate(parts, task, examples) == expected
-    assert (whole.calls, parts.calls) == ([100], [30, 30, 30, 10])
-
-
-def test_prediction_switches_dropout_off() -> None:
-    model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5)).train()
-    spins, temperatures = torch.ones(10, 4, 4), torch.ones(10)
-    answers = predict(WithoutTemperatures(model), Examples(spins, temperatures, temperatures))
-    assert torch.equal(answers, torch.ones(10, 16))
+    spins[:, 0, :flipped] = -1  # equal energies, whose mean is not a number that binary holds exactly
+    columns: Columns = {"spins": spins, "temperatures": np.ones(5)}
+    true = ENERGY.target(columns)
+    assert ENERGY.metrics(columns, true, true)["r2"] == 1
+    metrics = ENERGY.metrics(columns, true + 1 / 36, true)
+    assert metrics["r2"] == 0
+    assert all(np.isfinite(list(metrics.values())))
 
 
 @pytest.fixture(scope="module")
-def drawn() -> tuple[EnergyTask, Examples, Examples]:
-    splits = make_splits(DataConfig(num_train=6000, num_val=1, num_test=500), seed=0)
-    task = EnergyTask.of(splits.train.spins)
-    train, test = (task.examples(s.spins, s.temperatures, CPU) for s in (splits.train, splits.test))
-    return task, train, test
+def data() -> Splits:
+    return sampled(num_train=6000, num_val=1, num_test=500)
 
 
-def test_baselines_know_the_law(drawn: tuple[EnergyTask, Examples, Examples]) -> None:
-    task, train, test = drawn
-    metrics = baseline_metrics(task, train, test)
+def test_baselines_know_the_law(data: Splits) -> None:
+    metrics = baseline_metrics("energy", data.train, data.test)
     assert set(metrics) == {"mean", "pair_products", "symmetric_correlators"}
     assert metrics["mean"]["r2"] == pytest.approx(0, abs=0.02)
     for name in ("pair_products", "symmetric_correlators"):
@@ -144,88 +150,95 @@ def test_baselines_know_the_law(drawn: tuple[EnergyTask, Examples, Examples]) ->
         assert metrics[name]["mae"] < 1e-6
 
 
-def test_fifteen_configurations_settle_the_correlators(drawn: tuple[EnergyTask, Examples, Examples]) -> None:
-    task, train, test = drawn
+def test_fifteen_configurations_determine_the_correlators(data: Splits) -> None:
     hot = random_spins(15, 8, seed=1)  # random, so that the 14 correlators and the constant are independent
-    few = examples_of(task, hot)
-    assert baseline_metrics(task, few, test)["symmetric_correlators"]["exact_fraction"] == 1
-    fewer = Examples(*(part[:200] for part in train))
-    assert baseline_metrics(task, fewer, test)["pair_products"]["exact_fraction"] < 0.9
+    assert baseline_metrics("energy", hot, data.test)["symmetric_correlators"]["exact_fraction"] == 1
+    few = part(data.train, slice(200))
+    assert baseline_metrics("energy", few, data.test)["pair_products"]["exact_fraction"] < 0.9
 
 
-def test_one_training_configuration_is_enough_to_answer(drawn: tuple[EnergyTask, Examples, Examples]) -> None:
-    task, train, test = drawn
-    for metrics in baseline_metrics(task, Examples(*(part[:1] for part in train)), test).values():
+def test_one_training_configuration_is_enough_for_an_answer(data: Splits) -> None:
+    for metrics in baseline_metrics("energy", part(data.train, slice(1)), data.test).values():
         assert all(np.isfinite(list(metrics.values())))
 
 
 def test_baselines_with_too_many_features_are_left_out() -> None:
-    task = EnergyTask.of(spins := random_spins(60, 16))
-    examples = examples_of(task, spins)
-    metrics = baseline_metrics(task, examples, examples)
+    columns = random_spins(60, 16)
+    metrics = baseline_metrics("energy", columns, columns)
     assert set(metrics) == {"mean", "symmetric_correlators"}
     assert metrics["symmetric_correlators"]["exact_fraction"] == 1
 
 
-def test_metrics_by_temperature_are_those_of_neighbours_in_temperature(
-    drawn: tuple[EnergyTask, Examples, Examples],
-) -> None:
-    task, _, test = drawn
-    predictions = test.targets + 0.1 * test.temperatures  # an error that grows with temperature
-    rows = by_temperature(task, predictions, test)
-    assert sum(row["n"] for row in rows) == len(test.targets)
+def test_metrics_by_temperature_are_those_of_neighbours_in_temperature(data: Splits) -> None:
+    test, true = data.test, ENERGY.target(data.test)
+    predictions = true + 0.1 * test["temperatures"]  # an error that grows with temperature
+    rows = by_temperature(ENERGY, test, predictions)
+    assert sum(row["n"] for row in rows) == len(true)
     assert [row["temperature"] for row in rows] == sorted(row["temperature"] for row in rows)
     for row in rows:
         assert row["mae"] == pytest.approx(0.1 * row["temperature"], rel=1e-3)
-    whole = task.metrics(task.sums(predictions, test.targets))
-    assert sum(row["n"] * row["mae"] for row in rows) / len(test.targets) == pytest.approx(whole["mae"])
+    whole = ENERGY.metrics(test, predictions, true)
+    assert sum(row["n"] * row["mae"] for row in rows) / len(true) == pytest.approx(whole["mae"])
+
+
+def test_the_report_has_the_worst_total_energy(data: Splits) -> None:
+    predictions = ENERGY.target(data.test).copy()
+    predictions[7] += 0.25
+    report = PROBLEM.report(CONFIG, data.test, predictions)
+    assert report["worst_error"] == pytest.approx(0.25 * 64)
+    assert report["lattice_size"] == 8
+    assert sum(row["n"] for row in report["by_temperature"]) == 500
 
 
 # -------------------------------------------------------------------------------------------------------------- phases
 
 
 @pytest.fixture(scope="module")
-def phases() -> tuple[PhaseTask, Examples, Examples]:
-    splits = make_splits(DataConfig(num_train=20_000, num_val=1, num_test=50_000, temp_min=1.5, temp_max=3.0), seed=0)
-    task = PhaseTask.of(splits.train.spins)
-    train, test = (task.examples(s.spins, s.temperatures, CPU) for s in (splits.train, splits.test))
-    return task, train, test
+def phases() -> Splits:
+    return sampled(num_train=20_000, num_val=1, num_test=50_000, temp_min=1.5, temp_max=3.0)
 
 
-def test_phases_are_told_by_temperature(phases: tuple[PhaseTask, Examples, Examples]) -> None:
-    task, _, test = phases
-    assert (task.mean, task.std) == (0, 1)
-    assert torch.equal(test.targets, (test.temperatures.double() < T_CRITICAL).float())
+def test_phases_are_a_matter_of_temperature(phases: Splits) -> None:
+    np.testing.assert_array_equal(PHASE.target(phases.test), phases.test["temperatures"] < T_CRITICAL)
+    assert not PHASE.scales_target
     odds = torch.tensor([2.0, -1.0, 0.5, 0.0])
     targets = torch.tensor([1.0, 1.0, 0.0, 0.0])
     losses = [math.log1p(math.exp(-2)), math.log1p(math.e), math.log1p(math.exp(0.5)), math.log(2)]
-    metrics = task.metrics(task.sums(odds, targets))
-    assert metrics == {"loss": pytest.approx(sum(losses) / 4), "accuracy": 0.5}
-    assert task.loss(odds, targets).item() == pytest.approx(metrics["loss"], rel=1e-5)
+    assert PHASE.loss(odds, targets).tolist() == pytest.approx(losses)
+    assert PHASE.metrics(phases.test, odds.numpy(), targets.numpy()) == {"accuracy": 0.5}
 
 
-def test_no_classifier_of_phases_is_better_than_that_of_bayes(phases: tuple[PhaseTask, Examples, Examples]) -> None:
-    task, train, test = phases
-    metrics = baseline_metrics(task, train, test)
+def test_no_classifier_of_phases_is_better_than_bayes_rule(phases: Splits) -> None:
+    train, test = phases.train, phases.test
+    metrics = baseline_metrics("phase", train, test)
     assert list(metrics) == ["majority", "magnetization", "bayes"]
     assert metrics["bayes"]["accuracy"] > metrics["magnetization"]["accuracy"] > metrics["majority"]["accuracy"] + 0.2
-    assert metrics["bayes"]["loss"] < metrics["magnetization"]["loss"] < metrics["majority"]["loss"]
-    # What exact theory says the share of right answers is, at the temperatures of the test set.
-    prior, asked = (part.temperatures.double().numpy() for part in (train, test))
-    expected = exact.phase_accuracy(asked, prior, 8)
+    answers, target = PHASE.baselines(train, test), PHASE.target(test)
+    losses = {name: float((np.logaddexp(0, odds) - target * odds).mean()) for name, odds in answers.items()}
+    assert losses["bayes"] < losses["magnetization"] < losses["majority"]
+    # The share of correct answers that exact theory gives at the temperatures of the test set.
+    expected = exact.phase_accuracy(test["temperatures"], train["temperatures"], 8)
     error = math.sqrt((expected * (1 - expected)).sum()) / len(expected)
     assert abs(metrics["bayes"]["accuracy"] - expected.mean()) < 4 * error
-    # Its probabilities are true: of those configurations for which it says p, a share p is below T_c.
-    p = torch.sigmoid(task.baselines(train, test)["bayes"]).numpy()
+    # Its probabilities are true: of the configurations to which it gives p, a share p is below T_c.
+    p = 1 / (1 + np.exp(-answers["bayes"]))
     for low in np.arange(0, 1, 0.1):
         chosen = (p >= low) & (p < low + 0.1)
-        n = chosen.sum()
-        assert abs(test.targets.numpy()[chosen].mean() - p[chosen].mean()) < 4.5 * 0.5 / math.sqrt(n)
+        assert abs(target[chosen].mean() - p[chosen].mean()) < 4.5 * 0.5 / math.sqrt(chosen.sum())
 
 
-def test_baselines_of_one_phase_alone(phases: tuple[PhaseTask, Examples, Examples]) -> None:
-    task, train, test = phases
-    cold = Examples(*(part[train.targets > 0][:50] for part in train))
-    for metrics in baseline_metrics(task, cold, test).values():
-        assert metrics["accuracy"] == pytest.approx(test.targets.mean().item())
+def test_baselines_for_a_single_phase(phases: Splits) -> None:
+    cold = part(phases.train, np.flatnonzero(PHASE.target(phases.train))[:50])
+    for metrics in baseline_metrics("phase", cold, phases.test).values():
+        assert metrics["accuracy"] == pytest.approx(PHASE.target(phases.test).mean())
         assert all(np.isfinite(list(metrics.values())))
+
+
+def test_a_report_on_phases_has_bayes_rule_for_the_new_temperatures(phases: Splits) -> None:
+    test = part(phases.test, slice(2000))
+    report = PROBLEM.report(replace(CONFIG, task="phase"), test, PHASE.target(test))
+    expected = exact.phase_accuracy(test["temperatures"], test["temperatures"], 8)
+    error = math.sqrt((expected * (1 - expected)).sum()) / len(expected)
+    assert abs(report["bayes"]["accuracy"] - expected.mean()) < 4 * error
+    assert 0 < report["bayes"]["loss"] < math.log(2)
+    assert "worst_error" not in report

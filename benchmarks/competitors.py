@@ -1,6 +1,6 @@
-"""Those whose training is timed by training.py: ways to train one network on the same data with the same schedule.
+"""The competitors of training.py: ways to train one network on the same data with the same schedule.
 
-The first of them are a ladder: each does what the one before does, and one thing better.
+The first of them form a ladder: each differs from the one before by one improvement.
 """
 
 import math
@@ -21,7 +21,7 @@ DEFAULT = ExperimentConfig()
 
 
 class Case(NamedTuple):
-    """What is trained: the default network, or one that scikit-learn has too, which knows no GELU and no dropout."""
+    """What is trained: the default network, or one without GELU and dropout, which scikit-learn does not have."""
 
     activation: str
     dropout: float
@@ -44,30 +44,39 @@ class Data(NamedTuple):
     val_targets: NDArray[np.float32]
 
 
-class Turn:
-    """What a contestant says when an epoch begins and ends."""
+class Timer:
+    """Called by a competitor when an epoch begins and ends.
+
+    In a race, epochs follow each other, and the validation error of each is printed. Otherwise each epoch waits for a
+    line on stdin, so that competitors alternate, and its seconds are printed.
+    """
 
     def __init__(self, race: bool) -> None:
         self.race = race
 
     def begin(self) -> None:
         if not self.race:
-            sys.stdin.readline()  # until it is one's turn
+            sys.stdin.readline()
         self.start = time.perf_counter()
 
     def end(self, validation_error: Callable[[], float]) -> None:
         print(validation_error() if self.race else time.perf_counter() - self.start, flush=True)
 
 
+def columns(spins: NDArray[np.int8]) -> dict[str, NDArray[Any]]:
+    """Spins as a data set. The temperatures are zeros, which the network and the energy do not depend on."""
+    return {"spins": spins, "temperatures": np.zeros(len(spins))}
+
+
 def network(case: Case, data: Data, *, own_dropout: bool) -> Any:
-    """Our network; with torch's dropout, unless ours is wanted."""
+    """The network of this project, with its own dropout or with torch's."""
     import torch
 
-    from model import Dropout, create_model
+    from engine.prediction import build_network
+    from model import Dropout
+    from problem import PROBLEM
 
-    targets = data.train_targets
-    torch.manual_seed(0)
-    model = create_model(case.config.model, 8, float(targets.mean()), float(targets.std()))
+    model: Any = build_network(PROBLEM, replace(case.config, seed=0), columns(data.train_spins))
     layers = model.network.layers
     for name, layer in list(layers.named_children()):
         if isinstance(layer, Dropout) and not own_dropout:
@@ -101,23 +110,22 @@ def adamw(model: Any, **options: Any) -> Any:
     return torch.optim.AdamW(groups, lr=DEFAULT.train.lr, **options)
 
 
-def n_steps(data: Data) -> int:
-    """In an epoch."""
+def steps_per_epoch(data: Data) -> int:
     return math.ceil(len(data.train_targets) / DEFAULT.train.batch_size)
 
 
-def run_loop(case: Case, data: Data, turn: Turn) -> None:
-    """What tutorials show: a DataLoader, the optimiser as it comes, a scheduler, the loss read at every step."""
+def run_loop(case: Case, data: Data, timer: Timer) -> None:
+    """The loop of most tutorials: a DataLoader, the default optimiser, a scheduler; the loss is read at every step."""
     import torch
     from torch.utils.data import DataLoader, TensorDataset
 
     spins, targets, *_ = torch_tensors(data)
     model, scale = network(case, data, own_dropout=False), float(targets.var())
     optimizer = adamw(model)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, DEFAULT.train.epochs * n_steps(data))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, DEFAULT.train.epochs * steps_per_epoch(data))
     loader = DataLoader(TensorDataset(spins, targets), batch_size=DEFAULT.train.batch_size, shuffle=True)
     for _ in range(DEFAULT.train.epochs):
-        turn.begin()
+        timer.begin()
         model.train()
         total = 0.0
         for batch_spins, batch_targets in loader:
@@ -127,11 +135,11 @@ def run_loop(case: Case, data: Data, turn: Turn) -> None:
             optimizer.step()
             schedule.step()
             total += loss.item()
-        turn.end(lambda: torch_error(model, data))
+        timer.end(lambda: torch_error(model, data))
 
 
-def run_resident(case: Case, data: Data, turn: Turn, *, fused: bool = False) -> None:
-    """Without the loader: one shuffled copy an epoch, of which batches are views, and no loss read."""
+def run_resident(case: Case, data: Data, timer: Timer, *, fused: bool = False) -> None:
+    """No DataLoader: one shuffled copy per epoch, with batches as views of it. The loss is not read."""
     import torch
 
     from trainer import lr_factor
@@ -139,9 +147,9 @@ def run_resident(case: Case, data: Data, turn: Turn, *, fused: bool = False) -> 
     spins, targets, *_ = torch_tensors(data)
     model, scale = network(case, data, own_dropout=False), float(targets.var())
     optimizer = adamw(model, fused=fused)
-    size, total_steps, step = DEFAULT.train.batch_size, DEFAULT.train.epochs * n_steps(data), 0
+    size, total_steps, step = DEFAULT.train.batch_size, DEFAULT.train.epochs * steps_per_epoch(data), 0
     for _ in range(DEFAULT.train.epochs):
-        turn.begin()
+        timer.begin()
         model.train()
         order = torch.randperm(len(targets))
         total = torch.zeros(())
@@ -154,56 +162,53 @@ def run_resident(case: Case, data: Data, turn: Turn, *, fused: bool = False) -> 
             optimizer.step()
             total += loss.detach()
             step += 1
-        turn.end(lambda: torch_error(model, data))
+        timer.end(lambda: torch_error(model, data))
 
 
-def run_fused(case: Case, data: Data, turn: Turn) -> None:
-    """And the optimiser in one operation for each group of parameters."""
-    run_resident(case, data, turn, fused=True)
+def run_fused(case: Case, data: Data, timer: Timer) -> None:
+    """In addition, the optimiser updates each group of parameters by one operation."""
+    run_resident(case, data, timer, fused=True)
 
 
 def run_ours(
-    case: Case, data: Data, turn: Turn, *, own_dropout: bool = True, repeat: bool = True, compiled: bool = False
+    case: Case, data: Data, timer: Timer, *, own_dropout: bool = True, replay: bool = True, compiled: bool = False
 ) -> None:
     """The trainer of this project."""
     import torch
 
-    from logger import SilentLogger
-    from task import EnergyTask
-    from trainer import Trainer, fitting_threads
+    from engine.hardware import choose_num_threads
+    from problem import PROBLEM
+    from trainer import Trainer
 
-    task = EnergyTask.of(data.train_spins)
     model = network(case, data, own_dropout=own_dropout)
-    torch.set_num_threads(fitting_threads(model, DEFAULT.train.batch_size, task.n_sites))
-    cpu, nowhere = torch.device("cpu"), np.zeros(len(data.train_spins))  # temperatures, which nobody looks at
-    train, val = (task.examples(s, nowhere[: len(s)], cpu) for s in (data.train_spins, data.val_spins))
+    torch.set_num_threads(choose_num_threads(model, DEFAULT.train.batch_size, data.train_spins[0].size))
     config = replace(case.config, compile=compiled)
-    trainer = Trainer(model, task, config, train=train, val=val, logger=SilentLogger())
-    if not repeat:
+    trainer = Trainer(PROBLEM, config, model, columns(data.train_spins), columns(data.val_spins))
+    if not replay:
         trainer.full_step = trainer._step
     for epoch in range(1, DEFAULT.train.epochs + 1):
-        turn.begin()
+        timer.begin()
         trainer.train_epoch(epoch)
-        turn.end(lambda: torch_error(model, data))
+        timer.end(lambda: torch_error(model, data))
 
 
-def run_one_vector(case: Case, data: Data, turn: Turn) -> None:
-    """And the parameters in one vector, sums checked for what is not finite, one thread."""
-    run_ours(case, data, turn, own_dropout=False, repeat=False)
+def run_one_vector(case: Case, data: Data, timer: Timer) -> None:
+    """In addition, all parameters are in one vector, losses and gradients are checked, and one thread is used."""
+    run_ours(case, data, timer, own_dropout=False, replay=False)
 
 
-def run_own_dropout(case: Case, data: Data, turn: Turn) -> None:
-    """And fewer random bits for dropout: the trainer, but every step as it is written."""
-    run_ours(case, data, turn, repeat=False)
+def run_own_dropout(case: Case, data: Data, timer: Timer) -> None:
+    """In addition, dropout uses fewer random bits: the trainer of this project, with steps that are not replayed."""
+    run_ours(case, data, timer, replay=False)
 
 
-def run_compiled(case: Case, data: Data, turn: Turn) -> None:
-    """The trainer with --compile."""
-    run_ours(case, data, turn, compiled=True)
+def run_compiled(case: Case, data: Data, timer: Timer) -> None:
+    """The trainer of this project with --compile."""
+    run_ours(case, data, timer, compiled=True)
 
 
-def run_lightning(case: Case, data: Data, turn: Turn) -> None:
-    """The same in PyTorch Lightning, with all that it logs and saves switched off."""
+def run_lightning(case: Case, data: Data, timer: Timer) -> None:
+    """PyTorch Lightning, without its logging and checkpoints."""
     import logging
     import warnings
 
@@ -215,6 +220,7 @@ def run_lightning(case: Case, data: Data, turn: Turn) -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     spins, targets, *_ = torch_tensors(data)
     model, scale = network(case, data, own_dropout=False), float(targets.var())
+    total_steps = DEFAULT.train.epochs * steps_per_epoch(data)
 
     class Module(lightning.LightningModule):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -226,25 +232,25 @@ def run_lightning(case: Case, data: Data, turn: Turn) -> None:
 
         def configure_optimizers(self) -> Any:
             optimizer = adamw(self.model)
-            schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, DEFAULT.train.epochs * n_steps(data))
+            schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total_steps)
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    class Turns(lightning.Callback):  # type: ignore[misc]
+    class Timing(lightning.Callback):  # type: ignore[misc]
         def on_train_epoch_start(self, *_: Any) -> None:
-            turn.begin()
+            timer.begin()
 
         def on_train_epoch_end(self, *_: Any) -> None:
-            turn.end(lambda: torch_error(model, data))
+            timer.end(lambda: torch_error(model, data))
             model.train()
 
     loader = DataLoader(TensorDataset(spins, targets), batch_size=DEFAULT.train.batch_size, shuffle=True)
     off = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
-    trainer = lightning.Trainer(max_epochs=DEFAULT.train.epochs, accelerator="cpu", callbacks=[Turns()], **off)
+    trainer = lightning.Trainer(max_epochs=DEFAULT.train.epochs, accelerator="cpu", callbacks=[Timing()], **off)
     trainer.fit(Module(), loader)
 
 
-def run_sklearn(case: Case, data: Data, turn: Turn) -> None:
-    """MLPRegressor, by partial_fit, which is an epoch; it has neither dropout nor GELU nor a schedule for Adam."""
+def run_sklearn(case: Case, data: Data, timer: Timer) -> None:
+    """MLPRegressor.partial_fit, which trains one epoch. It has no dropout, no GELU and no schedule for Adam."""
     from sklearn.neural_network import MLPRegressor
 
     flat, val = (spins.reshape(-1, 64).astype(np.float32) for spins in (data.train_spins, data.val_spins))
@@ -252,18 +258,18 @@ def run_sklearn(case: Case, data: Data, turn: Turn) -> None:
     options = {"batch_size": DEFAULT.train.batch_size, "learning_rate_init": DEFAULT.train.lr, "random_state": 0}
     model = MLPRegressor(hidden_layer_sizes=DEFAULT.model.hidden, activation=case.activation, alpha=0.0, **options)
     for _ in range(DEFAULT.train.epochs):
-        turn.begin()
+        timer.begin()
         model.partial_fit(flat, (data.train_targets - mean) / std)
-        turn.end(lambda: float(np.abs(mean + std * model.predict(val) - data.val_targets).mean()))
+        timer.end(lambda: float(np.abs(mean + std * model.predict(val) - data.val_targets).mean()))
 
 
-def run_jax(case: Case, data: Data, turn: Turn) -> None:
+def run_jax(case: Case, data: Data, timer: Timer) -> None:
     """JAX and optax, with a whole epoch in one compiled scan."""
     import jax
     import jax.numpy as jnp
     import optax
 
-    size, steps = DEFAULT.train.batch_size, n_steps(data)
+    size, steps = DEFAULT.train.batch_size, steps_per_epoch(data)
     n = len(data.train_targets)
     mean, std = data.train_targets.mean(), data.train_targets.std()
     spins, targets = jnp.asarray(data.train_spins), jnp.asarray((data.train_targets - mean) / std)
@@ -271,7 +277,7 @@ def run_jax(case: Case, data: Data, turn: Turn) -> None:
     activation = {"gelu": lambda x: jax.nn.gelu(x, approximate=False), "relu": jax.nn.relu}[case.activation]
     z = jnp.linspace(-8, 8, 4001)
     density = jnp.exp(-(z**2) / 2)
-    gain = float(jnp.sqrt(density.sum() / (density * activation(z) ** 2).sum()))  # as in model.py, without its torch
+    gain = float(jnp.sqrt(density.sum() / (density * activation(z) ** 2).sum()))  # as in model.py, without torch
 
     def apply(weights: Any, x: Any, key: Any = None) -> Any:
         x = x.reshape(len(x), -1).astype(jnp.float32)
@@ -297,7 +303,7 @@ def run_jax(case: Case, data: Data, turn: Turn) -> None:
     @jax.jit  # type: ignore[untyped-decorator]
     def epoch(state: Any, key: Any) -> Any:
         order_key, dropout_key = jax.random.split(key)
-        # All batches have one shape; the last is filled up with examples that do not count.
+        # All batches have one shape. The last one is filled up with examples of weight zero.
         order = jnp.resize(jax.random.permutation(order_key, n), (steps, size))
         in_batch = (jnp.arange(steps * size) < n).reshape(steps, size).astype(jnp.float32)
 
@@ -323,14 +329,14 @@ def run_jax(case: Case, data: Data, turn: Turn) -> None:
 
     for _ in range(DEFAULT.train.epochs):
         key, own = jax.random.split(key)
-        turn.begin()
+        timer.begin()
         state, losses = epoch(state, own)
         losses.block_until_ready()
-        turn.end(partial(validation_error, state[0]))
+        timer.end(partial(validation_error, state[0]))
 
 
-# In the order of the ladder, then the others.
-CONTESTANTS: dict[str, Callable[[Case, Data, Turn], None]] = {
+# First the ladder, then the others. The names are keys in results/training.json.
+COMPETITORS: dict[str, Callable[[Case, Data, Timer], None]] = {
     "DataLoader loop": run_loop,
     "+ resident data": run_resident,
     "+ fused AdamW": run_fused,
@@ -346,6 +352,6 @@ OURS = "ours: + repeated step"
 RACERS = ["DataLoader loop", "Lightning", "scikit-learn", "JAX, scanned epoch"]
 
 
-def entered(name: str, case: str) -> bool:
-    """Whether a contestant can do a case."""
+def supports(name: str, case: str) -> bool:
+    """Whether a competitor can train a case."""
     return name != "scikit-learn" or case != "default"

@@ -1,0 +1,204 @@
+"""A saved run on new data: what is new about them, what is written, what is refused."""
+
+import hashlib
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import main
+from engine.datasets import get_splits
+from engine.errors import BadRequestError, RunError, UnusableFileError
+from evaluate import Request, evaluate_run, load_run, new_data, parse_args
+from tests.conftest import run_command
+from tests.toy import PROBLEM, ToyConfig, ToyModelConfig
+
+DEBUG = replace(PROBLEM.presets["debug"], device="cpu")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two runs: `mlp`, and `pooled`, whose network accepts points of any dimension."""
+    cwd = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(cwd)
+        for kind in ("mlp", "pooled"):
+            config: ToyConfig = replace(DEBUG, model=ToyModelConfig(kind=kind))  # type: ignore[arg-type]
+            main.run(PROBLEM, config, Path("checkpoints") / kind)
+    return cwd
+
+
+@pytest.fixture(autouse=True)
+def _beside_the_runs(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(runs)
+
+
+def request(line: str) -> Request:
+    return parse_args(line.split())
+
+
+def contents() -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in Path("checkpoints").rglob("*") if path.is_file()}
+
+
+def test_what_is_written_is_true_of_new_data(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = request("pooled --dimension 7 --num-test 300")
+    result = evaluate_run(asked)
+    place = Path("checkpoints/pooled/evaluations")
+    assert json.loads((place / "d7.json").read_text()) == result
+    assert (place / "d7.png").read_bytes().startswith(b"\x89PNG")
+    weights = Path("checkpoints/pooled/best.pt").read_bytes()
+    assert result["weights_sha256"] == hashlib.sha256(weights).hexdigest()
+    assert {"n", "metrics", "check", "source", "seed", "data", "git_commit", "torch", "worst_error"} <= set(result)
+    assert (result["n"], result["data"]["dimension"], result["seed"]) == (300, 7, 43)
+
+    config, model = load_run("checkpoints/pooled")
+    assert config == replace(DEBUG, model=ToyModelConfig(kind="pooled"))
+    columns, _ = new_data(asked)
+    points, signs = torch.from_numpy(columns["points"]), torch.from_numpy(columns["signs"])
+    errors = model(points, signs).double().numpy() - columns["values"]
+    assert result["metrics"]["mae"] == pytest.approx(np.abs(errors).mean(), rel=1e-5)
+    assert result["worst_error"] == pytest.approx(np.abs(errors).max(), rel=1e-5)
+    shown = capsys.readouterr().out
+    assert f"mae {result['metrics']['mae']:.4g}" in shown
+    assert f"worst_error {result['worst_error']:.4g}" in shown
+
+
+def test_new_data_are_new() -> None:
+    columns, _ = new_data(request("mlp --num-test 50"))
+    seen, _ = get_splits(PROBLEM, load_run("checkpoints/mlp")[0])
+    assert not any(np.array_equal(columns["points"][:50], split["points"][:50]) for split in seen)
+
+
+def test_the_examples_of_a_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    points = np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32)
+    signs = np.ones(40, np.int8)
+    values = (points.astype(float) ** 2).sum(axis=1)
+    np.savez(tmp_path / "five.npz", points=points, signs=signs, values=values)
+    result = evaluate_run(request(f"pooled --data {tmp_path / 'five.npz'}"))
+    assert result["n"] == 40
+    assert Path("checkpoints/pooled/evaluations/five.json").exists()
+    assert "dimension" not in result["data"]  # an option of the generator
+
+    np.savez(tmp_path / "wrong.npz", points=points, signs=signs, values=values + 1)
+    evaluate_run(request(f"pooled --data {tmp_path / 'wrong.npz'}"))
+    assert "warning: the new split: the values are not those of the points" in capsys.readouterr().err
+    with pytest.raises(BadRequestError, match=r"wrong\.npz: the inputs have the shape \(5,\).*only accepts \(3,\)"):
+        evaluate_run(request(f"mlp --data {tmp_path / 'wrong.npz'}"))
+
+
+def test_automatic_options_are_automatic_again(tmp_path: Path) -> None:
+    shutil.copytree("checkpoints/mlp", "checkpoints/rounded", dirs_exist_ok=True)
+    path = Path("checkpoints/rounded/config.json")
+    path.write_text(path.read_text().replace('"rounds": null', '"rounds": 2'))
+    assert request("rounded").config.data.rounds is None  # type: ignore[attr-defined]
+    assert request("rounded --rounds 1").config.data.rounds == 1  # type: ignore[attr-defined]
+
+
+def test_data_that_the_network_could_not_be_trained_on_are_evaluated() -> None:
+    path = Path("checkpoints/mlp/config.json")
+    assert request("mlp --num-test 1").config.data.num_test == 1
+    assert json.loads(path.read_text())["train"]["batch_size"] == 64
+
+
+def test_a_network_for_other_shapes_is_refused_before_data_are_generated() -> None:
+    before, cached = contents(), set(Path("cache").iterdir())
+    with pytest.raises(BadRequestError, match=r"--dimension 4: the inputs have the shape \(4,\).*mlp-d3.*only accepts"):
+        evaluate_run(request("mlp --dimension 4"))
+    assert contents() == before
+    assert set(Path("cache").iterdir()) == cached
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("nobody", ["nobody", "not a run"]),
+        ("mlp --dimension 0", ["--dimension 0", "at least 1"]),
+        ("mlp --num-test 0", ["--num-test 0", "at least 1"]),
+        ("mlp --spread -1", ["--spread -1", "above 0"]),
+        ("mlp --data x.npz --num-test 5", ["--num-test does nothing with --data", "drop"]),
+        ("mlp --data x.npz --dimension 5", ["--dimension does nothing with --data", "drop"]),
+        ("mlp --name ../x", ["--name ../x", "letter"]),
+        ("mlp --name=", ["--name", "letter"]),
+        ("mlp --epochs 5", ["--epochs"]),
+        ("mlp --device tpu", ["tpu", "cpu"]),
+        ("x" * 300, ["not a run"]),
+    ],
+)
+def test_a_bad_request_is_refused_in_one_line(line: str, named: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    before = contents()
+    with pytest.raises(SystemExit) as end:
+        request(line)
+    error = capsys.readouterr().err
+    assert end.value.code == 2
+    assert error.startswith("evaluate.py: error: ")
+    assert error.count("\n") == 1
+    assert all(words in error for words in named), error
+    assert contents() == before
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "named"),
+    [
+        ("mlp --num-test 10000000 --dimension 1000000", 2, "GiB of memory"),
+        ("mlp --corrupt", 2, "the values are not those of the points"),
+        ("mlp --data missing.npz", 3, "missing.npz: no such file"),
+    ],
+)
+def test_what_only_shows_later_is_refused_too(line: str, code: int, named: str) -> None:
+    before = contents()
+    with pytest.raises(RunError, match=named) as error:
+        evaluate_run(request(line))
+    assert error.value.exit_code == code
+    assert contents() == before
+
+
+def test_a_damaged_run_is_refused() -> None:
+    folder = Path("checkpoints/damaged")
+    shutil.copytree("checkpoints/mlp", folder)
+    content = bytearray((folder / "best.pt").read_bytes())
+    content[200] ^= 1
+    (folder / "best.pt").write_bytes(content)
+    with pytest.raises(UnusableFileError, match=r"best\.pt is damaged"):
+        load_run(folder)
+    shutil.copy(folder / "last.pt", folder / "best.pt")  # intact, but another thing
+    with pytest.raises(UnusableFileError, match=r"best\.pt has no weights of this network"):
+        load_run(folder)
+    (folder / "best.pt").unlink()
+    with pytest.raises(UnusableFileError, match=r"has no best\.pt"):
+        load_run(folder)
+    shutil.rmtree(folder)
+
+
+def test_a_folder_that_cannot_be_written_to_is_noticed_before_the_work() -> None:
+    folder = Path("checkpoints/blocked")
+    shutil.copytree("checkpoints/mlp", folder)
+    (folder / "evaluations").write_text("a file in the place of the folder")
+    with pytest.raises(PermissionError, match="cannot be written"):
+        evaluate_run(request("blocked"))
+    shutil.rmtree(folder)
+
+
+def test_the_network_of_a_run_is_ready_for_use() -> None:
+    _, model = load_run(Path("checkpoints/mlp"))
+    assert not model.training
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    answers: Any = model(torch.zeros(4, 3), torch.ones(4, dtype=torch.int8))
+    assert answers.shape == (4,)
+
+
+@pytest.mark.slow
+def test_as_a_command(runs: Path) -> None:
+    done = run_command("mlp", "--num-test", "20", "--name", "twenty", cwd=runs, script="evaluate.py")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("checkpoints/mlp/evaluations/twenty.json\n")
+    done = run_command("mlp", "--dimension", "4", cwd=runs, script="evaluate.py")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    done = run_command("mlp", "--help", cwd=runs, script="evaluate.py")
+    assert done.returncode == 0
+    assert "--dimension" in done.stdout

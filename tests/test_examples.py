@@ -1,0 +1,279 @@
+"""The examples: their physics, and everything that the machinery offers, for each of them, as real commands."""
+
+import json
+import math
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.random import SeedSequence
+
+from engine.cli import parse_args
+from engine.config import load_config
+from engine.datasets import load_data
+from engine.errors import UnusableFileError
+from engine.prediction import build_network, evaluate, prepare
+from engine.problem import Columns
+from examples import potential, table
+from tests.conftest import environment, read, run_command, start_command, wait_for
+from trainer import Trainer
+
+POTENTIAL, TABLE = ("-m", "examples.potential"), ("-m", "examples.table")
+SMALL = ("--epochs", "3", "--device", "cpu")
+
+
+def numbers(n: int) -> dict[str, Any]:
+    """A data set with columns of different scales, one of them with more than one axis, and a text column."""
+    rng = np.random.default_rng(0)
+    x1, x2, maps = rng.uniform(-1, 1, n), rng.uniform(0, 1e4, n), rng.normal(size=(n, 2, 3))
+    return {
+        "x1": x1,
+        "x2": x2,
+        "maps": maps,
+        "y": 3 * x1 + 1e-4 * x2,
+        "both": np.stack([x1**2, x2], axis=1),
+        "name": np.array(["a"] * n),
+    }
+
+
+def write_csv(path: Path, n: int) -> None:
+    columns = numbers(n)
+    rows = [f"{columns['x1'][i]!r},{columns['x2'][i]!r},a,{columns['y'][i]!r}" for i in range(n)]
+    path.write_text("\n".join(["x1,x2,name,y", *rows]).replace("np.float64(", "").replace(")", "") + "\n")
+
+
+# ------------------------------------------------------------------------------------------------------------- physics
+
+
+def test_a_particle_in_a_harmonic_potential() -> None:
+    x, omega = np.arange(1, 1000) / 1000, 200.0
+    energies = potential.ground_state_energies(omega**2 * (x - 0.5)[None] ** 2 / 2)
+    assert energies[0] == pytest.approx(omega / 2, rel=1e-3)  # hbar omega / 2; the walls are seven widths away
+
+
+def test_a_particle_in_an_empty_box() -> None:
+    energy, probability = potential.empty_box(999)
+    assert energy == pytest.approx(math.pi**2 / 2, rel=1e-5)
+    assert probability.sum() == pytest.approx(1)
+    assert potential.ground_state_energies(np.zeros((1, 999)))[0] == pytest.approx(energy, rel=1e-9)
+
+
+def test_first_order_is_exact_for_a_constant_and_good_for_a_weak_potential() -> None:
+    rng = np.random.default_rng(0)
+    constant: Columns = {"potentials": np.full((1, 64), 17.0)}
+    assert potential.first_order(constant)[0] == pytest.approx(
+        potential.ground_state_energies(np.full((1, 64), 17.0))[0]
+    )
+    weak = 1e-3 * rng.normal(size=(5, 64))
+    columns: Columns = {"potentials": weak}
+    np.testing.assert_allclose(potential.first_order(columns), potential.ground_state_energies(weak), atol=1e-7)
+
+
+def test_generated_energies_are_within_their_bounds_and_shifted_ones_are_not() -> None:
+    config = potential.PROBLEM.presets["debug"]
+    columns = potential.PROBLEM.generate(config, 200, SeedSequence(1))
+    assert potential.PROBLEM.check(config, columns).fault == ""
+    root_mean_square = math.sqrt(float((columns["potentials"] ** 2).mean()))
+    assert root_mean_square == pytest.approx(config.data.depth, rel=0.1)
+    for shift in (-300, 300):
+        check = potential.PROBLEM.check(config, {**columns, "energies": columns["energies"] + shift})
+        assert check.numbers["outside_bounds"] > 0
+        assert "violate their exact bounds" in check.fault
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("depth", [0.5, 50.0, 5000.0])
+def test_potentials_of_any_depth_are_learned(depth: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = potential.PROBLEM.presets["default"]
+    config = replace(config, device="cpu", train=replace(config.train, epochs=15, lr=0.003))
+    config = replace(config, data=replace(config.data, depth=depth))
+    data = load_data(potential.PROBLEM, config)
+    model = build_network(potential.PROBLEM, config, data.train)
+    Trainer(potential.PROBLEM, config, model, data.train, data.val).fit()
+    metrics = evaluate(potential.PROBLEM, config, model, prepare(potential.PROBLEM, config, model, data.test)).metrics
+    assert metrics["r2"] > 0.97
+
+
+# --------------------------------------------------------------------------------------------------------------- table
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, with data."""
+    monkeypatch.chdir(tmp_path)
+    np.savez("t.npz", **numbers(300))
+    write_csv(Path("t.csv"), 100)
+    return tmp_path
+
+
+def loaded(line: str) -> tuple[Any, Any]:
+    command = parse_args(table.PROBLEM, line.split(), prog="table.py")
+    return command.config, load_data(table.PROBLEM, command.config)
+
+
+def test_sizes_are_80_10_10_percent_of_a_table(folder: Path) -> None:
+    for file, n in (("t.npz", 300), ("t.csv", 100)):
+        _, data = loaded(f"--data {file} --inputs x1 x2 --target y")
+        assert [len(split["y"]) for split in data[:3]] == [n * 8 // 10, n // 10, n // 10]
+
+
+def test_a_csv_and_an_npz_with_the_same_columns_are_the_same_data(folder: Path) -> None:
+    np.savez("same.npz", **{name: column for name, column in numbers(100).items() if name in ("x1", "x2", "y")})
+    one, other = (loaded(f"--data {file} --inputs x1 x2")[1] for file in ("t.csv", "same.npz"))
+    assert one.sha256 == other.sha256
+
+
+def test_arrays_of_any_shape_and_several_targets(folder: Path) -> None:
+    config, data = loaded("--data t.npz --inputs x1 maps --target y both")
+    inputs = table.PROBLEM.inputs(config, data.train)
+    assert [x.shape for x in inputs] == [(240,), (240, 2, 3)]
+    assert table.PROBLEM.target(config, data.train).shape == (240, 3)
+    model = build_network(table.PROBLEM, config, data.train)
+    assert model(torch.zeros(5), torch.zeros(5, 2, 3)).shape == (5, 3)
+
+
+def test_without_inputs_all_other_columns_are_used(folder: Path) -> None:
+    np.savez("same.npz", **{name: column for name, column in numbers(100).items() if name in ("x1", "x2", "y")})
+    config, data = loaded("--data same.npz")
+    assert len(table.PROBLEM.inputs(config, data.train)) == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("--data t.npz --inputs x1 map", "no array 'map'; did you mean maps?"),
+        ("--data t.csv --inputs x1 --target z", "no column 'z'; the file has x1, x2, name, y"),
+        ("--data t.csv --inputs x1 name", "column 'name': could not convert string 'a'"),
+        ("--data t.npz --inputs name", "name has the dtype"),
+    ],
+)
+def test_columns_that_cannot_be_used_are_named(line: str, named: str, folder: Path) -> None:
+    with pytest.raises(UnusableFileError) as error:
+        loaded(line)
+    assert named in str(error.value)
+
+
+def test_a_linear_table_is_learned_and_the_baseline_is_exact(folder: Path) -> None:
+    np.savez("large.npz", **numbers(3000))
+    config, data = loaded("--data large.npz --inputs x1 x2 --target y --epochs 30 --lr 0.01")
+    model = build_network(table.PROBLEM, config, data.train)
+    Trainer(table.PROBLEM, config, model, data.train, data.val).fit()
+    metrics = evaluate(table.PROBLEM, config, model, prepare(table.PROBLEM, config, model, data.test)).metrics
+    assert metrics["r2"] > 0.99
+    baseline = table.PROBLEM.baselines(config, data.train, data.test)["least_squares"]
+    np.testing.assert_allclose(baseline, data.test["y"], atol=1e-6)
+
+
+# --------------------------------------------------------------------------------------------------------- as commands
+
+
+def succeed(*arguments: str, cwd: Path, script: str | tuple[str, ...], **changes: str) -> str:
+    done = run_command(*arguments, cwd=cwd, script=script, **changes)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+ONE_EACH = [
+    pytest.param(POTENTIAL, ("--preset", "debug"), id="potential"),
+    pytest.param(TABLE, ("--data", "t.npz", "--inputs", "x1", "x2", "--target", "y"), id="table"),
+]
+CASES = pytest.mark.parametrize(("script", "data"), ONE_EACH)
+CSV = pytest.param(TABLE, ("--data", "t.csv", "--inputs", "x1", "x2", "--target", "y"), id="csv")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("script", "data"), [*ONE_EACH, CSV])
+def test_an_example_runs_again_from_its_config_and_is_evaluated_and_plotted(
+    script: tuple[str, ...], data: tuple[str, ...], folder: Path
+) -> None:
+    succeed(*data, *SMALL, "--run-name", "a", cwd=folder, script=script)
+    config = ("--config", "checkpoints/a/config.json")
+    shown = succeed(*config, "--run-name", "b", cwd=folder, script=script)
+    assert ("data read from cache/" in shown) == (script == POTENTIAL)
+    a, b = folder / "checkpoints" / "a", folder / "checkpoints" / "b"
+    for name in ("epoch_metrics.json", "results.json"):
+        assert (a / name).read_bytes() == (b / name).read_bytes()
+    assert read(a, "run_info.json")["problem"] == script[1]
+    assert {"mean", "least_squares"} <= set(read(a, "results.json")["baselines"])
+
+    figures = {path.name: path.read_bytes() for path in (a / "figures").iterdir()}
+    assert {"training_curves.png", "parity.png"} <= set(figures)
+    for name in figures:
+        (a / "figures" / name).unlink()
+    succeed("checkpoints/a", cwd=folder, script="plots.py")
+    assert {path.name: path.read_bytes() for path in (a / "figures").iterdir()} == figures
+
+    new = ("--depth", "20", "--num-test", "30") if script == POTENTIAL else data[:2]
+    succeed("a", *new, "--name", "new", cwd=folder, script="evaluate.py")
+    result = read(a / "evaluations", "new.json")
+    assert result["n"] == {POTENTIAL: 30}.get(script, {"t.npz": 300, "t.csv": 100}.get(data[1], 0))
+    assert result["metrics"]["mae"] > 0
+
+
+@pytest.mark.slow
+@CASES
+def test_an_example_is_resumed_after_a_kill(script: tuple[str, ...], data: tuple[str, ...], folder: Path) -> None:
+    line = (*data, "--device", "cpu", "--threads", "1", "--epochs", "60")
+    with start_command(*line, "--run-name", "killed", cwd=folder, script=script) as process:
+        wait_for("epoch 3/", process.stdout)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert "continuing after epoch" in succeed("--resume", "killed", cwd=folder, script=script)
+    succeed(*line, "--run-name", "whole", cwd=folder, script=script)
+    for name in ("epoch_metrics.json", "results.json"):
+        killed, whole = (folder / "checkpoints" / run / name for run in ("killed", "whole"))
+        assert killed.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.slow
+@CASES
+def test_an_example_in_two_processes_has_the_same_curve(
+    script: tuple[str, ...], data: tuple[str, ...], folder: Path
+) -> None:
+    line = (*data, *SMALL, "--batch-size", "45")
+    succeed(*line, "--run-name", "one", cwd=folder, script=script)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*torchrun, *script, *line, "--run-name", "two"]
+    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = zip(*(read(folder / "checkpoints" / name, "epoch_metrics.json") for name in ("one", "two")), strict=True)
+    for one, two in rows:
+        assert two == pytest.approx(one, rel=1e-4)
+
+
+@pytest.mark.slow
+@CASES
+def test_an_example_logs_to_wandb(script: tuple[str, ...], data: tuple[str, ...], folder: Path) -> None:
+    succeed(*data, *SMALL, "--wandb", "--run-name", "w", cwd=folder, script=script, WANDB_MODE="offline")
+    assert read(folder / "checkpoints" / "w", "run_info.json")["wandb_id"]
+    assert list((folder / "checkpoints" / "w" / "wandb").glob("offline-run-*/*.wandb"))
+
+
+@pytest.mark.slow
+def test_what_an_example_saves_is_data_for_it_and_for_others(folder: Path) -> None:
+    line = ("--num-train", "200", "--num-val", "30", "--num-test", "30")
+    succeed(*line, "--save-data", "p.npz", cwd=folder, script=POTENTIAL)
+    shown = succeed("--data", "p.npz", *line, *SMALL, "--run-name", "p", cwd=folder, script=POTENTIAL)
+    assert "data read from p.npz" in shown
+    assert "0 of 200 energies outside exact bounds" in shown
+    assert "depth" not in json.loads((folder / "checkpoints/p/config.json").read_text())["data"]
+    columns = ("--inputs", "potentials", "--target", "energies")
+    succeed("--data", "p.npz", *columns, *SMALL, "--run-name", "t", cwd=folder, script=TABLE)
+    config = load_config(table.TableConfig, folder / "checkpoints" / "t" / "config.json")
+    assert config.target == ("energies",)
+
+
+@pytest.mark.slow
+def test_a_run_of_one_problem_is_not_resumed_as_another(folder: Path) -> None:
+    succeed("--preset", "debug", *SMALL, "--run-name", "p", cwd=folder, script=POTENTIAL)
+    done = run_command("--resume", "p", cwd=folder, script=TABLE)
+    assert done.returncode == 2
+    assert "examples.potential" in done.stderr
+    assert done.stderr.count("\n") == 1

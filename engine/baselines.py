@@ -36,8 +36,12 @@ def least_squares(
         x = design(part)
         gram += x.T @ x
         moments += x.T @ np.asarray(target[start : start + rows], dtype=np.float64)
-    gram[np.diag_indices_from(gram)] += 1e-9 * n_train
-    coefficients = np.linalg.solve(gram, moments)
+    scale = np.sqrt(gram.diagonal() / n_train)  # root mean squares of the features: the ridge does not depend on units
+    scale[scale == 0] = 1
+    gram /= n_train * np.outer(scale, scale)
+    gram[np.diag_indices_from(gram)] += 1e-9
+    moments = (moments.T / (n_train * scale)).T
+    coefficients = (np.linalg.solve(gram, moments).T / scale).T
     return np.concatenate([design(part) @ coefficients for part in _chunks(test, rows)])
 
 

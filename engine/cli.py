@@ -81,7 +81,8 @@ def parse_args(problem: Problem[Any], argv: Sequence[str] | None = None, prog: s
     options = options_of(problem.config_type)
     if unknown:
         flags = ["--preset", "--config", "--resume", "--overwrite", *(option.flag for option in options.values())]
-        parser.error(f"{unknown[0]}: no such option; {nearest(unknown[0], {flag: flag for flag in flags})}")
+        advice = nearest(unknown[0].strip("-").partition("=")[0], {flag[2:]: flag for flag in flags})
+        parser.error(f"{unknown[0]}: no such option; {advice}")
     try:
         return _resolve(problem, vars(namespace))
     except ConfigError as error:

@@ -88,6 +88,8 @@ def plot_saved_run(folder: Path) -> list[Path]:
         BadRequestError: the folder does not hold a finished run.
         UnusableFileError: a file of the run is damaged.
     """
+    if not (folder / "results.json").is_file():
+        raise BadRequestError(f"{folder} is not the folder of a finished run: it has no results.json")
     try:
         problem = problem_of(folder)
         return plot_run(problem, load_config(problem.config_type, folder / "config.json"), folder)

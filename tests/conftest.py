@@ -1,10 +1,12 @@
 """What the tests share: programs as real commands, each in a folder of its own."""
 
+import gc
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,6 +21,9 @@ Program = Callable[..., subprocess.CompletedProcess[str]]
 DEBUG = ("--preset", "debug", "--device", "cpu")
 
 TOY = ("-m", "tests.toy")  # what follows `python` for the problem that the machinery is tested on
+
+# Several tests run at once. Threads of torch that wait for a core make small steps up to 70 times slower.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 settings.register_profile("any machine", deadline=None)  # a slow machine is not a failure
 settings.load_profile("any machine")
@@ -83,3 +88,32 @@ def toy_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode == 0, done.stderr
     (cwd / "stdout.txt").write_text(done.stdout)
     return cwd / "checkpoints" / "first"
+
+
+@pytest.fixture
+def toy_in_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
+    """Runs the toy problem's program in this process, in a fresh folder and without figures: returns its exit code.
+
+    This takes a tenth of a second. The folder is the working folder of the test.
+    """
+    import torch
+
+    import main
+    from engine import figures
+    from engine.signals import STOP_SIGNALS
+    from tests import toy
+
+    def run(*arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["toy.py", *arguments])
+        with pytest.raises(SystemExit) as end:
+            main.main(toy.PROBLEM)
+        return int(end.value.code or 0)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(figures, "plot_run", lambda *_: [])
+    handlers, n_threads = {number: signal.getsignal(number) for number in STOP_SIGNALS}, torch.get_num_threads()
+    yield run
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    torch.set_num_threads(n_threads)
+    gc.unfreeze()  # what the end of a program freezes

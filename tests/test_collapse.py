@@ -1,4 +1,4 @@
-"""How the road to T_c makes curves and their errors of what was measured, where both are known."""
+"""How the method for T_c makes curves and their errors of what was measured, where both are known."""
 
 import numpy as np
 import pytest

@@ -1,44 +1,44 @@
-"""The program as its users run it: real commands, whole runs, the same again."""
+"""Whole runs of the Ising experiment: what they leave behind, that options reach them, and that they repeat."""
 
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from config import PRESETS, load_config
-from data import make_splits
+import main
+from engine.cli import parse_args
+from engine.config import load_config
+from engine.datasets import get_splits
 from evaluate import load_run
 from ising import lattice
-from tests.conftest import DEBUG, ROOT, Program, run_command
-from utils import UnusableFileError
+from problem import PROBLEM
+from tests.conftest import DEBUG, ROOT, environment, read, run_command
 
-DETERMINISTIC = ("epoch_metrics.json", "results.json")
+REPRODUCIBLE = ("epoch_metrics.json", "results.json", "predictions.npz")
 
 
-def read(folder: Path, name: str) -> Any:
-    return json.loads((folder / name).read_text())
+def run_here(*arguments: str) -> Path:
+    """Run the experiment in this process, in the working folder; return the folder of the run."""
+    command = parse_args(PROBLEM, list(arguments), prog="main.py")
+    folder = Path("checkpoints", str(command.config.log.run_name)).absolute()
+    main.run(PROBLEM, command.config, folder, overwrite=command.overwrite)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished debug run: to read, not to write."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("finished"))
+        return run_here(*DEBUG, "--run-name", "first")
 
 
 def test_a_run_leaves_what_it_promises(finished_run: Path) -> None:
-    assert {path.name for path in finished_run.iterdir()} == {
-        ".lock",
-        "config.json",
-        "run_info.json",
-        "epoch_metrics.json",
-        "results.json",
-        "predictions.npz",
-        "best.pt",
-        "last.pt",
-        "previous.pt",
-        "figures",
-    }
     rows = read(finished_run, "epoch_metrics.json")
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 5]
     assert list(rows[0]) == [
@@ -50,172 +50,114 @@ def test_a_run_leaves_what_it_promises(finished_run: Path) -> None:
     assert list(results["baselines"]) == ["mean", "pair_products", "symmetric_correlators"]
     for metrics in (results["test"], *results["baselines"].values()):
         assert list(metrics) == ["loss", "mae", "rmse", "r2", "exact_fraction"]
-    assert set(results["equilibrium"]) == {"train", "val", "test"}
+    assert list(results["equilibrium"]) == ["train", "val", "test"]
+    for numbers in results["equilibrium"].values():
+        assert list(numbers) == ["energy_z", "chi2_per_dof", "largest_bin_z"]
     info = read(finished_run, "run_info.json")
-    assert info["status"] == "finished"
-    assert info["device"] in ("cpu", "cuda", "mps")
-    assert list(info["timings"]) == ["data", "training", "baselines", "figures"]
-    assert re.fullmatch("[0-9a-f]{64}", info["data_sha256"])
+    assert (info["status"], info["problem"]) == ("finished", "problem")
+    figures = ("training_curves", "error_by_temperature", "parity", "configurations")
+    assert {path.name for path in (finished_run / "figures").iterdir()} == {f"{name}.png" for name in figures}
 
 
-def test_a_run_does_not_wait_for_the_compiler_that_it_does_not_use(tmp_path: Path) -> None:
-    code = f"import sys, main; sys.argv[1:] = {DEBUG}; main.main(); sys.exit('torch._dynamo' in sys.modules)"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=False).returncode == 0
-    assert list((tmp_path / "checkpoints").glob("*/results.json"))
+def test_predictions_are_kept_with_what_figures_need(finished_run: Path) -> None:
+    test = get_splits(PROBLEM, load_config(PROBLEM.config_type, finished_run / "config.json"))[0].test
+    with np.load(finished_run / "predictions.npz", allow_pickle=False) as arrays:
+        assert set(arrays.files) >= {
+            *("targets", "predictions", "temperatures", "example_spins", "example_temperatures"),
+            *("baseline_mean", "baseline_pair_products", "baseline_symmetric_correlators"),
+        }
+        assert np.array_equal(arrays["targets"], lattice.energy(test["spins"]) / 64)
+        assert np.array_equal(arrays["temperatures"], test["temperatures"])
+        shape = arrays["example_temperatures"].shape
+        assert arrays["example_spins"].shape == (*shape, 8, 8)
+        for spins, temperature in zip(
+            arrays["example_spins"].reshape(-1, 8, 8), arrays["example_temperatures"].ravel(), strict=True
+        ):
+            (i,) = np.flatnonzero(test["temperatures"] == temperature)
+            assert np.array_equal(test["spins"][i], spins)
 
 
 def test_the_results_are_those_of_the_best_weights_on_the_test_split(finished_run: Path) -> None:
     config, model = load_run(finished_run)
-    results = read(finished_run, "results.json")
-    rows = read(finished_run, "epoch_metrics.json")
+    results, rows = read(finished_run, "results.json"), read(finished_run, "epoch_metrics.json")
     assert results["best_epoch"] == min(rows, key=lambda row: row["val_loss"])["epoch"]
-    test = make_splits(config.data, config.seed).test
+    test = get_splits(PROBLEM, config)[0].test
     with torch.inference_mode():
-        predicted = model(torch.from_numpy(test.spins)).double().numpy()
-    true = lattice.energy(test.spins) / 64
+        predicted = model(torch.from_numpy(test["spins"])).double().numpy()
+    true = lattice.energy(test["spins"]) / 64
     assert np.abs(predicted - true).mean() == pytest.approx(results["test"]["mae"], rel=1e-5)
     assert (np.abs(predicted - true) * 64 < 2).mean() == results["test"]["exact_fraction"]
 
 
-def test_the_last_words_are_a_table_for_the_journal_and_the_path(finished_run: Path) -> None:
-    output = (finished_run.parent.parent / "stdout.txt").read_text()
-    table, facts, path = output.strip().split("\n\n")[-3:]
-    lines = table.splitlines()
-    assert len({len(line) for line in lines}) == 1  # aligned
-    assert all(line.startswith("| ") and line.endswith(" |") for line in (lines[0], *lines[2:]))
-    assert re.fullmatch(r"\|:-+\|(-+:\|)+", lines[1])
-    mae = read(finished_run, "results.json")["test"]["mae"]
-    assert f"{mae:.4g}" in lines[2]
-    assert "`python " in facts
-    assert "seed 42" in facts
-    assert "training" in facts
-    assert path == "checkpoints/first"
-
-
-def test_the_same_command_and_its_config_give_the_same_again(finished_run: Path) -> None:
-    cwd = finished_run.parent.parent
-    for name, arguments in (
-        ("second", DEBUG),
-        ("third", ("--config", "checkpoints/first/config.json", "--no-checkpoints")),
-    ):
-        done = run_command(*arguments, "--run-name", name, cwd=cwd)
-        assert done.returncode == 0, done.stderr
-        again = cwd / "checkpoints" / name
-        for file in DETERMINISTIC:
-            assert (again / file).read_bytes() == (finished_run / file).read_bytes()
-        assert read(again, "run_info.json")["data_sha256"] == read(finished_run, "run_info.json")["data_sha256"]
-        assert (again / "best.pt").exists() == ("--no-checkpoints" not in arguments)
-
-
-def test_another_seed_is_another_experiment(finished_run: Path) -> None:
-    cwd = finished_run.parent.parent
-    done = run_command("--config", "checkpoints/first/config.json", "--run-name", "again", "--seed", "7", cwd=cwd)
-    assert done.returncode == 0, done.stderr
-    again = cwd / "checkpoints" / "again"
-    assert load_config(again / "config.json").seed == 7
-    assert read(again, "run_info.json")["data_sha256"] != read(finished_run, "run_info.json")["data_sha256"]
-    assert (again / "epoch_metrics.json").read_bytes() != (finished_run / "epoch_metrics.json").read_bytes()
-
-
-def test_a_config_of_a_named_run_asks_for_another_name(finished_run: Path) -> None:
-    before = {path: path.stat().st_mtime_ns for path in finished_run.rglob("*")}
-    done = run_command("--config", "checkpoints/first/config.json", cwd=finished_run.parent.parent)
-    assert done.returncode == 2
-    assert "exists already" in done.stderr
-    assert "--run-name" in done.stderr
-    assert {path: path.stat().st_mtime_ns for path in finished_run.rglob("*")} == before
-
-
-def test_options_reach_a_whole_run_and_overwrite_replaces_it(program: Program, tmp_path: Path) -> None:
-    line = (
-        "--preset debug --device cpu --lattice-size 4 --num-train 300 --epochs 60 --patience 2 --lr 0.05 --hidden 16 8"
-    )
-    line += " --architecture residual_mlp --temp-min 2 --temp-max 3 --activation relu --optimizer sgd --scheduler none"
-    line += " --run-name r"
-    assert program(*line.split()).returncode == 0
-    folder = tmp_path / "checkpoints" / "r"
-    first = read(folder, "results.json")
-    assert first["epochs_trained"] == len(read(folder, "epoch_metrics.json")) < 60
-    (folder / "left_over.txt").write_text("")
-    done = program(*line.split(), "--overwrite", "--epochs", "6")
-    assert done.returncode == 0, done.stderr
-    assert read(folder, "results.json")["epochs_trained"] <= 6
-    assert not (folder / "left_over.txt").exists()
+def test_options_reach_a_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("engine.figures.plot_run", lambda *_: [])
+    line = "--preset debug --device cpu --lattice-size 4 --num-train 300 --epochs 60 --patience 2 --lr 0.05"
+    line += " --hidden 16 8 --architecture residual_mlp --temp-min 2 --temp-max 3 --activation relu"
+    line += " --optimizer sgd --scheduler none --run-name r"
+    folder = run_here(*line.split())
+    assert read(folder, "results.json")["epochs_trained"] == len(read(folder, "epoch_metrics.json")) < 60
     config, model = load_run(folder)
-    assert config.model.architecture == "residual_mlp"
+    assert config == parse_args(PROBLEM, line.split(), prog="main.py").config
+    assert (config.model.architecture, config.model.hidden) == ("residual_mlp", (16, 8))
     assert model(torch.ones(3, 4, 4, dtype=torch.int8)).shape == (3,)
+    with np.load(folder / "predictions.npz") as arrays:
+        assert 2 <= arrays["temperatures"].min() < 2.1
+        assert 2.9 < arrays["temperatures"].max() <= 3
 
 
-def test_runs_without_a_name_do_not_meet(program: Program, tmp_path: Path) -> None:
-    assert program(*DEBUG, "--epochs", "1").returncode == 0
-    assert program(*DEBUG, "--epochs", "1").returncode == 0
-    names = [path.name for path in (tmp_path / "checkpoints").iterdir()]
-    assert len(names) == 2
-    assert all(re.fullmatch(r"mlp-L8-seed42-\d{8}-\d{6}-\d{6}", name) for name in names)
+def test_the_phase_can_be_learned_instead_of_the_energy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("engine.figures.plot_run", lambda *_: [])
+    line = "--preset debug --device cpu --task phase --lattice-size 4 --num-train 300 --epochs 2 --run-name p"
+    results = read(run_here(*line.split()), "results.json")
+    assert list(results["baselines"]) == ["majority", "magnetization", "bayes"]
+    for metrics in (results["test"], *results["baselines"].values()):
+        assert list(metrics) == ["loss", "accuracy"]
+    assert results["baselines"]["bayes"]["loss"] < results["baselines"]["majority"]["loss"]
 
 
-def test_divergence_is_told_and_kept(program: Program, tmp_path: Path) -> None:
-    done = program(*DEBUG, "--optimizer", "sgd", "--lr", "1e20", "--run-name", "d")
-    assert done.returncode == 4
-    assert done.stderr.startswith("main.py: error: loss or gradient is not finite")
-    assert done.stderr.count("\n") == 1
-    assert read(tmp_path / "checkpoints" / "d", "run_info.json")["status"] == "diverged"
-
-
-def test_a_disk_that_cannot_be_written(program: Program, tmp_path: Path) -> None:
-    (tmp_path / "checkpoints").write_text("a file where the folder of the runs should be")
-    done = program(*DEBUG, "--run-name", "a")
-    assert done.returncode == 5
-    assert done.stderr.startswith("main.py: error: ")
-    assert done.stderr.count("\n") == 1
-    assert "checkpoints" in done.stderr
-
-
-def test_print_config_prints_it_and_does_nothing_else(program: Program, tmp_path: Path) -> None:
-    done = program("--preset", "large", "--lr", "0.5", "--print-config")
-    assert done.returncode == 0
-    (tmp_path / "c.json").write_text(done.stdout)
-    assert load_config(tmp_path / "c.json").train.lr == 0.5
-    assert load_config(tmp_path / "c.json").data == PRESETS["large"].data
-    assert [path.name for path in tmp_path.iterdir()] == ["c.json"]
-
-
-def test_two_threads_compute_the_same_twice(program: Program, tmp_path: Path) -> None:
-    for name in ("one", "other"):
-        assert program(*DEBUG, "--run-name", name, "--threads", "2").returncode == 0
-    one, other = (tmp_path / "checkpoints" / name for name in ("one", "other"))
-    assert read(one, "run_info.json")["threads"] == 2
-    for name in DETERMINISTIC:
-        assert (one / name).read_bytes() == (other / name).read_bytes()
-
-
-def test_a_reader_that_leaves_early_does_not_stop_the_run(tmp_path: Path) -> None:
-    command = f"{sys.executable} {ROOT / 'main.py'} {' '.join(DEBUG)} --run-name piped | head -1"
-    done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("data drawn with multispin")
-    assert done.stderr == ""
-    assert read(tmp_path / "checkpoints" / "piped", "run_info.json")["status"] == "finished"
-
-
-def test_a_locale_without_unicode(program: Program) -> None:
-    done = program(*DEBUG, "--epochs", "1", LC_ALL="C", PYTHONUTF8="0", PYTHONIOENCODING="ascii")
+@pytest.mark.slow
+def test_the_command_gives_the_same_bytes_as_a_run_in_another_process(finished_run: Path, tmp_path: Path) -> None:
+    done = run_command(*DEBUG, "--run-name", "second", cwd=tmp_path, script="main.py")
     assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert f"`python {ROOT / 'main.py'} {' '.join(DEBUG)} --run-name second`" in done.stdout
+    for file in REPRODUCIBLE:
+        again = tmp_path / "checkpoints" / "second" / file
+        assert again.read_bytes() == (finished_run / file).read_bytes()
+    done = run_command("--resume", "second", "--epochs", "6", cwd=tmp_path, script="main.py")
+    assert done.returncode == 0, done.stderr
+    assert "continuing after epoch 5 of 6" in done.stdout
 
 
-@pytest.mark.parametrize("damage", ["missing", "empty", "truncated", "other network", "no json"])
-def test_a_run_that_cannot_be_loaded_is_refused(damage: str, finished_run: Path, tmp_path: Path) -> None:
-    config = (finished_run / "config.json").read_text()
-    weights: bytes | None = (finished_run / "best.pt").read_bytes()
-    assert weights is not None
-    if damage == "other network":
-        config = config.replace("64,\n      32", "64,\n      33")
-    if damage == "no json":
-        config = "{"
-    (tmp_path / "config.json").write_text(config)
-    if damage != "missing":
-        (tmp_path / "best.pt").write_bytes({"empty": b"", "truncated": weights[:-100]}.get(damage, weights))
-    with pytest.raises(UnusableFileError) as caught:
-        load_run(tmp_path)
-    assert str(tmp_path) in str(caught.value)
-    assert "\n" not in str(caught.value)
+@pytest.mark.slow
+@pytest.mark.parametrize("k", [0, -1])
+def test_a_sweep_makes_commands_that_main_understands(k: int) -> None:
+    import yaml
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
+
+    sweep = yaml.safe_load((ROOT / "sweep.yaml").read_text())
+    chosen = {name: {"value": spec.get("values", [0.003])[k]} for name, spec in sweep["parameters"].items()}
+    arguments = create_sweep_command_args({"args": chosen})["args_no_equals"]
+    *command, last = create_sweep_command(list(sweep["command"]))
+    assert last == "${args_no_equals}"
+    done = subprocess.run(
+        [*command, *arguments, "--print-config"],
+        cwd=ROOT,
+        env=environment(PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    config = json.loads(done.stdout)
+    assert config["model"]["hidden"] == [int(width) for width in chosen["hidden"]["value"].split()]
+    assert config["train"]["lr"] == 0.003
+    assert config["train"]["batch_size"] == chosen["batch-size"]["value"]
+    assert config["log"]["wandb"] is True
+
+
+def test_the_metric_of_the_sweep_is_logged(finished_run: Path) -> None:
+    metric = (ROOT / "sweep.yaml").read_text().partition("metric:\n  name: ")[2].split()[0]
+    assert metric in read(finished_run, "epoch_metrics.json")[0]

@@ -26,6 +26,7 @@ def kept() -> dict[Path, float]:
     return {path: path.stat().st_mtime for path in files}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_experiment_runs_quickly_and_keeps_nothing(name: str) -> None:
     before = kept()
@@ -63,6 +64,7 @@ def noted(folder: str, n: int) -> dict[str, Any]:
     return {"twice": 2 * n}
 
 
+@pytest.mark.slow
 def test_cases_that_are_there_are_not_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("experiments.common.ROOT", tmp_path)
     monkeypatch.setattr(sys, "argv", ["study"])
@@ -102,6 +104,7 @@ def somebody_is_left_of(group: int) -> bool:
     return True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_experiment_keeps_whole_cases_and_leaves_no_process(number: int, tmp_path: Path) -> None:
     script = tmp_path / "slow.py"

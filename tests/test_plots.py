@@ -1,67 +1,139 @@
-"""Figures: drawn from a run's files alone, with axes that say what they show."""
+"""The figures of an Ising run: which there are, what they show, and the script that plots them again."""
 
-import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+import main
+from config import DataConfig, ExperimentConfig, ModelConfig
+from engine.config import LogConfig, TrainConfig
+from engine.datasets import get_splits
+from engine.figures import parity
 from ising.exact import T_CRITICAL
-from plots import bayes_ceiling, configurations, error_by_temperature, parity, phase_by_temperature, training_curves
-from tests.conftest import Program
+from plots import bayes_ceiling, configurations, error_by_temperature, figures, phase_by_temperature
+from problem import PROBLEM
+from task import TASKS, bayes_log_odds
+from tests.conftest import read, run_command
 
 RUN_FIGURES = {"training_curves.png", "parity.png", "error_by_temperature.png", "configurations.png"}
 
-
-def test_a_run_has_its_figures_and_the_script_draws_them_again(finished_run: Path, program: Program) -> None:
-    figures = finished_run / "figures"
-    drawn = {path.name: path.read_bytes() for path in figures.iterdir()}
-    assert set(drawn) == RUN_FIGURES
-    assert all(content.startswith(b"\x89PNG") and len(content) > 5000 for content in drawn.values())
-    done = program(str(finished_run), script="plots.py")
-    assert done.returncode == 0, done.stderr
-    assert {Path(line).name for line in done.stdout.splitlines()} == RUN_FIGURES
-    assert {path.name: path.read_bytes() for path in figures.iterdir()} == drawn
+SMALL = ExperimentConfig(
+    model=ModelConfig(hidden=(8,)),
+    train=TrainConfig(epochs=2),
+    data=DataConfig(lattice_size=4, num_train=200, num_val=50, num_test=60, sampler="numpy", sweeps=20, cache=False),
+    log=LogConfig(checkpoints=False),
+    device="cpu",
+)
+PHASE = ExperimentConfig(task="phase", data=SMALL.data)
 
 
-def test_a_folder_that_is_no_finished_run_is_refused(program: Program, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small finished run: to read, not to write."""
+    folder = tmp_path_factory.mktemp("finished") / "small"
+    main.run(PROBLEM, SMALL, folder)
+    return folder
+
+
+def plot_again(run: str, cwd: Path) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of `python plots.py RUN`."""
+    done = run_command(run, cwd=cwd, script="plots.py")
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_a_run_has_its_figures_and_the_script_plots_them_again(small_run: Path, tmp_path: Path) -> None:
+    plotted = {path.name: path.read_bytes() for path in (small_run / "figures").iterdir()}
+    assert set(plotted) == RUN_FIGURES
+    assert all(content.startswith(b"\x89PNG") and len(content) > 5000 for content in plotted.values())
+    shutil.copytree(small_run, tmp_path / "r")
+    shutil.rmtree(tmp_path / "r" / "figures")
+    code, stdout, stderr = plot_again("r", tmp_path)
+    assert code == 0, stderr
+    assert {Path(line).name for line in stdout.splitlines()} == RUN_FIGURES
+    assert {path.name: path.read_bytes() for path in (tmp_path / "r" / "figures").iterdir()} == plotted
+
+
+def test_the_script_refuses_a_folder_that_is_not_a_finished_run(tmp_path: Path) -> None:
     for folder in ("missing", "."):
-        done = program(folder, script="plots.py")
-        assert done.returncode == 2
-        assert done.stdout == ""
-        assert done.stderr.startswith(f"plots.py: error: {folder} is not the folder of a finished run")
-        assert done.stderr.count("\n") == 1
+        code, stdout, stderr = plot_again(folder, tmp_path)
+        assert code == 2
+        assert stdout == ""
+        assert stderr.startswith(f"plots.py: error: {folder} is not the folder of a finished run")
+        assert stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
 
-def test_a_damaged_file_is_told(finished_run: Path, program: Program, tmp_path: Path) -> None:
-    shutil.copytree(finished_run, tmp_path / "r")
-    whole = (tmp_path / "r" / "predictions.npz").read_bytes()
-    for damaged in (b"", whole[:-50], b"\0" * 100):
-        (tmp_path / "r" / "predictions.npz").write_bytes(damaged)
-        done = program("r", script="plots.py")
-        assert done.returncode == 3
-        assert done.stderr.startswith("plots.py: error: r holds a damaged file")
-        assert done.stderr.count("\n") == 1
+def test_the_script_reports_a_damaged_file(small_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(small_run, tmp_path / "r")
+    (tmp_path / "r" / "predictions.npz").write_bytes((small_run / "predictions.npz").read_bytes()[:-50])
+    code, stdout, stderr = plot_again("r", tmp_path)
+    assert code == 3
+    assert stdout == ""
+    assert stderr.startswith("plots.py: error: r holds a damaged file")
+    assert stderr.count("\n") == 1
 
 
-def test_training_curves_show_all_epochs_and_mark_the_best() -> None:
-    rows = [{"epoch": i, "train_loss": 1 / i, "val_loss": 2 / i, "learning_rate": 0.1 / i} for i in range(1, 6)]
-    loss, rate = training_curves(rows, best_epoch=4).axes
-    train, val, best = loss.lines
-    np.testing.assert_array_equal(train.get_xydata(), [[i, 1 / i] for i in range(1, 6)])
-    np.testing.assert_array_equal(val.get_xydata(), [[i, 2 / i] for i in range(1, 6)])
-    np.testing.assert_array_equal(best.get_xdata(), [4, 4])
-    np.testing.assert_array_equal(rate.lines[0].get_ydata(), [0.1 / i for i in range(1, 6)])
-    assert rate.get_xlabel() == "epoch"
+def test_predictions_hold_what_the_figures_need(small_run: Path) -> None:
+    with np.load(small_run / "predictions.npz", allow_pickle=False) as arrays:
+        assert arrays["example_spins"].shape == (3, 4, 4, 4)
+        assert arrays["example_temperatures"].shape == (3, 4)
+        errors = np.abs(arrays["predictions"] - arrays["targets"])
+        assert len(errors) == len(arrays["temperatures"]) == 60
+    assert errors.mean() == pytest.approx(read(small_run, "results.json")["test"]["mae"], rel=1e-12)
 
 
-def test_parity_shows_every_configuration() -> None:
-    true, predicted = np.array([-2.0, -1.0, 0.5]), np.array([-1.9, -1.2, 0.5])
-    scatter, histogram = parity(true, predicted).axes
-    np.testing.assert_array_equal(scatter.lines[0].get_xydata(), np.column_stack([true, predicted]))
-    assert sum(patch.get_height() for patch in histogram.patches) == 3  # type: ignore[attr-defined]
+def arrays_of(config: ExperimentConfig) -> dict[str, Any]:
+    """What an evaluation passes to `figures`, with arbitrary predictions."""
+    columns = get_splits(PROBLEM, config)[0].test
+    targets = TASKS[config.task].target(columns)
+    rng = np.random.default_rng(0)
+    return {**columns, "targets": targets, "predictions": targets + rng.normal(size=len(targets))}
+
+
+def test_an_evaluation_of_energies_has_the_error_by_temperature_first() -> None:
+    arrays = arrays_of(SMALL)
+    found = figures(SMALL, arrays)
+    assert list(found) == ["error_by_temperature", "parity"]
+    errors = np.abs(arrays["predictions"] - arrays["targets"])
+    points = found["error_by_temperature"].axes[0].containers[0][0].get_xydata()
+    assert points[:, 1].mean() == pytest.approx(errors.mean())  # bins of equally many configurations
+    scatter, histogram = found["parity"].axes
+    np.testing.assert_array_equal(
+        scatter.lines[0].get_xydata(), np.column_stack([arrays["targets"], arrays["predictions"]])
+    )
+    assert (scatter.get_xlabel(), scatter.get_ylabel()) == ("true $E / N$ [J]", "predicted $E / N$ [J]")
+    assert histogram.get_xlabel() == "predicted - true $E / N$ [J]"
+
+
+def test_an_evaluation_of_phases_compares_the_network_with_bayes_at_its_own_temperatures() -> None:
+    arrays = arrays_of(PHASE)
+    found = figures(PHASE, arrays)
+    assert list(found) == ["phase_by_temperature"]
+    left, right = found["phase_by_temperature"].axes
+    assert left.get_legend_handles_labels()[1][-2:] == ["network", "Bayes"]
+    expected = phase_by_temperature(arrays["temperatures"], {"Bayes": bayes_log_odds(arrays)}).axes
+    for axes, only in zip((left, right), expected, strict=True):
+        np.testing.assert_array_equal(axes.containers[1][0].get_xydata(), only.containers[0][0].get_xydata())
+    assert "Bayes, exact" in right.get_legend_handles_labels()[1]
+
+
+def test_a_run_also_shows_configurations_and_bayes_from_its_training() -> None:
+    columns = get_splits(PROBLEM, SMALL)[0].test
+    examples = {f"example_{name}": column[np.arange(12).reshape(3, 4)] for name, column in columns.items()}
+    found = figures(SMALL, arrays_of(SMALL) | examples)
+    assert list(found) == ["error_by_temperature", "parity", "configurations"]
+    np.testing.assert_array_equal(found["configurations"].axes[5].images[0].get_array(), columns["spins"][5])
+    odds = np.linspace(-3, 3, len(columns["temperatures"]))
+    found = figures(PHASE, arrays_of(PHASE) | examples | {"baseline_bayes": odds})
+    assert list(found) == ["phase_by_temperature", "configurations"]
+    expected = phase_by_temperature(columns["temperatures"], {"Bayes": odds}).axes[0]
+    np.testing.assert_array_equal(
+        found["phase_by_temperature"].axes[0].containers[1][0].get_xydata(),
+        expected.containers[0][0].get_xydata(),
+    )
 
 
 @pytest.mark.parametrize(("coldest", "marked"), [(1.0, True), (3.0, False)])
@@ -102,27 +174,25 @@ def test_configurations_are_shown_as_they_are() -> None:
     assert figure.axes[3].get_title().startswith("T = 2.30")
 
 
-def test_predictions_file_holds_what_the_figures_need(finished_run: Path) -> None:
-    results = json.loads((finished_run / "results.json").read_text())
-    with np.load(finished_run / "predictions.npz", allow_pickle=False) as arrays:
-        assert arrays["example_spins"].shape == (3, 4, 8, 8)
-        errors = np.abs(arrays["predictions"].astype(float) - arrays["targets"])
-        assert len(errors) == len(arrays["temperatures"]) == 500
-    assert errors.mean() == pytest.approx(results["test"]["mae"], rel=1e-6)
+def test_the_ceiling_exists_for_sampled_lattices_up_to_8() -> None:
+    ceiling = bayes_ceiling(DataConfig(lattice_size=8, temp_min=1.5, temp_max=3.0))
+    assert ceiling is not None
+    temperatures, accuracies = ceiling
+    assert (temperatures[0], temperatures[-1]) == (1.5, 3.0)
+    assert accuracies.min() < 0.6
+    assert accuracies[0] > 0.99
+    for data in (DataConfig(lattice_size=16), DataConfig(lattice_size=8, file="x.npz")):
+        assert bayes_ceiling(data) is None
 
 
 def test_phases_are_shown_with_their_standard_errors() -> None:
     temperatures = np.repeat([1.5, 3.0], 50)
     odds = np.where(temperatures < T_CRITICAL, 1.0, -1.0)
     odds[:5] = -1.0  # a tenth of the cold ones are wrong
-    ceiling = bayes_ceiling({"lattice_size": 8, "file": None, "temp_min": 1.5, "temp_max": 3.0})
+    ceiling = bayes_ceiling(DataConfig(lattice_size=8, temp_min=1.5, temp_max=3.0))
     assert ceiling is not None
     left, right = phase_by_temperature(temperatures, {"network": odds}, ceiling, n_bins=2).axes
     np.testing.assert_array_equal(right.lines[-2].get_xydata(), np.transpose(ceiling))
-    assert ceiling[1].min() < 0.6
-    assert ceiling[1][0] > 0.99
-    for other in ({"lattice_size": 16, "file": None}, {"lattice_size": 8, "file": "x.npz"}):
-        assert bayes_ceiling(other) is None
     p = 1 / (1 + np.exp(-1))
     for axes, cold, hot in ((left, 0.9 * p + 0.1 * (1 - p), 1 - p), (right, 0.9, 1.0)):
         line, _, (bars,) = axes.containers[0]

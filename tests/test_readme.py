@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import os
 import re
 import shlex
 import shutil
@@ -14,9 +13,14 @@ import pytest
 
 import evaluate
 from benchmarks import sampler, training
-from command import build_parser, parse_args
-from config import OPTIONS, to_json
-from tests.conftest import ROOT
+from config import ExperimentConfig
+from engine.cli import build_parser, parse_args
+from engine.config import to_json
+from engine.options import options_of
+from engine.problem import Problem
+from examples import potential, table
+from problem import PROBLEM
+from tests.conftest import ROOT, environment, run_command
 
 README = ROOT / "README.md"
 TEXT = README.read_text()
@@ -33,7 +37,7 @@ def section(title: str) -> str:
 
 def option_table() -> str:
     lines = ["| option | default | allowed | what |", "|---|---|---|---|"]
-    for option in OPTIONS.values():
+    for option in options_of(ExperimentConfig).values():
         flags = f"`{option.flag}`, `--no-{option.flag[2:]}`" if option.kind is bool else f"`{option.flag}`"
         allowed = "on or off" if option.kind is bool else option.allowed
         lines.append(f"| {flags} | `{option.default}` | {allowed} | {option.info.description} |")
@@ -52,20 +56,26 @@ def test_the_two_commands_set_up_all_they_need() -> None:
     assert "python -m pytest" in ci
 
 
-def test_every_command_is_one_that_the_program_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+PROGRAMS = {"main.py": PROBLEM, "examples.potential": potential.PROBLEM, "examples.table": table.PROBLEM}
+
+
+def test_every_command_is_one_that_the_program_accepts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     commands = [shlex.split(line, comments=True) for block in SHELL for line in block.splitlines()]
-    ours = [words[2:] for words in commands if words[:2] == ["python", "main.py"]]
-    assert len(ours) >= 7
+    n_parsed = 0
     for words in commands:
-        if words[:2] == ["python", "evaluate.py"]:
-            assert evaluate.build_parser().parse_args(words[2:]).run
-    for words in ours:
-        if "--config" in words:
-            path = Path(words[words.index("--config") + 1])
-            path.parent.mkdir(parents=True)
-            path.write_text(to_json(parse_args([]).config))
-        parse_args(words)
+        script = words[2] if words[:2] == ["python", "-m"] else words[1]
+        arguments = words[3 if words[:2] == ["python", "-m"] else 2 :]
+        if script == "evaluate.py":
+            assert evaluate.build_parser(PROBLEM).parse_args(arguments).run
+        if script in PROGRAMS and "--resume" not in arguments:
+            if "--config" in arguments:
+                path = Path(arguments[arguments.index("--config") + 1])
+                path.parent.mkdir(parents=True)
+                path.write_text(to_json(parse_args(PROBLEM, [], "main.py").config))
+            parse_args(PROGRAMS[script], arguments, script)
+            n_parsed += 1
+    assert n_parsed >= 10
 
 
 def test_the_option_table_is_that_of_the_fields() -> None:
@@ -73,8 +83,9 @@ def test_the_option_table_is_that_of_the_fields() -> None:
 
 
 def test_every_flag_that_is_named_exists() -> None:
-    known = {flag for action in build_parser()._actions for flag in action.option_strings}
-    known.add("--nproc-per-node")  # of torchrun
+    known = {"--nproc-per-node"}  # of torchrun
+    for problem in PROGRAMS.values():
+        known |= {flag for action in build_parser(problem, "x")._actions for flag in action.option_strings}
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", TEXT)) <= known
 
 
@@ -88,11 +99,14 @@ def test_the_file_tree_is_the_one_there_is() -> None:
         if not line.startswith(" "):
             folder = ""
         listed.add(folder + name.rstrip("/"))
-        if name == "ising/":
+        if name in ("ising/", "engine/"):
             folder = name
+        listed |= {folder + other for other in re.findall(r"(\w+\.py)[:,]", line)}
     assert all((ROOT / name).exists() for name in listed)
     modules = {
-        path.relative_to(ROOT).as_posix() for pattern in ("*.py", "ising/[!_]*.py") for path in ROOT.glob(pattern)
+        path.relative_to(ROOT).as_posix()
+        for pattern in ("*.py", "ising/[!_]*.py", "engine/[!_]*.py")
+        for path in ROOT.glob(pattern)
     }
     assert modules <= listed
 
@@ -110,7 +124,7 @@ def test_the_files_of_a_run_are_those_that_a_run_leaves(finished_run: Path) -> N
 
 def test_names_of_the_code_are_where_they_are_said_to_be() -> None:
     names = re.findall(r"\[`(\w+(?:\.\w+)+)`\]\(([^)]+)\)", TEXT)
-    assert len(names) > 15
+    assert len(names) >= 15
     for name, path in names:
         module, *attributes = name.split(".")
         assert path == f"{module}.py"
@@ -120,7 +134,7 @@ def test_names_of_the_code_are_where_they_are_said_to_be() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for page in (README, ROOT / "journal.md", ROOT / "checkpoints" / "README.md"):
+    for page in (README, ROOT / "journal.md", ROOT / "checkpoints" / "README.md", *ROOT.glob("docs/*.md")):
         for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
@@ -131,7 +145,7 @@ def test_the_python_of_the_readme_runs(code: str, finished_run: Path, tmp_path: 
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env=environment(),
         capture_output=True,
         text=True,
         check=False,
@@ -155,6 +169,34 @@ def measured(name: str) -> str:
 @pytest.mark.parametrize("name", [*BENCHMARKS, *EXPERIMENTS])
 def test_the_tables_are_those_that_were_measured(name: str) -> None:
     assert measured(name) in TEXT, "run `python -m tests.test_readme`"
+
+
+GUIDE = (ROOT / "docs" / "your-own-problem.md").read_text()
+
+
+@pytest.mark.slow
+def test_the_problem_of_the_guide_runs_with_all_its_commands(tmp_path: Path) -> None:
+    code = re.search(r"```python\n(.*?)```", GUIDE, flags=re.DOTALL)
+    assert code
+    (tmp_path / "decay.py").write_text(code[1])
+    path = {"PYTHONPATH": f"{ROOT}:{tmp_path}"}
+    commands = [shlex.split(line, comments=True) for line in GUIDE.splitlines() if line.startswith("python decay.py")]
+    assert len(commands) >= 5
+    for words in commands:
+        arguments = [*words[2:], *(["--epochs", "5"] if "--lr" in words else [])]
+        if "--resume" in words:
+            arguments += ["--epochs", "7"]
+        done = run_command(*arguments, cwd=tmp_path, script=("decay.py",), **path)
+        assert done.returncode == 0, done.stderr
+    for words in (["first", "--counts", "120", "--num-test", "20"], ["first", "--data", "decay.npz"]):
+        done = run_command(*words, cwd=tmp_path, script="evaluate.py", **path)
+        assert done.returncode == 0, done.stderr
+    assert run_command("checkpoints/first", cwd=tmp_path, script="plots.py", **path).returncode == 0
+
+
+def test_the_guide_names_every_method_of_a_problem() -> None:
+    methods = {name for name in vars(Problem) if not name.startswith("_") and callable(getattr(Problem, name))}
+    assert {name for name in methods if f"`{name}(" not in GUIDE} == set()
 
 
 if __name__ == "__main__":

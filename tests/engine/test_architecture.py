@@ -31,6 +31,7 @@ LAYERS: list[dict[str, set[str]]] = [
     },
     {
         "engine.cli": {
+            "engine.files",
             *("utils", "engine.config", "engine.distributed", "engine.errors", "engine.options", "engine.problem"),
             "engine.signals",
         },

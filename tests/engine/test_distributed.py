@@ -1,0 +1,246 @@
+"""A run in several processes, as torchrun starts them: the same numbers, one writer, and an end when one dies."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from engine.distributed import ALONE, Group, group_from_environment
+from tests.conftest import DEBUG, TOY, environment, read, run_command, start_command, wait_for
+
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
+
+# A last batch of one example, of which the second process gets none, and numbers that cannot be divided evenly.
+UNEVEN = [*DEBUG, "--num-train", "226", "--num-val", "51", "--num-test", "50", "--batch-size", "45"]
+
+# A problem with a metric that is not a mean: its value is not the sum of the values of parts.
+WORST = """
+import numpy as np
+
+from main import main
+from tests.toy import ToyProblem
+
+
+class WorstProblem(ToyProblem):
+    def metrics(self, config, columns, predictions, targets):
+        mean_metrics = super().metrics(config, columns, predictions, targets)
+        return {**mean_metrics, "worst": float(np.abs(predictions - targets).max())}
+
+
+PROBLEM = WorstProblem()
+
+if __name__ == "__main__":
+    main(PROBLEM)
+"""
+
+# What each process of a group has to find.
+COLLECTIVES = """
+import sys
+
+import torch
+
+from engine.distributed import group_from_environment
+from engine.prediction import build_network, evaluate, prepare
+from tests.engine.training import TINY
+from tests.toy import PROBLEM
+
+from engine.datasets import get_splits
+
+group = group_from_environment()
+assert group.size == 3
+with group.init(torch.device("cpu")):
+    for n in (1, 2, 3, 5, 64):  # with fewer rows than processes too
+        for dtype in (torch.float32, torch.int64):
+            rows = (torch.rand(n, 2) * 1000).to(dtype)
+            rows = group.broadcast(lambda: rows)
+            gathered = group.gather(group.shard(rows), n)
+            assert gathered.dtype == dtype
+            assert torch.equal(gathered, rows)
+    assert group.broadcast(lambda: group.rank) == 0
+    assert torch.equal(group.all_reduce(torch.tensor([group.rank, 1.0])), torch.tensor([3.0, 3.0]))
+
+    columns = get_splits(PROBLEM, TINY)[0].val
+    model = build_network(PROBLEM, TINY, columns)
+    examples = prepare(PROBLEM, TINY, model, columns)
+    alone, together = evaluate(PROBLEM, TINY, model, examples), evaluate(PROBLEM, TINY, model, examples, group)
+    assert together.predictions.shape == alone.predictions.shape == (100,)
+    assert abs(together.predictions - alone.predictions).max() < 1e-5
+    for name, value in alone.metrics.items():
+        assert abs(together.metrics[name] - value) < 1e-5, name
+print(f"process {group.rank} is done", flush=True)
+"""
+
+
+def torchrun(n: int, *arguments: str, cwd: Path, script: tuple[str, ...] = TOY) -> subprocess.CompletedProcess[str]:
+    """`torchrun --nproc-per-node N SCRIPT ARGUMENTS` in the folder `cwd`."""
+    return subprocess.run(
+        [sys.executable, *TORCHRUN, str(n), *script, *arguments],
+        cwd=cwd,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------- in-process
+
+
+def test_the_shards_of_a_batch_are_the_batch() -> None:
+    for n in (0, 1, 5, 64):
+        batch = torch.arange(n)
+        for size in (1, 2, 3, 7):
+            shards = [Group(rank, size).shard(batch) for rank in range(size)]
+            assert torch.equal(torch.cat(shards), batch)
+            assert max(map(len, shards)) - min(map(len, shards)) <= 1
+
+
+def test_the_group_is_the_one_that_torchrun_describes(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert group_from_environment() == Group(0, 1, 0) == ALONE
+    assert ALONE.is_main
+    for name, value in {"MASTER_ADDR": "somewhere", "RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    assert group_from_environment() == Group(5, 8, 1)
+    assert not group_from_environment().is_main
+
+
+def test_a_single_process_sends_nothing() -> None:
+    tensor = torch.arange(6.0).reshape(3, 2)
+    with ALONE.init(torch.device("cpu")):
+        assert ALONE.shard(tensor) is tensor
+        assert ALONE.gather(tensor, 3) is tensor
+        assert ALONE.all_reduce(tensor) is tensor
+        assert ALONE.broadcast(lambda: "made") == "made"
+        assert not torch.distributed.is_initialized()
+    assert torch.equal(tensor, torch.arange(6.0).reshape(3, 2))
+
+
+@pytest.mark.parametrize("size", [2, 3, 7])
+@pytest.mark.parametrize("n", [1, 5, 64])
+def test_gather_restores_the_order_of_the_rows(n: int, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = torch.rand(n, 2, generator=torch.Generator().manual_seed(0))
+    contributions: list[torch.Tensor] = []
+
+    def keep(group: Group, tensor: torch.Tensor) -> torch.Tensor:
+        contributions.append(tensor)
+        return tensor
+
+    monkeypatch.setattr(Group, "all_reduce", keep)
+    for rank in range(size):
+        group = Group(rank, size)
+        group.gather(group.shard(rows), n)
+    assert torch.equal(torch.stack(contributions).sum(dim=0), rows)
+
+
+# --------------------------------------------------------------------------------------------------- several processes
+
+
+@pytest.mark.slow
+def test_uneven_shards_are_gathered_and_evaluated_together(tmp_path: Path) -> None:
+    script = tmp_path / "collectives.py"
+    script.write_text(COLLECTIVES)
+    done = torchrun(3, cwd=tmp_path, script=(str(script),))
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.splitlines()) == [f"process {rank} is done" for rank in range(3)]
+
+
+@pytest.mark.slow
+def test_one_two_and_three_processes_give_one_curve(tmp_path: Path) -> None:
+    """Also of the metric `worst`, which is a maximum."""
+    script = (str(tmp_path / "worst.py"),)
+    Path(*script).write_text(WORST)
+    alone = run_command(*UNEVEN, "--grad-clip", "0.5", "--run-name", "1", cwd=tmp_path, script=script)
+    assert alone.returncode == 0, alone.stderr
+    expected = read(tmp_path / "checkpoints" / "1", "epoch_metrics.json")
+    for n in (2, 3):
+        done = torchrun(n, *UNEVEN, "--grad-clip", "0.5", "--run-name", str(n), cwd=tmp_path, script=script)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("epoch 1/5") == 1  # only rank 0 prints
+        folder = tmp_path / "checkpoints" / str(n)
+        rows = read(folder, "epoch_metrics.json")
+        assert all(row["val_worst"] > row["val_rmse"] > 0 for row in rows)
+        for row, one in zip(rows, expected, strict=True):
+            assert row == pytest.approx(one, rel=2e-5, abs=1e-6)
+        info, info_alone = (read(tmp_path / "checkpoints" / name, "run_info.json") for name in (str(n), "1"))
+        assert info["processes"] == n
+        assert info["data_sha256"] == info_alone["data_sha256"]
+        with np.load(folder / "predictions.npz", allow_pickle=False) as arrays:
+            worst = np.abs(arrays["predictions"] - arrays["targets"]).max()
+        assert read(folder, "results.json")["test"]["worst"] == pytest.approx(worst, rel=1e-12)
+
+
+@pytest.mark.slow
+def test_runs_with_dropout_in_two_processes_are_equal(tmp_path: Path) -> None:
+    options = [*DEBUG, "--epochs", "2", "--dropout", "0.1"]
+    for name in ("a", "b"):
+        done = torchrun(2, *options, "--run-name", name, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    a, b = ((tmp_path / "checkpoints" / name / "epoch_metrics.json").read_bytes() for name in "ab")
+    assert a == b
+
+
+@pytest.mark.slow
+def test_a_run_of_two_processes_continues_in_one_and_in_two(tmp_path: Path) -> None:
+    assert torchrun(2, *UNEVEN, "--run-name", "r", cwd=tmp_path).returncode == 0
+    assert run_command("--resume", "r", "--epochs", "7", cwd=tmp_path).returncode == 0
+    done = torchrun(2, "--resume", "r", "--epochs", "8", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "continuing after epoch 7 of 8" in done.stdout
+    assert torchrun(2, "--resume", "r", cwd=tmp_path).stdout.count("is finished") == 1
+    assert [row["epoch"] for row in read(tmp_path / "checkpoints" / "r", "epoch_metrics.json")] == list(range(1, 9))
+
+
+@pytest.mark.slow
+def test_a_refused_request_ends_all_processes(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints" / "r"
+    folder.mkdir(parents=True)
+    for name in (".lock", "config.json"):
+        (folder / name).write_text("")
+    done = torchrun(2, *DEBUG, "--run-name", "r", cwd=tmp_path)
+    assert done.returncode != 0
+    assert "exists already" in done.stderr
+    assert sorted(path.name for path in folder.iterdir()) == [".lock", "config.json"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_when_one_process_dies_the_others_end_and_the_run_can_be_resumed(rank: int, tmp_path: Path) -> None:
+    with start_command(
+        *DEBUG,
+        *("--epochs", "30000", "--run-name", "r"),
+        cwd=tmp_path,
+        script=(*TORCHRUN, "2", *TOY),
+        stderr=subprocess.STDOUT,
+    ) as process:
+        wait_for("epoch 2/", process.stdout)
+        tasks = Path(f"/proc/{process.pid}/task").iterdir()
+        workers = [int(child) for task in tasks for child in (task / "children").read_text().split()]
+        ranks = {
+            int(found[1]): worker
+            for worker in workers
+            if (found := re.search(r"\0RANK=(\d+)", (Path("/proc") / str(worker) / "environ").read_text()))
+        }
+        os.kill(ranks[rank], signal.SIGKILL)
+        try:
+            process.communicate(timeout=60)
+        finally:
+            process.kill()
+        assert process.returncode != 0
+        for worker in workers:
+            with pytest.raises(ProcessLookupError):
+                os.kill(worker, 0)
+    folder = tmp_path / "checkpoints" / "r"
+    n_epochs = len(read(folder, "epoch_metrics.json"))
+    assert read(folder, "run_info.json")["status"] in (("running",) if rank == 0 else ("failed", "interrupted"))
+    with start_command("--resume", "r", cwd=tmp_path, stderr=subprocess.DEVNULL) as again:
+        assert again.stdout is not None
+        found = next(filter(None, (re.match(r"continuing after epoch (\d+) of 30000", line) for line in again.stdout)))
+        again.kill()
+    assert int(found[1]) in (n_epochs - 1, n_epochs)

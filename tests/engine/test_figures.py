@@ -1,0 +1,162 @@
+"""The figures of every problem: plotted from the files of a run only, with axes that say what they show."""
+
+import io
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import engine.figures
+from engine.errors import BadRequestError, UnusableFileError
+from engine.figures import parity, plot_saved_run, training_curves
+from tests.conftest import Program, read
+
+RUN_FIGURES = ["parity.png", "training_curves.png"]
+
+ROWS = [{"epoch": i, "train_loss": 1 / i, "val_loss": 2 / i, "learning_rate": 0.1 / i} for i in range(1, 6)]
+
+
+def pictures(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (folder / "figures").iterdir()}
+
+
+def test_a_run_has_its_figures_and_they_can_be_plotted_again(toy_run: Path, tmp_path: Path) -> None:
+    plotted = pictures(toy_run)
+    assert sorted(plotted) == RUN_FIGURES
+    assert all(content.startswith(b"\x89PNG") and len(content) > 5000 for content in plotted.values())
+    copy = tmp_path / "r"
+    shutil.copytree(toy_run, copy)
+    shutil.rmtree(copy / "figures")
+    assert sorted(plot_saved_run(copy)) == [copy / "figures" / name for name in RUN_FIGURES]
+    assert pictures(copy) == plotted
+
+
+def test_predictions_hold_what_the_figures_need(toy_run: Path) -> None:
+    with np.load(toy_run / "predictions.npz", allow_pickle=False) as file:
+        arrays = dict(file)
+    one_number = {"signs", "values", "is_far"}
+    examples = {f"example_{name}" for name in (*one_number, "points", "targets", "predictions")}
+    assert set(arrays) == {"targets", "predictions", "baseline_mean"} | one_number | examples
+    assert arrays["example_points"].shape == (2, 3, 3)
+    assert all(len(arrays[name]) == 50 for name in set(arrays) - examples)
+    errors = np.abs(arrays["predictions"] - arrays["targets"])
+    assert errors.mean() == pytest.approx(read(toy_run, "results.json")["test"]["mae"], rel=1e-12)
+    np.testing.assert_array_equal(arrays["example_predictions"], arrays["predictions"][:6].reshape(2, 3))
+
+
+def test_a_folder_that_is_not_a_finished_run_is_refused(
+    toy_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("missing", "."):
+        with pytest.raises(BadRequestError, match=rf"^{folder} is not the folder of a finished run: "):
+            plot_saved_run(Path(folder))
+    assert not list(tmp_path.iterdir())
+    shutil.copytree(toy_run, "unfinished")
+    Path("unfinished", "results.json").unlink()
+    with pytest.raises(BadRequestError, match="unfinished is not the folder of a finished run"):
+        plot_saved_run(Path("unfinished"))
+
+
+def test_a_damaged_file_is_named_as_such(toy_run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "r"
+    shutil.copytree(toy_run, folder)
+    before = pictures(folder)
+    for name in ("predictions.npz", "results.json", "epoch_metrics.json"):
+        intact = (folder / name).read_bytes()
+        for damaged in (b"", intact[:-50], b"\0" * 100):
+            (folder / name).write_bytes(damaged)
+            with pytest.raises(UnusableFileError, match=r"r holds a damaged file .*: run it again with --overwrite$"):
+                plot_saved_run(folder)
+        (folder / name).write_bytes(intact)
+    assert pictures(folder) == before
+
+
+def test_an_array_of_objects_is_not_unpickled(toy_run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "r"
+    shutil.copytree(toy_run, folder)
+    buffer = io.BytesIO()
+    np.savez(buffer, targets=np.array([{}]), predictions=np.array([{}]))
+    (folder / "predictions.npz").write_bytes(buffer.getvalue())
+    with pytest.raises(UnusableFileError, match="r holds a damaged file"):
+        plot_saved_run(folder)
+
+
+def test_training_curves_show_all_epochs_and_mark_the_best() -> None:
+    loss, rate = training_curves(ROWS, best_epoch=4, loss_name="error squared").axes
+    train, val, best = loss.lines
+    np.testing.assert_array_equal(train.get_xydata(), [[i, 1 / i] for i in range(1, 6)])
+    np.testing.assert_array_equal(val.get_xydata(), [[i, 2 / i] for i in range(1, 6)])
+    np.testing.assert_array_equal(best.get_xdata(), [4, 4])
+    np.testing.assert_array_equal(rate.lines[0].get_ydata(), [0.1 / i for i in range(1, 6)])
+    assert [text.get_text() for text in loss.get_legend().get_texts()] == ["training", "validation", "best, epoch 4"]  # type: ignore[union-attr]
+    assert loss.get_ylabel() == "error squared"
+    assert (rate.get_xlabel(), rate.get_ylabel()) == ("epoch", "learning rate")
+
+
+def test_parity_shows_every_example() -> None:
+    true, predicted = np.array([-2.0, -1.0, 0.5]), np.array([-1.9, -1.2, 0.5])
+    scatter, histogram = parity(true, predicted, "length", "m").axes
+    np.testing.assert_array_equal(scatter.lines[0].get_xydata(), np.column_stack([true, predicted]))
+    low, high = scatter.get_xlim()
+    assert low < -2 < 0.5 < high
+    assert scatter.get_ylim() == (low, high)
+    np.testing.assert_array_equal(scatter.lines[1].get_xydata(), [[low, low], [high, high]])
+    assert sum(patch.get_height() for patch in histogram.patches) == 3  # type: ignore[attr-defined]
+    assert (scatter.get_xlabel(), scatter.get_ylabel()) == ("true length [m]", "predicted length [m]")
+    assert (histogram.get_xlabel(), histogram.get_ylabel()) == ("predicted - true length [m]", "test examples")
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_parity_has_a_row_of_panels_for_each_component(k: int) -> None:
+    rng = np.random.default_rng(0)
+    true, predicted = rng.normal(size=(2, 30, k))
+    panels = np.array(parity(true, predicted).axes).reshape(k, 2)
+    for i, (scatter, histogram) in enumerate(panels):
+        np.testing.assert_array_equal(scatter.lines[0].get_xydata(), np.column_stack([true[:, i], predicted[:, i]]))
+        assert sum(patch.get_height() for patch in histogram.patches) == 30
+        heights, edges = np.histogram(predicted[:, i] - true[:, i], bins=len(histogram.patches))
+        assert [patch.get_height() for patch in histogram.patches] == heights.tolist()
+        assert histogram.patches[0].get_x() == pytest.approx(edges[0])
+        assert scatter.get_xlabel() == (f"true target {i + 1}" if k > 1 else "true target")
+
+
+@pytest.mark.parametrize("n", [1, 2, 15])
+@pytest.mark.parametrize("values", [np.linspace(-1, 1, 15), np.zeros(15)], ids=["different", "equal"])
+def test_parity_shows_few_or_equal_examples_too(values: NDArray[np.float64], n: int) -> None:
+    scatter, histogram = parity(values[:n], values[:n]).axes
+    assert sum(patch.get_height() for patch in histogram.patches) == n  # type: ignore[attr-defined]
+    low, high = scatter.get_xlim()
+    assert low < values[:n].min() <= values[:n].max() < high
+
+
+def test_an_error_of_the_command_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["/somewhere/figures.py", "missing"])
+    monkeypatch.setattr("engine.cli.stop_on_signals", lambda: None)
+    with pytest.raises(SystemExit) as end:
+        engine.figures.main()
+    assert end.value.code == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("figures.py: error: missing is not the folder of a finished run: ")
+    assert shown.err.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_the_command_works_for_a_run_of_any_problem(toy_run: Path, toy: Program, tmp_path: Path) -> None:
+    shutil.copytree(toy_run, tmp_path / "r")
+    done = toy("r", script=("-m", "engine.figures"))
+    assert done.returncode == 0, done.stderr
+    assert sorted(Path(line).name for line in done.stdout.splitlines()) == RUN_FIGURES
+    assert pictures(tmp_path / "r") == pictures(toy_run)
+    for arguments in ((), ("r", "--unknown")):
+        done = toy(*arguments, script=("-m", "engine.figures"))
+        assert done.returncode == 2
+        assert done.stderr.startswith("figures.py: error: ")
+        assert done.stderr.count("\n") == 1

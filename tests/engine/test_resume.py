@@ -1,0 +1,242 @@
+"""Nothing is lost: killed, interrupted and failed runs continue to the result of an uninterrupted run."""
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine import checkpoints
+from engine.config import load_config
+from engine.files import lock_run, read_checked
+from tests.conftest import DEBUG, ROOT, TOY, environment, read, run_command, start_command, wait_for
+from tests.toy import ToyConfig
+
+Run = Callable[..., int]
+
+FIRST = Path("checkpoints") / "first"
+
+
+@pytest.fixture
+def finished(toy_run: Path, toy_in_process: Run) -> Run:
+    """Runs the program in this process, in a folder with a copy of the run `first`, which trained for 5 epochs."""
+    shutil.copytree(toy_run.parent.parent, ".", dirs_exist_ok=True)
+    return toy_in_process
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != ".lock"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+# ------------------------------------------------------------------------------------------------------------- killed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("mode", "ending", "fewest"), [("writes", -9, 80), ("full", 5, 55), ("moments", -9, 30)])
+def test_a_run_that_is_cut_off_anywhere_can_be_resumed_to_the_same_result(mode: str, ending: int, fewest: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.engine.cut_off", mode],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    cuts = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [cut for cut in cuts if cut["differ"] or cut["then"] not in ([0], [2, 0])] == []
+    assert [cut for cut in cuts if cut["first"] not in (ending, 0)] == []
+    assert sum(cut["first"] == ending for cut in cuts) >= fewest
+    assert {cut["epochs"] for cut in cuts} >= {0, 1, 2, 3, 4} or mode == "moments"
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up_while_saving_leaves_the_earlier_checkpoint(toy_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(toy_run.parent.parent, tmp_path, dirs_exist_ok=True)
+    folder = tmp_path / FIRST
+    before = read_checked(folder / "last.pt")
+    assert (folder / "best.pt").stat().st_size < 6000 < len(before)  # only the second one does not fit any more
+    done = subprocess.run(
+        [sys.executable, *TOY, "--resume", "first", "--epochs", "7"],
+        cwd=tmp_path,
+        env=environment(PYTHONDONTWRITEBYTECODE="1"),
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000)),
+    )
+    assert done.returncode == 5
+    assert done.stderr.startswith("toy.py: error: ")
+    assert done.stderr.count("\n") == 1
+    assert before in (read_checked(path) for path in folder.glob("*.pt"))
+    assert read(folder, "run_info.json")["status"] == "failed"
+    done = run_command("--resume", "first", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "continuing after epoch 5 of 7" in done.stdout
+
+
+# ------------------------------------------------------------------------------------------------------------ resumed
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--lr", "0.5"], ["--lr 0.5", "0.01"]),
+        (["--hidden", "8"], ["--hidden 8", "16"]),
+        (["--spread", "2"], ["--spread 2", "1.0"]),
+        (["--epochs", "4"], ["--epochs 4", "5"]),
+        (["--seed", "1"], ["--seed 1", "42"]),
+        (["--run-name", "other"], ["--run-name other", "first"]),
+        (["--overwrite"], ["--overwrite"]),
+        (["--preset", "default"], ["--preset"]),
+        (["--epochs", "0"], ["--epochs 0"]),
+    ],
+)
+def test_what_defines_a_run_cannot_be_changed(
+    flags: list[str], named: list[str], finished: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = contents(FIRST)
+    assert finished("--resume", "first", *flags) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert all(words in error for words in named)
+    assert contents(FIRST) == before
+
+
+def test_a_finished_run_stays_as_it_is(finished: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    before = contents(FIRST)
+    # Flags that agree with the run, or that may be changed, are allowed.
+    for arguments in (["first"], ["checkpoints/first", "--lr", "0.01", "--run-name", "first", "--threads", "1"]):
+        assert finished("--resume", *arguments) == 0
+        assert "is finished" in capsys.readouterr().out
+        assert contents(FIRST) == before
+
+
+def test_a_resumed_run_can_be_longer(finished: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    before = read(FIRST, "epoch_metrics.json")
+    assert finished("--resume", "first", "--epochs", "7") == 0
+    assert "continuing after epoch 5 of 7" in capsys.readouterr().out
+    rows = read(FIRST, "epoch_metrics.json")
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 5, 6, 7]
+    assert rows[:5] == before
+    assert rows[5]["learning_rate"] > rows[4]["learning_rate"]  # on the longer schedule
+    info = read(FIRST, "run_info.json")
+    assert info["status"] == "finished"
+    assert [earlier["status"] for earlier in info["earlier"]] == ["finished"]
+    assert load_config(ToyConfig, FIRST / "config.json").train.epochs == 7
+    assert finished("--resume", "first", "--epochs", "8") == 0
+    assert [earlier["status"] for earlier in read(FIRST, "run_info.json")["earlier"]] == ["finished", "finished"]
+
+
+def test_a_run_that_stopped_early_is_finished(toy_in_process: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert toy_in_process(*DEBUG, "--epochs", "60", "--patience", "1", "--lr", "0.1", "--run-name", "r") == 0
+    folder = Path("checkpoints") / "r"
+    before = (folder / "results.json").read_bytes()
+    assert json.loads(before)["epochs_trained"] < 60
+    for flags in ([], ["--epochs", "100"]):
+        assert toy_in_process("--resume", "r", *flags) == 0
+        assert "is finished" in capsys.readouterr().out
+    assert (folder / "results.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["unknown", "checkpoints/unknown", "", ".", "..", "two\nlines", "x" * 300])
+def test_a_run_to_resume_must_exist(name: str, toy_in_process: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert toy_in_process("--resume", name) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("toy.py: error: --resume")
+    assert error.count("\n") == 1
+    assert list(Path.cwd().iterdir()) == []
+
+
+def test_a_run_without_checkpoints_cannot_be_resumed(toy_in_process: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert toy_in_process(*DEBUG, "--epochs", "1", "--no-checkpoints", "--run-name", "n") == 0
+    assert list(Path("checkpoints", "n").glob("*.pt")) == []
+    assert toy_in_process("--resume", "n") == 2
+    assert "--no-checkpoints" in capsys.readouterr().err
+
+
+def test_a_run_with_other_data_is_not_resumed(toy_in_process: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = ["--num-train", "100", "--num-val", "50", "--num-test", "50"]
+    training = ["--device", "cpu", "--epochs", "2", "--batch-size", "10"]
+    assert toy_in_process(*sizes, "--save-data", "a.npz") == 0
+    assert toy_in_process(*sizes, *training, "--data", "a.npz", "--run-name", "r") == 0
+    before = contents(Path("checkpoints"))
+    assert toy_in_process(*sizes, "--seed", "1", "--save-data", "a.npz", "--overwrite") == 0
+    assert toy_in_process("--resume", "r", "--epochs", "3") == 3
+    assert "the data are no longer those of checkpoints/r" in capsys.readouterr().err
+    assert contents(Path("checkpoints")) == before
+
+
+def test_only_one_process_writes_a_run(finished: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    before = contents(FIRST)
+    with lock_run(FIRST, overwrite=True):
+        assert finished("--resume", "first", "--epochs", "7") == 2
+    assert f"checkpoints/first is being written by process {os.getpid()}" in capsys.readouterr().err
+    assert contents(FIRST) == before
+
+
+@pytest.mark.slow
+def test_a_run_in_progress_cannot_be_resumed(tmp_path: Path) -> None:
+    with start_command(*DEBUG, "--epochs", "3000", "--run-name", "r", cwd=tmp_path) as process:
+        wait_for("epoch 1/", process.stdout)
+        done = run_command("--resume", "r", cwd=tmp_path)
+        process.kill()
+    assert done.returncode == 2
+    assert f"is being written by process {process.pid}" in done.stderr
+
+
+# ------------------------------------------------------------------------------------------------------------ damaged
+
+
+@pytest.mark.parametrize("damage", ["flipped", "empty", "missing"])
+def test_a_damaged_checkpoint_falls_back_to_the_previous_one(
+    damage: str, finished: Run, toy_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = (FIRST / "last.pt").read_bytes()
+    (FIRST / "last.pt").write_bytes({"flipped": whole[:5000] + b"?" + whole[5001:]}.get(damage, b""))
+    if damage == "missing":
+        (FIRST / "last.pt").unlink()
+    (FIRST / "run_info.json").write_text((FIRST / "run_info.json").read_text().replace("finished", "running"))
+    (FIRST / "best.pt").write_bytes(b"damaged as well")
+    assert finished("--resume", "first") == 0
+    output = capsys.readouterr()
+    assert "continuing after epoch 4 of 5" in output.out
+    warning = "warning: checkpoints/first/last.pt is damaged: continuing from previous.pt, one epoch earlier\n"
+    assert output.err == (warning if damage != "missing" else "")
+    for name in ("epoch_metrics.json", "results.json", "predictions.npz"):
+        assert (FIRST / name).read_bytes() == (toy_run / name).read_bytes()
+    config = load_config(ToyConfig, FIRST / "config.json")
+    for name in ("best.pt", "last.pt", "previous.pt"):
+        now, then = (checkpoints.load(folder / name, config) for folder in (FIRST, toy_run))
+        assert json.dumps(now, default=torch.Tensor.tolist) == json.dumps(then, default=torch.Tensor.tolist)
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_is_not_resumed(
+    finished: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("last.pt", "previous.pt"):
+        (FIRST / name).write_bytes(b"")
+    before = contents(FIRST)
+    assert finished("--resume", "first", "--epochs", "6") == 3
+    error = capsys.readouterr().err
+    assert error == "toy.py: error: checkpoints/first/last.pt is damaged\n"
+    assert contents(FIRST) == before
+
+
+def test_a_run_whose_record_is_damaged_says_how_to_continue(finished: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    (FIRST / "run_info.json").write_text("{")
+    assert finished("--resume", "first", "--epochs", "6") == 3
+    error = capsys.readouterr().err
+    assert "checkpoints/first/run_info.json is damaged" in error
+    assert "remove it to continue without it" in error
+    (FIRST / "run_info.json").unlink()
+    assert finished("--resume", "first", "--epochs", "6") == 0
+    assert read(FIRST, "results.json")["epochs_trained"] == 6

@@ -1,0 +1,153 @@
+"""Signals: the first one stops a run, which says how to resume it; the second one stops the process at once."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from engine import checkpoints
+from engine.signals import STOP_SIGNALS, Interrupted, stop_on_signals, uninterrupted
+from evaluate import load_run
+from tests.conftest import DEBUG, ROOT, read, start_command, wait_for
+from tests.toy import ToyProblem
+from trainer import Trainer
+
+Run = Callable[..., int]
+
+CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 143}
+
+
+def raise_in_epoch(number: int, epoch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a signal arrive at the beginning of an epoch."""
+    train_epoch = Trainer.train_epoch
+
+    def train(trainer: Trainer, current: int) -> float:
+        if current == epoch:
+            signal.raise_signal(number)
+        return train_epoch(trainer, current)
+
+    monkeypatch.setattr(Trainer, "train_epoch", train)
+
+
+@pytest.mark.parametrize("name", CODES)
+def test_a_signal_stops_a_run_that_is_resumed_to_the_same_result(
+    name: str,
+    toy_run: Path,
+    toy_in_process: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = Path("checkpoints") / "i"
+    with monkeypatch.context() as patch:
+        raise_in_epoch(getattr(signal, name), 3, patch)
+        assert toy_in_process(*DEBUG, "--run-name", "i") == CODES[name]
+    hint = "python toy.py --resume i continues after the last completed epoch"
+    assert capsys.readouterr().err == f"toy.py: interrupted: {hint}\n"
+    assert read(folder, "run_info.json")["status"] == "interrupted"
+    assert [row["epoch"] for row in read(folder, "epoch_metrics.json")] == [1, 2]
+    assert toy_in_process("--resume", "i") == 0
+    assert "continuing after epoch 2 of 5" in capsys.readouterr().out
+    for file in ("epoch_metrics.json", "results.json", "predictions.npz"):
+        assert (folder / file).read_bytes() == (toy_run / file).read_bytes()
+
+
+def test_an_interrupted_run_without_checkpoints_says_that_it_cannot_be_resumed(
+    toy_in_process: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raise_in_epoch(signal.SIGINT, 2, monkeypatch)
+    assert toy_in_process(*DEBUG, "--no-checkpoints", "--run-name", "i") == 130
+    error = capsys.readouterr().err
+    assert error.startswith("toy.py: interrupted: its metrics are in checkpoints/i; it cannot be resumed")
+    assert "--no-checkpoints" in error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CODES)
+def test_a_signal_stops_a_command(name: str, tmp_path: Path) -> None:
+    with start_command(*DEBUG, "--epochs", "3000", "--run-name", "i", cwd=tmp_path) as process:
+        assert process.stderr is not None
+        wait_for("epoch 2/", process.stdout)
+        process.send_signal(getattr(signal, name))
+        error = process.stderr.read()
+    assert process.returncode == CODES[name]
+    hint = "python -m tests.toy --resume i continues after the last completed epoch"
+    assert error == f"toy.py: interrupted: {hint}\n"
+    folder = tmp_path / "checkpoints" / "i"
+    assert read(folder, "run_info.json")["status"] == "interrupted"
+    n_epochs = len(read(folder, "epoch_metrics.json"))
+    assert 2 <= n_epochs < 3000
+    config, _ = load_run(folder)
+    assert config.train.epochs == 3000
+    assert checkpoints.load(folder / "last.pt", config)["epoch"] in (n_epochs - 1, n_epochs)
+
+
+def test_a_second_signal_stops_at_once() -> None:
+    code = """
+import time
+from engine.signals import Interrupted, stop_on_signals
+stop_on_signals()
+try:
+    print("ready", flush=True)
+    time.sleep(60)
+except Interrupted:
+    print("first", flush=True)
+    time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line, number in (("ready\n", signal.SIGTERM), ("first\n", signal.SIGINT)):
+            assert process.stdout.readline() == line
+            process.send_signal(number)
+        assert process.wait(10) == -signal.SIGINT
+
+
+class InterruptedProblem(ToyProblem):
+    """The toy problem, with a signal that arrives while the data are generated."""
+
+    def generate(self, config, n, seed):  # type: ignore[no-untyped-def]
+        if n > 0:
+            os.kill(os.getpid(), signal.SIGINT)
+        return super().generate(config, n, seed)
+
+
+def test_an_interrupt_before_the_first_file_leaves_nothing_to_resume(
+    toy_in_process: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("tests.toy.PROBLEM", InterruptedProblem())
+        assert toy_in_process(*DEBUG, "--run-name", "i") == 130
+    assert capsys.readouterr().err == "toy.py: interrupted: nothing was saved yet\n"
+    assert [path.name for path in Path("checkpoints", "i").iterdir()] == [".lock"]
+    assert toy_in_process("--resume", "i") == 2
+    assert "nothing to resume" in capsys.readouterr().err
+    assert toy_in_process(*DEBUG, "--epochs", "1", "--run-name", "i") == 0  # and is in nobody's way
+
+
+@pytest.mark.slow
+def test_an_interrupt_while_data_are_generated_stops_a_command(tmp_path: Path) -> None:
+    with start_command("--num-train", "5000000", "--no-cache", "--run-name", "i", cwd=tmp_path) as process:
+        assert process.stderr is not None
+        while not (tmp_path / "checkpoints" / "i" / ".lock").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.read() == "toy.py: interrupted: nothing was saved yet\n"
+    assert process.returncode == 130
+
+
+def test_signals_are_delayed_during_a_block_and_delivered_after_it(toy_in_process: Run) -> None:
+    stop_on_signals()  # the fixture restores the handlers
+    done = []
+    with pytest.raises(Interrupted) as caught:  # noqa: PT012 - the block inside continues
+        with uninterrupted():
+            signal.raise_signal(signal.SIGTERM)
+            done.append("block")
+        done.append("after")
+    assert done == ["block"]
+    assert caught.value.exit_code == 143
+    assert {signal.getsignal(number) for number in STOP_SIGNALS} == {signal.SIG_DFL}  # the next one stops at once

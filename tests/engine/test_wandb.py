@@ -1,0 +1,232 @@
+"""W&B: what real runs log, read back; and that no failure of W&B costs a run more than a minute."""
+
+import json
+import re
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.config import LogConfig
+from logger import RunLogger
+from tests.conftest import DEBUG, TOY, Program, environment, read, wait_for
+from tests.toy import PROBLEM, ToyConfig
+
+ROW = {"epoch": 1, "step": 10, "train_loss": 0.5, "val_loss": 0.25, "val_mae": 0.1, "learning_rate": 0.001}
+
+
+def wandb_records(folder: Path) -> Iterator[Any]:
+    """The records of an offline run, from its LevelDB log: blocks of 32 KiB, fragments with a 7-byte header."""
+    from wandb.proto import wandb_internal_pb2
+
+    parse = vars(wandb_internal_pb2)["Record"].FromString
+    path = max(folder.glob("wandb/offline-run-*/*.wandb"))  # the latest
+    data, position, record = path.read_bytes(), 7, b""
+    while position + 7 <= len(data):
+        if (left := 32768 - position % 32768) < 7:
+            position += left
+            continue
+        _, length, kind = struct.unpack_from("<IHB", data, position)
+        record += data[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):  # a complete record, or the last fragment of one
+            yield parse(record)
+            record = b""
+
+
+def history_row(record: Any) -> dict[str, Any]:
+    return {item.nested_key[0]: json.loads(item.value_json) for item in record.history.item}
+
+
+@pytest.mark.slow
+def test_wandb_gets_one_row_per_epoch_the_config_and_the_summary(toy: Program, tmp_path: Path) -> None:
+    done = toy(*DEBUG, "--wandb", "--run-name", "w", WANDB_MODE="offline")
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "checkpoints" / "w"
+    history: list[dict[str, Any]] = []
+    summary: dict[str, Any] = {}
+    config: dict[str, Any] = {}
+    steps: dict[str, str] = {}
+    run = None
+    for record in wandb_records(folder):
+        kind = record.WhichOneof("record_type")
+        if kind == "history":
+            history.append(history_row(record))
+        elif kind == "summary":
+            summary |= {item.key: json.loads(item.value_json) for item in record.summary.update if item.key}
+        elif kind == "run":
+            run = record.run
+            config |= {item.key: json.loads(item.value_json) for item in record.run.config.update}
+        elif kind == "metric":
+            steps[record.metric.name or record.metric.glob_name] = record.metric.step_metric
+    rows = read(folder, "epoch_metrics.json")
+    assert [{key: row[key] for key in rows[0]} for row in history] == rows
+    assert steps == {"epoch": "", "*": "epoch"}
+    results = read(folder, "results.json")
+    assert {key: summary[f"test_{key}"] for key in results["test"]} == results["test"]
+    assert summary["best_epoch"] == results["best_epoch"]
+    logged = {key: config[key] for key in read(folder, "config.json")}
+    assert logged == read(folder, "config.json")
+    assert run is not None
+    assert run.project == "toy"
+    assert (run.display_name, list(run.tags)) == ("w", ["mlp", "d3", "adamw", "cosine"])
+    assert re.fullmatch("mlp-d3-[0-9a-f]{8}", run.run_group)
+    assert read(folder, "run_info.json")["wandb_id"] == run.run_id
+
+
+@pytest.mark.slow
+def test_a_resumed_run_continues_its_wandb_run(toy: Program, tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints" / "w"
+    assert toy(*DEBUG, "--wandb", "--run-name", "w", WANDB_MODE="offline").returncode == 0
+    first = read(folder, "run_info.json")["wandb_id"]
+    assert first
+    assert toy("--resume", "w", "--epochs", "7", WANDB_MODE="offline").returncode == 0
+    assert read(folder, "run_info.json")["wandb_id"] == first
+    records = list(wandb_records(folder))
+    assert {record.run.run_id for record in records if record.WhichOneof("record_type") == "run"} == {first}
+    logged = [history_row(record) for record in records if record.WhichOneof("record_type") == "history"]
+    assert [row["epoch"] for row in logged] == [6, 7]
+    # Without --wandb a run keeps the name of its W&B run.
+    assert toy("--resume", "w", "--epochs", "8", "--no-wandb").returncode == 0
+    assert read(folder, "run_info.json")["wandb_id"] == first
+
+
+class Server(ThreadingHTTPServer):
+    """Answers W&B's client as it expects when a run begins; does not answer while it is silent."""
+
+    daemon_threads = True
+
+    def __init__(self, *, silent: bool) -> None:
+        super().__init__(("127.0.0.1", 0), Answer)
+        self.silent = threading.Event()
+        if silent:
+            self.silent.set()
+        self.environment = {"WANDB_BASE_URL": f"http://127.0.0.1:{self.server_port}", "WANDB_API_KEY": "0" * 40}
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+class Answer(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_POST(self) -> None:
+        if self.server.silent.is_set():
+            time.sleep(300)
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        data: dict[str, Any] = {"serverInfo": {"features": []}, "viewer": {"id": "u", "entity": "me", "flags": "{}"}}
+        if b"upsertBucket" in body:
+            project = {"id": "cA==", "name": "toy", "entity": {"id": "ZQ==", "name": "me"}}
+            name = json.loads(body)["variables"]["name"]
+            bucket = {"id": "YQ==", "name": name, "displayName": name, "config": "{}", "project": project}
+            data = {"upsertBucket": {"bucket": bucket, "inserted": True}}
+        answer = json.dumps({} if "file_stream" in self.path else {"data": data}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    do_GET = do_POST  # noqa: N815 - the name that the server looks for
+
+    def log_message(self, *_: object) -> None: ...
+
+
+def start(name: str, server: Server, cwd: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, *TOY, *DEBUG, *arguments, "--wandb", "--run-name", name],
+        cwd=cwd,
+        env=environment(**server.environment),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+def test_a_server_that_does_not_answer_costs_less_than_a_minute(tmp_path: Path) -> None:
+    # Three runs wait at the same time: for a silent server, for none, and for one that falls silent in epoch 5.
+    silent, unreachable, falling = Server(silent=True), Server(silent=True), Server(silent=False)
+    unreachable.shutdown()
+    unreachable.server_close()
+    begin = time.monotonic()
+    runs = {
+        "silent": start("silent", silent, tmp_path),
+        "unreachable": start("unreachable", unreachable, tmp_path),
+        "falling": start("falling", falling, tmp_path, "--epochs", "50"),
+    }
+    wait_for("epoch 5/50", runs["falling"].stdout)
+    falling.silent.set()
+    fell_silent = time.monotonic()
+    for name, process in runs.items():
+        output, error = process.communicate(timeout=120)
+        assert time.monotonic() - (fell_silent if name == "falling" else begin) < 60, name
+        assert process.returncode == 0, error
+        assert "warning: no W&B" in error or name == "falling"
+        assert "checkpoints/" + name in output
+        n_epochs = 50 if name == "falling" else 5
+        info = read(tmp_path / "checkpoints" / name, "run_info.json")
+        assert info["status"] == "finished"
+        assert bool(info["wandb_id"]) == (name == "falling")
+        assert len(read(tmp_path / "checkpoints" / name, "epoch_metrics.json")) == n_epochs
+
+
+@pytest.mark.slow
+def test_wandb_without_login_is_a_warning_and_no_prompt(toy: Program, tmp_path: Path) -> None:
+    done = toy(*DEBUG, "--wandb", "--run-name", "w", HOME=str(tmp_path), WANDB_API_KEY="")
+    assert done.returncode == 0, done.stderr
+    assert "warning: no W&B" in done.stderr
+    assert read(tmp_path / "checkpoints" / "w", "run_info.json")["wandb_id"] is None
+    assert len(read(tmp_path / "checkpoints" / "w", "epoch_metrics.json")) == 5
+
+
+def test_wandb_that_is_not_installed_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)  # makes `import wandb` fail
+    with RunLogger(tmp_path, PROBLEM, ToyConfig(log=LogConfig(wandb=True))) as logger:
+        logger.log_epoch(ROW)
+    error = capsys.readouterr().err
+    assert error.startswith("warning: no W&B (")
+    assert error.endswith(f"); logging continues in {tmp_path}\n")
+    assert read(tmp_path, "epoch_metrics.json") == [ROW]
+
+
+@pytest.mark.slow
+def test_wandb_is_not_imported_unless_requested(toy: Program) -> None:
+    done = toy(*DEBUG, "--epochs", "1", PYTHONVERBOSE="1")
+    assert done.returncode == 0
+    assert "import 'torch'" in done.stderr
+    assert "import 'wandb" not in done.stderr
+
+
+def test_wandb_that_fails_during_a_run_is_one_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Broken:
+        def log(self, row: object, step: int) -> None:
+            raise ConnectionError("lost")
+
+    with RunLogger(tmp_path, PROBLEM, ToyConfig()) as logger:
+        logger.wandb = Broken()
+        logger.log_epoch(ROW)
+        logger.log_epoch(ROW)
+    assert capsys.readouterr().err.count("warning: no W&B (ConnectionError('lost'))") == 1
+    assert read(tmp_path, "epoch_metrics.json") == [ROW, ROW]
+
+
+def test_wandb_that_fails_at_the_end_does_not_change_how_a_run_ended(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Broken:
+        def finish(self, exit_code: int) -> None:
+            raise OSError("no space")
+
+    with RunLogger(tmp_path, PROBLEM, ToyConfig()) as logger:
+        logger.wandb = Broken()
+    assert "warning: no W&B (OSError('no space'))" in capsys.readouterr().err
+    assert read(tmp_path, "run_info.json")["status"] == "finished"

@@ -1,0 +1,68 @@
+"""A small trainer and a record of what it logs, for the tests of training."""
+
+import copy
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from engine.config import Config, LogConfig, TrainConfig
+from engine.datasets import get_splits
+from engine.distributed import ALONE, Group
+from engine.prediction import build_network
+from engine.problem import Problem
+from logger import NullLogger
+from tests.toy import PROBLEM, ToyConfig, ToyDataConfig, ToyModelConfig
+from trainer import Trainer
+
+TINY = ToyConfig(
+    model=ToyModelConfig(hidden=8),
+    train=TrainConfig(epochs=4, batch_size=32, lr=0.01),
+    data=ToyDataConfig(num_train=200, num_val=100, num_test=1, cache=False),
+    log=LogConfig(checkpoints=False),
+)
+
+
+class Record(NullLogger):
+    """Keeps everything that a trainer logs."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float]] = []
+        self.best_epochs: list[int] = []
+        self.states: list[dict[str, Any]] = []
+
+    def log_epoch(self, row: Mapping[str, float]) -> None:
+        self.rows.append(dict(row))
+
+    def log_weights(self, name: str, epoch: int, weights: Mapping[str, Any]) -> None:
+        assert name == "best"
+        self.best_epochs.append(epoch)
+
+    def log_checkpoint(self, state: Mapping[str, Any]) -> None:
+        self.states.append(copy.deepcopy(dict(state)))
+
+
+def build(
+    config: Config = TINY,
+    *,
+    problem: Problem[Any] = PROBLEM,
+    eager: bool = False,
+    device: str = "cpu",
+    group: Group = ALONE,
+    **training: Any,
+) -> tuple[Trainer, Record]:
+    """A trainer with other training options, `build(lr=1.0)`, and its record. If eager, it never replays a step."""
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, **training))
+    splits, _ = get_splits(problem, config)
+    model = build_network(problem, config, splits.train).to(device)
+    record = Record()
+    trainer = Trainer(problem, config, model, splits.train, splits.val, logger=record, group=group)
+    if eager:  # a replayed step calls no hooks
+        trainer.full_step = trainer._step
+    return trainer, record
+
+
+def weights(trainer: Trainer) -> torch.Tensor:
+    """A copy of all weights, flat."""
+    return torch.cat([parameter.detach().flatten() for parameter in trainer.network.parameters()])

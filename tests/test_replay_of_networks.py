@@ -1,0 +1,132 @@
+"""Training of the Ising networks: replayed steps are exact, every option has an effect, and the networks learn."""
+
+import dataclasses
+import shutil
+from typing import Any
+
+import pytest
+import torch
+
+from config import DataConfig, ExperimentConfig, ModelConfig
+from engine.config import TrainConfig
+from engine.hardware import choose_num_threads
+from engine.options import options_of
+from engine.prediction import evaluate
+from model import ARCHITECTURES, create_network
+from problem import PROBLEM
+from tests.engine.training import Record, build, weights
+from trainer import OPTIMIZERS, Trainer, create_optimizer, flatten
+
+TINY = ExperimentConfig(
+    model=ModelConfig(hidden=(16, 8), channels=(4,), dropout=0),
+    train=TrainConfig(epochs=4, batch_size=32, lr=0.01),
+    data=DataConfig(lattice_size=4, num_train=200, num_val=100, num_test=1, sampler="numpy", sweeps=20, cache=False),
+)
+
+
+def ising_trainer(model: ModelConfig = TINY.model, **options: Any) -> tuple[Trainer, Record]:
+    return build(dataclasses.replace(TINY, model=model), problem=PROBLEM, **options)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize(("activation", "dropout", "grad_clip"), [("gelu", 0.2, None), ("tanh", 0, 0.5)])
+def test_training_with_replayed_steps_is_the_same_bit_for_bit(
+    architecture: Any, optimizer: Any, activation: Any, dropout: float, grad_clip: float | None
+) -> None:
+    model = dataclasses.replace(TINY.model, architecture=architecture, activation=activation, dropout=dropout)
+    runs = []
+    for eager in (True, False):
+        trainer, record = ising_trainer(model, optimizer=optimizer, grad_clip=grad_clip, warmup_epochs=1, eager=eager)
+        trainer.fit()
+        runs.append((record.rows, weights(trainer).tolist()))
+    assert runs[0] == runs[1]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_training_with_a_captured_step_is_the_same(optimizer: str) -> None:
+    runs = []
+    for eager in (True, False):
+        model = dataclasses.replace(TINY.model, dropout=0.2)
+        trainer, record = ising_trainer(model, optimizer=optimizer, grad_clip=1.0, device="cuda", eager=eager)
+        trainer.fit()
+        runs.append(record.rows)
+    for row, same in zip(*runs, strict=True):
+        assert row == pytest.approx(same, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # within torch
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_step_is_the_same_step() -> None:
+    runs = []
+    for compiled in (False, True):
+        trainer, record = build(dataclasses.replace(TINY, compile=compiled), problem=PROBLEM)
+        trainer.fit()
+        runs.append(record.rows)
+    for row, same in zip(*runs, strict=True):
+        assert row == pytest.approx(same, rel=1e-4, abs=1e-6)
+
+
+CHANGES: list[tuple[dict[str, Any], dict[str, Any]]] = [  # options for both networks, and those of the second
+    ({}, {"architecture": "residual_mlp"}),
+    ({}, {"architecture": "symmetric_mlp"}),
+    ({}, {"architecture": "cnn"}),
+    ({}, {"input_temperature": True}),
+    ({}, {"hidden": (16, 9)}),
+    ({}, {"activation": "tanh"}),
+    ({}, {"dropout": 0.1}),
+    ({"architecture": "cnn"}, {"channels": (5,)}),
+    ({"architecture": "cnn"}, {"kernel_size": 3}),
+]
+
+
+@pytest.mark.parametrize(("shared", "change"), CHANGES, ids=str)
+def test_every_option_of_the_network_changes_the_run(shared: dict[str, Any], change: dict[str, Any]) -> None:
+    rows = []
+    for values in (shared, shared | change):
+        trainer, record = ising_trainer(dataclasses.replace(TINY.model, **values))
+        trainer.fit()
+        rows.append(record.rows)
+    assert rows[0] != rows[1]
+
+
+def test_the_changes_above_cover_every_option() -> None:
+    assert {name for _, change in CHANGES for name in change} == {
+        path[-1] for path in options_of(ExperimentConfig) if path[0] == "model"
+    }
+
+
+@pytest.mark.parametrize("architecture", ["mlp", "cnn"])
+def test_training_learns(architecture: Any) -> None:
+    trainer, _ = ising_trainer(dataclasses.replace(TINY.model, architecture=architecture), epochs=30)
+    trainer.fit()
+    assert evaluate(PROBLEM, TINY, trainer.model, trainer.val).metrics["r2"] > 0.8
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_biases_and_norms_are_not_decayed(architecture: Any) -> None:
+    network = create_network(ModelConfig(architecture=architecture, hidden=(8, 8)), 4)
+    _, matrices, vectors, _ = flatten(network)
+    decayed, spared = create_optimizer(matrices, vectors, TrainConfig(weight_decay=0.3)).param_groups
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.3, 0)
+    with torch.no_grad():
+        decayed["params"][0].fill_(2)
+        spared["params"][0].fill_(1)
+    for name, p in network.named_parameters():
+        assert set(p.flatten().tolist()) == {2 if name.endswith("weight") and p.ndim > 1 else 1}
+
+
+def test_small_networks_use_one_thread_and_large_ones_all() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert choose_num_threads(create_network(ModelConfig(), 8), batch_size=64, sites=64) == 1
+        large = create_network(ModelConfig(hidden=(512, 512)), 16)
+        assert choose_num_threads(large, batch_size=256, sites=256) == 2
+        small_kernel = create_network(ModelConfig(architecture="cnn"), 8)
+        assert choose_num_threads(small_kernel, batch_size=64, sites=64) == 1
+        assert choose_num_threads(small_kernel, batch_size=64, sites=64**2) == 2  # it is used at every site
+    finally:
+        torch.set_num_threads(before)

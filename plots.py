@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from config import DataConfig, ExperimentConfig
-from engine.figures import main, parity
+from engine.figures import parity
+from engine.plotting import main
 from engine.problem import Columns
 from ising.exact import T_CRITICAL, phase_accuracy
 from task import bayes_log_odds

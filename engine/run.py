@@ -96,7 +96,7 @@ class Run:
         self.logger.log_arrays("predictions", arrays)
         self.logger.log_results(results)
         with timed("figures", self.timings):
-            from engine.figures import plot_run  # and with it matplotlib
+            from engine.plotting import plot_run  # and with it matplotlib
 
             plot_run(self.problem, self.config, self.folder)
         print_line(f"\n{self.logger.summary(results, len(arrays['targets']))}\n\n{self.folder}")

@@ -90,6 +90,15 @@ def toy_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return cwd / "checkpoints" / "first"
 
 
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished debug run of the Ising experiment: to read, not to write."""
+    cwd = tmp_path_factory.mktemp("ising")
+    done = run_command(*DEBUG, "--run-name", "first", cwd=cwd, script="main.py")
+    assert done.returncode == 0, done.stderr
+    return cwd / "checkpoints" / "first"
+
+
 @pytest.fixture
 def toy_in_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
     """Runs the toy problem's program in this process, in a fresh folder and without figures: returns its exit code.
@@ -99,7 +108,7 @@ def toy_in_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     import torch
 
     import main
-    from engine import figures
+    from engine import plotting
     from engine.signals import STOP_SIGNALS
     from tests import toy
 
@@ -110,7 +119,7 @@ def toy_in_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
         return int(end.value.code or 0)
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(figures, "plot_run", lambda *_: [])
+    monkeypatch.setattr(plotting, "plot_run", lambda *_: [])
     handlers, n_threads = {number: signal.getsignal(number) for number in STOP_SIGNALS}, torch.get_num_threads()
     yield run
     for number, handler in handlers.items():

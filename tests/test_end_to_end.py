@@ -30,14 +30,6 @@ def run_here(*arguments: str) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished debug run: to read, not to write."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path_factory.mktemp("finished"))
-        return run_here(*DEBUG, "--run-name", "first")
-
-
 def test_a_run_leaves_what_it_promises(finished_run: Path) -> None:
     rows = read(finished_run, "epoch_metrics.json")
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 5]
@@ -91,7 +83,7 @@ def test_the_results_are_those_of_the_best_weights_on_the_test_split(finished_ru
 
 def test_options_reach_a_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("engine.figures.plot_run", lambda *_: [])
+    monkeypatch.setattr("engine.plotting.plot_run", lambda *_: [])
     line = "--preset debug --device cpu --lattice-size 4 --num-train 300 --epochs 60 --patience 2 --lr 0.05"
     line += " --hidden 16 8 --architecture residual_mlp --temp-min 2 --temp-max 3 --activation relu"
     line += " --optimizer sgd --scheduler none --run-name r"
@@ -108,7 +100,7 @@ def test_options_reach_a_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_the_phase_can_be_learned_instead_of_the_energy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("engine.figures.plot_run", lambda *_: [])
+    monkeypatch.setattr("engine.plotting.plot_run", lambda *_: [])
     line = "--preset debug --device cpu --task phase --lattice-size 4 --num-train 300 --epochs 2 --run-name p"
     results = read(run_here(*line.split()), "results.json")
     assert list(results["baselines"]) == ["majority", "magnetization", "bayes"]

@@ -25,7 +25,7 @@ import torch
 
 import main
 import trainer  # noqa: F401 - loaded here, not in every fork
-from engine import figures, hardware
+from engine import hardware, plotting
 from engine.files import read_checked
 from tests.toy import PROBLEM
 
@@ -153,7 +153,7 @@ def command() -> None:
     mode = sys.argv[1]
     torch.set_num_threads(1)
     # Both take longer than everything else. Figures are plotted from files that are compared.
-    figures.plot_run, hardware._git = (lambda *_: []), (lambda *_: None)
+    plotting.plot_run, hardware._git = (lambda *_: []), (lambda *_: None)
     if mode == "moments":
         RUN.extend(["--epochs", "20"])  # most of the time is then training
     with tempfile.TemporaryDirectory(dir=PLACE) as folder:

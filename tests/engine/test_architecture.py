@@ -15,6 +15,7 @@ LAYERS: list[dict[str, set[str]]] = [
     {
         "utils": set(),
         "engine.errors": set(),
+        "engine.figures": set(),
         "engine.signals": set(),
         "engine.replay": set(),
     },
@@ -44,9 +45,9 @@ LAYERS: list[dict[str, set[str]]] = [
             "engine.problem",
         },
         "engine.prediction": {"utils", "engine.config", "engine.distributed", "engine.errors", "engine.problem"},
-        "engine.figures": {
-            *("utils", "engine.cli", "engine.config", "engine.distributed", "engine.errors", "engine.options"),
-            "engine.problem",
+        "engine.plotting": {
+            *("utils", "engine.cli", "engine.config", "engine.distributed", "engine.errors", "engine.figures"),
+            *("engine.options", "engine.problem"),
         },
     },
     {
@@ -64,8 +65,8 @@ LAYERS: list[dict[str, set[str]]] = [
         },
         "engine.run": {
             *("logger", "trainer", "utils", "engine.checkpoints", "engine.config", "engine.datasets"),
-            *("engine.distributed", "engine.errors", "engine.figures", "engine.files", "engine.hardware"),
-            *("engine.prediction", "engine.problem"),
+            *("engine.distributed", "engine.errors", "engine.files", "engine.hardware"),
+            *("engine.plotting", "engine.prediction", "engine.problem"),
         },
     },
 ]

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import engine.figures
+import engine.plotting
 from engine.errors import BadRequestError, UnusableFileError
-from engine.figures import parity, plot_saved_run, training_curves
+from engine.figures import parity, training_curves
+from engine.plotting import plot_saved_run
 from tests.conftest import Program, read
 
 RUN_FIGURES = ["parity.png", "training_curves.png"]
@@ -137,26 +138,26 @@ def test_an_error_of_the_command_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["/somewhere/figures.py", "missing"])
+    monkeypatch.setattr(sys, "argv", ["/somewhere/plotting.py", "missing"])
     monkeypatch.setattr("engine.cli.stop_on_signals", lambda: None)
     with pytest.raises(SystemExit) as end:
-        engine.figures.main()
+        engine.plotting.main()
     assert end.value.code == 2
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert shown.err.startswith("figures.py: error: missing is not the folder of a finished run: ")
+    assert shown.err.startswith("plotting.py: error: missing is not the folder of a finished run: ")
     assert shown.err.count("\n") == 1
 
 
 @pytest.mark.slow
 def test_the_command_works_for_a_run_of_any_problem(toy_run: Path, toy: Program, tmp_path: Path) -> None:
     shutil.copytree(toy_run, tmp_path / "r")
-    done = toy("r", script=("-m", "engine.figures"))
+    done = toy("r", script=("-m", "engine.plotting"))
     assert done.returncode == 0, done.stderr
     assert sorted(Path(line).name for line in done.stdout.splitlines()) == RUN_FIGURES
     assert pictures(tmp_path / "r") == pictures(toy_run)
     for arguments in ((), ("r", "--unknown")):
-        done = toy(*arguments, script=("-m", "engine.figures"))
+        done = toy(*arguments, script=("-m", "engine.plotting"))
         assert done.returncode == 2
-        assert done.stderr.startswith("figures.py: error: ")
+        assert done.stderr.startswith("plotting.py: error: ")
         assert done.stderr.count("\n") == 1

@@ -1,134 +1,276 @@
-"""Splits: functions of config and seed alone, independent of each other, and in equilibrium or refused."""
+"""Ising data: functions of config and seed, independent, in equilibrium or refused; external files."""
 
-import dataclasses
+import hashlib
 import tracemalloc
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from config import DataConfig
-from data import (
-    SPINS_PER_BLOCK,
-    Split,
-    check_equilibrium,
-    examples_around_tc,
-    fingerprint,
-    make_splits,
-    memory_needed,
-    require_equilibrium,
-)
-from ising import lattice
-from ising.exact import T_CRITICAL
-from utils import BadRequestError
+from config import PRESETS, DataConfig, ExperimentConfig
+from data import SPINS_PER_BLOCK, check, check_equilibrium, examples_around_tc
+from engine.config import TrainConfig
+from engine.datasets import fingerprint, get_splits, load_data, report_check, require_memory_for
+from engine.errors import BadRequestError, UnusableFileError
+from engine.io import read_columns
+from engine.problem import Columns, Splits
+from ising import exact, lattice
+from ising.exact import T_CRITICAL, kaufman
+from problem import PROBLEM
+from tests.conftest import run_command
 
-SMALL = DataConfig(lattice_size=4, num_train=300, num_val=200, num_test=100)
+SMALL = DataConfig(lattice_size=4, num_train=300, num_val=200, num_test=100, cache=False)
+CONFIG = ExperimentConfig(train=TrainConfig(batch_size=1))
 
 
-def test_splits_have_the_shapes_and_the_range_that_were_asked_for() -> None:
-    splits = make_splits(dataclasses.replace(SMALL, temp_min=2.0, temp_max=3.0), seed=0)
-    assert [split.spins.shape for split in splits] == [(300, 4, 4), (200, 4, 4), (100, 4, 4)]
+def sampled(data: DataConfig, seed: int) -> Splits:
+    return get_splits(PROBLEM, replace(CONFIG, data=data, seed=seed))[0]
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+# -------------------------------------------------------------------------------------------------------------- samples
+
+# SHA-256 of the spins and of the temperatures of (training, test) splits of the first version of the program.
+FIRST_VERSION = {
+    "multispin": [
+        "0135da90605aa27510dc24ddca0a243b5ab57ebc9096cd6f54fcb92656d49ca5",
+        "47e63ca61bf63fa8fee8fe3c362d54e7263d6d656772a523ac990cb972b2352e",
+        "9a3f540eed5b7558c293cca5caa4b625f9d1f4c633754c9aae14a3d5bdb683ca",
+        "0f04ad6b2af374fdc44b6273bbde1082f71319bd1d707a7750a3e737de5b7bc1",
+    ],
+    "numpy": [
+        "4706f915fe74cb280eb7f2e9f1234f689338e9ab7d15b561986f086208073ab1",
+        "0022c14e3975cb9cbeb978f0c445e175c235cd219c86c1940a406dd868de191d",
+        "d1870562d996d8e69f5a62da7f747fd41cb45d770eacca30cec3857b617256cd",
+        "02f7256d70ad0a84ad64c4edb8c019391f086c580292c4dc2d622f62f638c095",
+    ],
+}
+
+
+@pytest.mark.parametrize("sampler", FIRST_VERSION)
+def test_data_are_those_of_the_first_version(sampler: Any) -> None:
+    data = replace(PRESETS["debug"].data, cache=False)
+    if sampler == "numpy":
+        data = replace(data, sampler="numpy", num_train=300, num_val=100, num_test=100)
+    splits = sampled(data, seed=42)
+    columns = [split[name] for split in (splits.train, splits.test) for name in ("spins", "temperatures")]
+    assert [hashlib.sha256(column.tobytes()).hexdigest() for column in columns] == FIRST_VERSION[sampler]
+
+
+def test_splits_have_the_requested_shapes_and_range() -> None:
+    splits = sampled(replace(SMALL, temp_min=2.0, temp_max=3.0), seed=0)
+    assert [split["spins"].shape for split in splits] == [(300, 4, 4), (200, 4, 4), (100, 4, 4)]
     for split in splits:
-        assert split.spins.dtype == np.int8
-        assert set(np.unique(split.spins)) == {-1, 1}
-        assert split.temperatures.shape == split.spins.shape[:1]
-        assert 2.0 <= split.temperatures.min() < 2.1
-        assert 2.9 < split.temperatures.max() < 3.0
+        assert split["spins"].dtype == np.int8
+        assert set(np.unique(split["spins"])) == {-1, 1}
+        assert split["temperatures"].shape == split["spins"].shape[:1]
+        assert 2.0 <= split["temperatures"].min() < 2.1
+        assert 2.9 < split["temperatures"].max() < 3.0
 
 
 def test_data_are_a_function_of_config_and_seed() -> None:
-    assert fingerprint(make_splits(SMALL, seed=1)) == fingerprint(make_splits(SMALL, seed=1))
-    assert fingerprint(make_splits(SMALL, seed=1)) != fingerprint(make_splits(SMALL, seed=2))
-    assert fingerprint(make_splits(SMALL, seed=1)) != fingerprint(
-        make_splits(dataclasses.replace(SMALL, sweeps=20), seed=1)
-    )
+    assert fingerprint(sampled(SMALL, seed=1)) == fingerprint(sampled(SMALL, seed=1))
+    assert fingerprint(sampled(SMALL, seed=1)) != fingerprint(sampled(SMALL, seed=2))
+    assert fingerprint(sampled(SMALL, seed=1)) != fingerprint(sampled(replace(SMALL, sweeps=20), seed=1))
+    one, other = (get_splits(PROBLEM, replace(CONFIG, data=SMALL, threads=n))[0] for n in (1, 2))
+    assert fingerprint(one) == fingerprint(other)
+
+
+def test_a_data_set_serves_both_tasks() -> None:
+    cached = replace(SMALL, cache=True)
+    sources = [get_splits(PROBLEM, replace(CONFIG, task=task, data=cached))[1] for task in ("energy", "phase")]
+    assert sources[1].startswith("read from cache")
 
 
 def test_no_split_depends_on_the_size_of_another() -> None:
-    one = make_splits(SMALL, seed=3)
-    other = make_splits(dataclasses.replace(SMALL, num_train=17), seed=3)
-    np.testing.assert_array_equal(one.val.spins, other.val.spins)
-    np.testing.assert_array_equal(one.test.spins, other.test.spins)
-    np.testing.assert_array_equal(one.test.temperatures, other.test.temperatures)
+    one, other = sampled(SMALL, seed=3), sampled(replace(SMALL, num_train=17), seed=3)
+    np.testing.assert_array_equal(one.val["spins"], other.val["spins"])
+    np.testing.assert_array_equal(one.test["spins"], other.test["spins"])
+    np.testing.assert_array_equal(one.test["temperatures"], other.test["temperatures"])
 
 
 def test_splits_share_no_chain() -> None:
-    splits = make_splits(dataclasses.replace(SMALL, num_val=300, num_test=300, temp_min=3, lattice_size=8), seed=4)
-    configurations = [spins.tobytes() for split in splits for spins in split.spins]
-    assert len(set(configurations)) == 900  # 2^64 configurations: by chance no two of 900 hot ones are equal
+    splits = sampled(replace(SMALL, num_val=300, num_test=300, temp_min=3, lattice_size=8), seed=4)
+    configurations = [spins.tobytes() for split in splits for spins in split["spins"]]
+    assert len(set(configurations)) == 900  # of 2^64 configurations: no two of 900 hot ones are equal by chance
 
 
-def test_blocks_of_chains_differ() -> None:
+def test_blocks_of_chains_of_the_numpy_sampler_differ() -> None:
     per_block = SPINS_PER_BLOCK // 32**2
-    config = DataConfig(lattice_size=32, num_train=2 * per_block, num_val=1, num_test=1, sweeps=1, temp_min=3)
-    spins = make_splits(config, seed=5).train.spins
+    data = replace(SMALL, lattice_size=32, num_train=2 * per_block, num_val=1, num_test=1, sweeps=1, sampler="numpy")
+    spins = sampled(data, seed=5).train["spins"]
     assert not np.array_equal(spins[:per_block], spins[per_block:])
 
 
-def test_equilibrium_is_confirmed_and_its_absence_seen() -> None:
-    config = DataConfig(num_train=4000, num_val=1, num_test=1)
-    split = make_splits(config, seed=6).train
-    check = check_equilibrium(split)
-    assert abs(check.energy_z) < 4
-    assert 0.1 < check.chi2_per_dof < 3
-    require_equilibrium("train", check)
-
-    hotter = Split(split.spins, split.temperatures * 1.05)
-    with pytest.raises(BadRequestError, match=r"train split is not in equilibrium.*--sweeps"):
-        require_equilibrium("train", check_equilibrium(hotter))
-
-    # Cold starts lie below the exact energy and hot starts above: with too few sweeps the sum nearly cancels, the
-    # temperature bins do not.
-    unfinished = check_equilibrium(make_splits(dataclasses.replace(config, sweeps=4), seed=6).train)
-    assert abs(unfinished.largest_bin_z) > 6
+@pytest.mark.slow
+def test_without_numba_the_compiled_sampler_is_refused_and_the_other_one_works(tmp_path: Path) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "numba.py").write_text("raise ImportError('no LLVM on this machine')")
+    line = ["--preset", "debug", "--num-train", "100", "--num-val", "20", "--num-test", "20", "--save-data", "x.npz"]
+    path = {"PYTHONPATH": str(tmp_path / "broken")}
+    done = run_command(*line, cwd=tmp_path, script="main.py", **path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "--sampler multispin" in done.stderr
+    assert "no LLVM on this machine" in done.stderr
+    assert "--sampler numpy" in done.stderr
+    assert not (tmp_path / "x.npz").exists()
+    assert run_command(*line, "--sampler", "numpy", cwd=tmp_path, script="main.py", **path).returncode == 0
 
 
-def test_equilibrium_z_is_the_sum_over_chains_by_hand() -> None:
-    split = make_splits(DataConfig(lattice_size=4, num_train=100, num_val=64, num_test=1), seed=7).val
-    from ising.exact import kaufman
-
-    energy, specific_heat = kaufman(split.temperatures, 4)
-    excess = float((lattice.energy(split.spins) - 16 * energy).sum())
-    error = float(np.sqrt((16 * split.temperatures**2 * specific_heat).sum() + 64))
-    assert check_equilibrium(split).energy_z == pytest.approx(excess / error, rel=1e-12)
-
-
-def test_one_rare_excitation_in_the_cold_is_no_failure() -> None:
-    spins = np.ones((500, 8, 8), np.int8)
-    spins[7, 3, 3] = -1
-    check = check_equilibrium(Split(spins, np.full(500, 0.55)))  # 0.02 excitations are expected
-    assert 0.5 < check.energy_z < 2
+@pytest.mark.slow
+def test_a_damaged_cache_of_numba_is_named(tmp_path: Path) -> None:
+    line = ["--preset", "debug", "--num-train", "100", "--no-cache", "--save-data"]
+    kept = {"NUMBA_CACHE_DIR": str(tmp_path / "numba")}
+    assert run_command(*line, "one.npz", cwd=tmp_path, script="main.py", **kept).returncode == 0
+    for path in (tmp_path / "numba").rglob("*.nbi"):
+        path.write_bytes(b"")
+    done = run_command(*line, "two.npz", cwd=tmp_path, script="main.py", **kept)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "__pycache__" in done.stderr
+    assert "--sampler numpy" in done.stderr
 
 
-@pytest.mark.parametrize("n", [1, 3])
-def test_few_chains_can_be_checked(n: int) -> None:
-    split = make_splits(dataclasses.replace(SMALL, num_test=n), seed=8).test
-    assert all(np.isfinite(check_equilibrium(split)))
-
-
-def test_examples_lie_around_the_critical_temperature() -> None:
-    split = make_splits(DataConfig(num_train=100, num_val=1, num_test=1), seed=9).train
-    spins, temperatures = examples_around_tc(split, n=5)
-    assert spins.shape == (3, 5, 8, 8)
-    assert temperatures.shape == (3, 5)
-    below, at, above = temperatures.mean(axis=1)
-    assert below < T_CRITICAL - 0.3
-    assert at == pytest.approx(T_CRITICAL, abs=0.1)
-    assert above > T_CRITICAL + 0.3
-
-    for temp_min, temp_max in ((1.0, 1.6), (2.5, 4.0)):  # all on one side of T_c: the middle takes its place
-        cold_or_hot = Split(split.spins, np.linspace(temp_min, temp_max, 100))
-        rows = examples_around_tc(cold_or_hot, n=5)[1].mean(axis=1)
-        np.testing.assert_allclose(rows, temp_min + (temp_max - temp_min) * np.array([0.25, 0.5, 0.75]), atol=0.05)
-    index = int(np.flatnonzero(split.temperatures == temperatures[1, 0])[0])
-    np.testing.assert_array_equal(split.spins[index], spins[1, 0])
-
-
-def test_memory_is_no_more_than_was_said() -> None:
-    config = DataConfig(lattice_size=32, num_train=15_000, num_val=1000, num_test=1000, sweeps=1, temp_min=3)
+def test_memory_is_no_more_than_what_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    required: list[int] = []
+    monkeypatch.setattr("engine.datasets.require_memory", required.append)
+    data = replace(SMALL, lattice_size=32, num_train=15_000, num_val=1000, num_test=1000, sweeps=1, temp_min=3)
+    require_memory_for(PROBLEM, replace(CONFIG, data=data))
     tracemalloc.start()
-    splits = make_splits(config, seed=10)
+    splits = sampled(data, seed=10)
     for split in splits:
         check_equilibrium(split)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert sum(split.spins.nbytes for split in splits) < peak < memory_needed(config)
+    assert sum(split["spins"].nbytes for split in splits) < peak < required[0]
+
+
+# ---------------------------------------------------------------------------------------------------------- equilibrium
+
+
+def test_equilibrium_is_confirmed_and_its_absence_is_noticed() -> None:
+    data = replace(SMALL, lattice_size=8, num_train=4000, num_val=1, num_test=1)
+    train = sampled(data, seed=6).train
+    found = check_equilibrium(train)
+    assert abs(found.energy_z) < 4
+    assert 0.1 < found.chi2_per_dof < 3
+    assert check(CONFIG, train).fault == ""
+    assert check(CONFIG, train).numbers == found._asdict()
+
+    hotter = {**train, "temperatures": train["temperatures"] * 1.05}
+    with pytest.raises(BadRequestError, match=r"the train split: not in equilibrium.*--sweeps"):
+        report_check("train", check(CONFIG, hotter), is_external=False)
+
+    # Cold starts are below the exact energy and hot starts above: with too few sweeps the sum nearly cancels, but not
+    # the temperature bins.
+    unfinished = check_equilibrium(sampled(replace(data, sweeps=4), seed=6).train)
+    assert abs(unfinished.largest_bin_z) > 6
+
+
+def test_the_z_of_the_energy_is_the_sum_over_chains_by_hand() -> None:
+    val = sampled(replace(SMALL, num_train=100, num_val=64, num_test=1), seed=7).val
+    energy, specific_heat = kaufman(val["temperatures"], 4)
+    excess = float((lattice.energy(val["spins"]) - 16 * energy).sum())
+    error = float(np.sqrt((16 * val["temperatures"] ** 2 * specific_heat).sum() + 64))
+    assert check_equilibrium(val).energy_z == pytest.approx(excess / error, rel=1e-12)
+
+
+def test_one_rare_excitation_at_low_temperature_is_not_a_fault() -> None:
+    spins = np.ones((500, 8, 8), np.int8)
+    spins[7, 3, 3] = -1
+    found = check_equilibrium({"spins": spins, "temperatures": np.full(500, 0.55)})  # 0.02 excitations are expected
+    assert 0.5 < found.energy_z < 2
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_few_chains_can_be_checked(n: int) -> None:
+    assert all(np.isfinite(check_equilibrium(sampled(replace(SMALL, num_test=n), seed=8).test)))
+
+
+def test_examples_are_around_the_critical_temperature() -> None:
+    train = sampled(replace(SMALL, num_train=100, num_val=1, num_test=1), seed=9).train
+    chosen = examples_around_tc(CONFIG, train)
+    assert chosen.shape == (3, 4)
+    below, at, above = train["temperatures"][chosen].mean(axis=1)
+    assert below < T_CRITICAL - 0.3
+    assert at == pytest.approx(T_CRITICAL, abs=0.1)
+    assert above > T_CRITICAL + 0.3
+    for temp_min, temp_max in ((1.0, 1.6), (2.5, 4.0)):  # all on one side of T_c: the middle takes its place
+        one_side: Columns = {"spins": train["spins"], "temperatures": np.linspace(temp_min, temp_max, 100)}
+        rows = one_side["temperatures"][examples_around_tc(CONFIG, one_side)].mean(axis=1)
+        np.testing.assert_allclose(rows, temp_min + (temp_max - temp_min) * np.array([0.25, 0.5, 0.75]), atol=0.05)
+
+
+# ------------------------------------------------------------------------------------------------------- external files
+
+
+def good(n: int = 500, size: int = 8) -> dict[str, Any]:
+    spins = np.concatenate([exact.sample(size, temperature, n // 2, seed=1) for temperature in (2.0, 3.0)])
+    return {"spins": spins, "temperatures": np.repeat([2.0, 3.0], n // 2)}
+
+
+def written(content: dict[str, Any]) -> str:
+    np.savez("data.npz", **content)
+    return "data.npz"
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.int64, np.float32])
+def test_spins_may_be_any_numbers(kind: type) -> None:
+    content = good(10)
+    columns = read_columns(PROBLEM, CONFIG, written({**content, "spins": content["spins"].astype(kind)}))
+    assert columns["spins"].dtype == np.int8
+    np.testing.assert_array_equal(columns["spins"], content["spins"])
+
+
+UNUSABLE: dict[str, tuple[dict[str, Any], str]] = {
+    "no temperatures": ({"spins": np.ones((3, 4, 4), np.int8)}, "no array 'temperatures'"),
+    "text for spins": ({**good(4), "spins": np.array(["up", "down"])}, "spins has the dtype"),
+    "zeros and ones": ({**good(4), "spins": (good(4)["spins"] + 1) // 2}, "spins must be -1 or +1"),
+    "not a number": ({**good(4), "spins": np.full((4, 8, 8), np.nan)}, "spins must be -1 or +1"),
+    "one lattice": ({"spins": np.ones((8, 8)), "temperatures": np.ones(8)}, "(N, L, L)"),
+    "rectangles": ({"spins": np.ones((3, 8, 6)), "temperatures": np.ones(3)}, "(N, L, L)"),
+    "no lattice": ({"spins": np.ones((0, 8, 8)), "temperatures": np.ones(0)}, "(N, L, L)"),
+    "odd": ({"spins": np.ones((3, 5, 5)), "temperatures": np.ones(3)}, "5 x 5"),
+    "too few temperatures": ({**good(4), "temperatures": np.ones(3)}, "(3,)"),
+    "no temperature": ({**good(4), "temperatures": np.array([1, 2, np.nan, 3])}, "positive and at most"),
+    "absolute zero": ({**good(4), "temperatures": np.array([1, 2, 0, 3])}, "positive and at most"),
+    "too hot": ({**good(4), "temperatures": np.array([1, 2, 1e160, 3])}, "positive and at most"),
+    "infinite halves": ({**good(4), "temperatures": np.array([1, 2, np.inf, 3], np.float16)}, "positive and at most"),
+}
+
+
+@pytest.mark.parametrize("name", UNUSABLE)
+def test_files_with_other_arrays_are_refused(name: str) -> None:
+    content, message = UNUSABLE[name]
+    with pytest.raises(UnusableFileError) as refusal:
+        read_columns(PROBLEM, CONFIG, written(content))
+    assert message in str(refusal.value)
+    assert str(refusal.value).startswith("data.npz: ")
+
+
+def test_external_data_out_of_equilibrium_are_used_with_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
+    content = good()
+    data = DataConfig(file=written({**content, "temperatures": content["temperatures"] + 0.5}), num_train=400)
+    load_data(PROBLEM, replace(CONFIG, data=replace(data, num_val=50, num_test=50)))
+    warning = capsys.readouterr().err.splitlines()[0]
+    assert warning.startswith("warning: the train split: not in equilibrium")
+    assert "--sweeps" not in warning  # which would not help
+
+
+def test_the_size_of_the_lattice_is_that_of_the_file() -> None:
+    np.savez("x.npz", spins=np.ones((30, 16, 16), np.int8), temperatures=np.full(30, 0.5))
+    config = replace(CONFIG, data=DataConfig(file="x.npz", num_train=20, num_val=5, num_test=5))
+    assert load_data(PROBLEM, config).train["spins"].shape == (20, 16, 16)
+    assert PROBLEM.label(config) == "mlp-data"
+
+
+def test_phases_on_one_side_of_the_transition_cannot_be_learned() -> None:
+    np.savez("x.npz", spins=np.ones((30, 4, 4), np.int8), temperatures=np.full(30, 0.5))
+    config = replace(CONFIG, task="phase", data=DataConfig(file="x.npz", num_train=20, num_val=5, num_test=5))
+    with pytest.raises(BadRequestError, match="all training targets are 1"):
+        load_data(PROBLEM, config)

@@ -213,7 +213,7 @@ def test_an_example_runs_again_from_its_config_and_is_evaluated_and_plotted(
     new = ("--depth", "20", "--num-test", "30") if script == POTENTIAL else data[:2]
     succeed("a", *new, "--name", "new", cwd=folder, script="evaluate.py")
     result = read(a / "evaluations", "new.json")
-    assert result["n"] == {POTENTIAL: 30}.get(script, {"t.npz": 300, "t.csv": 100}.get(data[1], 0))
+    assert result["n"] == {"t.npz": 300, "t.csv": 100}.get(data[1], 30)
     assert result["metrics"]["mae"] > 0
 
 

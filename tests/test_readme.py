@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -56,7 +57,11 @@ def test_the_two_commands_set_up_all_they_need() -> None:
     assert "python -m pytest" in ci
 
 
-PROGRAMS = {"main.py": PROBLEM, "examples.potential": potential.PROBLEM, "examples.table": table.PROBLEM}
+PROGRAMS: dict[str, Problem[Any]] = {
+    "main.py": PROBLEM,
+    "examples.potential": potential.PROBLEM,
+    "examples.table": table.PROBLEM,
+}
 
 
 def test_every_command_is_one_that_the_program_accepts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

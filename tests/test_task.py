@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import config
-from config import DataConfig, ExperimentConfig, TrainConfig
+from config import DataConfig, ExperimentConfig
+from engine.config import TrainConfig
 from engine.datasets import get_splits
 from engine.prediction import Examples, Shapes, Standardized, evaluate, prepare
 from engine.problem import Columns, Splits

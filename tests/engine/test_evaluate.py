@@ -28,7 +28,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(cwd)
         for kind in ("mlp", "pooled"):
-            config: ToyConfig = replace(DEBUG, model=ToyModelConfig(kind=kind))  # type: ignore[arg-type]
+            config: ToyConfig = replace(DEBUG, model=ToyModelConfig(kind=kind))
             main.run(PROBLEM, config, Path("checkpoints") / kind)
     return cwd
 

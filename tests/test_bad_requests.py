@@ -32,7 +32,8 @@ BAD_OPTIONS: list[tuple[str, list[str]]] = [
         for split in ("train", "val", "test")
         for n in (0, -5)
     ),
-    ("--sweeps -1", ["--sweeps -1", "at least 0"]),
+    ("--num-train none", ["--num-train", "none", "an integer, at least 1"]),
+    ("--sweeps -1", ["--sweeps -1", "at least 0, or none"]),
     ("--epochs 0", ["--epochs 0", "at least 1"]),
     ("--batch-size 0", ["--batch-size 0", "at least 1"]),
     ("--batch-size 10001", ["--batch-size 10001", "--num-train 10000", "lower"]),
@@ -65,6 +66,7 @@ BAD_OPTIONS: list[tuple[str, list[str]]] = [
     ("--channels 8", ["--channels does nothing with --architecture mlp", "drop"]),
     ("--preset exact --hidden 8", ["--hidden does nothing", "drop"]),
     ("--architecture symmetric_mlp --hidden 8 --dropout 0", ["--dropout does nothing with symmetric_mlp", "drop"]),
+    ("--architecture symmetric_mlp --hidden 8 --activation relu", ["--activation does nothing with symmetric_mlp"]),
     ("--kernel-size 3", ["--kernel-size does nothing with --architecture mlp", "drop"]),
     ("--architecture cnn --kernel-size 0", ["--kernel-size 0", "at least 1"]),
     ("--architecture cnn --kernel-size 9", ["--kernel-size 9", "--lattice-size 8", "lower"]),
@@ -73,6 +75,11 @@ BAD_OPTIONS: list[tuple[str, list[str]]] = [
     ("--warmup-epochs 7 --patience 8 --epochs 5", ["--warmup-epochs 7", "--patience 8", "--epochs 5", "lower"]),
     ("--sampler wolff", ["wolff", "multispin, numpy"]),
     ("--data x.npz --sweeps 5 --no-cache", ["--sweeps, --cache does nothing with --data", "drop"]),
+    *(
+        (f"--data x.npz {flags}", [f"{flags.split()[0]} does nothing with --data", "drop"])
+        for flags in ("--lattice-size 8", "--temp-min 1", "--temp-max 4", "--sampler numpy")
+    ),
+    ("--save-data x.npz --task phase", ["--task does nothing with --save-data", "drop"]),
     ("--save-data x.npz --lr 0.1", ["--lr does nothing with --save-data", "drop"]),
     ("--save-data x.npz --data y.npz", ["--save-data does nothing with --data", "drop"]),
     ("--save-data x.npz --print-config", ["--save-data does nothing with --print-config", "drop"]),

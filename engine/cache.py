@@ -112,9 +112,10 @@ class _Essence(ast.NodeTransformer):
     def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
         return None if isinstance(node.value, ast.Constant) else node
 
-    def visit_If(self, node: ast.If) -> ast.AST | None:
-        condition = ast.unparse(node.test)
-        return None if condition in ("TYPE_CHECKING", "__name__ == '__main__'") else self.generic_visit(node)
+    def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt]:
+        if ast.unparse(node.test) in ("TYPE_CHECKING", "__name__ == '__main__'"):
+            node = ast.If(ast.Constant(False), [], node.orelse)  # only its else runs
+        return self.generic_visit(node)
 
 
 def _imported_files(path: Path, tree: ast.AST, folders: set[Path]) -> set[Path]:

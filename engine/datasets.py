@@ -48,7 +48,9 @@ def generate_split(problem: Problem[Any], config: Config, n: int, seed: SeedSequ
     Raises:
         ProblemError: what it returns are not n examples.
     """
-    columns = problem.generate(cast(Any, _GeneratorConfig(config)), n, seed)
+    columns: Any = problem.generate(cast(Any, _GeneratorConfig(config)), n, seed)
+    if not isinstance(columns, Mapping):
+        raise ProblemError(f"generate returned {type(columns).__name__}: return a dictionary of named arrays")
     lengths = {len(column) if getattr(column, "ndim", 0) else None for column in columns.values()}
     if lengths != {n}:
         shapes = ", ".join(f"{name} {np.shape(column)}" for name, column in columns.items())
@@ -58,7 +60,7 @@ def generate_split(problem: Problem[Any], config: Config, n: int, seed: SeedSequ
             require_columns(columns)
     except ValueError as error:
         raise ProblemError(f"generate: {error}") from None
-    return columns
+    return cast(Columns, columns)
 
 
 def get_splits(problem: Problem[Any], config: Config) -> tuple[Splits, str]:

@@ -220,6 +220,8 @@ from helper import scale
 
 if TYPE_CHECKING:
     import hinted
+else:
+    SHIFT = 0
 
 N = 2  # coordinates
 
@@ -329,6 +331,7 @@ def test_data_are_generated_again_after_the_generator_was_edited(folder: Folder)
         ("generator.py", "N = 2", "N = 3"),
         ("generator.py", "uniform(size", "normal(size"),
         ("generator.py", "from helper import scale", "from helper import FACTOR, scale"),
+        ("generator.py", "SHIFT = 0", "SHIFT = 1"),
         ("helper.py", "FACTOR = 3", "FACTOR = 4"),
     ],
 )

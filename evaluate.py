@@ -7,6 +7,7 @@ python evaluate.py RUN --help                        the options of the run's pr
 
 import hashlib
 import io
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from engine.cache import warn_if_changed
 from engine.cli import ExitCode, run_folder
 from engine.config import Config, generator_options, load_config, replace_unchecked, to_dict
 from engine.datasets import generate_split, get_splits, report_check, require_memory_for
@@ -22,8 +24,19 @@ from engine.errors import BadRequestError, ProblemError
 from engine.files import write_atomic, write_json
 from engine.hardware import provenance, select_device
 from engine.io import read_columns
-from engine.options import ConfigError, Option, Parser, add_flags, check_name, flags_given, merge, options_of, validate
-from engine.problem import Columns, Problem, load_problem, problem_of
+from engine.options import (
+    ConfigError,
+    Option,
+    Parser,
+    add_flags,
+    check_name,
+    flags_given,
+    folder_name,
+    merge,
+    options_of,
+    validate,
+)
+from engine.problem import Columns, Problem, input_arrays, load_problem, plain, problem_of, target_array
 from utils import print_line
 
 if TYPE_CHECKING:
@@ -138,7 +151,7 @@ def _resolve(folder: Path, problem: Problem[Any], given: dict[str, Any]) -> Requ
     config = replace_unchecked(
         earlier, **{name: getattr(checked, name) for name in ("data", "seed", "device", "threads")}
     )
-    name = str(given.get("name", Path(file).stem if file else problem.data_label(config)))
+    name = str(given.get("name", Path(file).stem if file else folder_name(problem.data_label(config))))
     try:
         check_name(name)
     except ValueError as error:
@@ -156,10 +169,15 @@ def fit_to(saved: "SavedRun", request: Request, columns: Columns) -> "Standardiz
     from engine.prediction import Shapes
 
     problem, config = request.problem, request.config
-    inputs, target = problem.inputs(config, columns), problem.target(config, columns)
+    inputs, target = input_arrays(problem, config, columns), target_array(problem, config, columns)
     shapes = Shapes(tuple(x.shape[1:] for x in inputs), target.shape[1:])
     if shapes == saved.shapes:
         return saved.model
+    if shapes.target != saved.shapes.target:
+        raise BadRequestError(
+            f"{request.options or config.data.file}: the target of an example has the shape {shapes.target}, and "
+            f"{saved.shapes.target} in the training of this network"
+        )
     asked = f"{request.options or config.data.file}: the inputs have the shape {_in_words(shapes.inputs)}"
     try:
         return with_weights(problem, config, shapes, saved.model.state_dict())
@@ -190,6 +208,25 @@ def new_data(request: Request) -> tuple[Columns, str]:
     return splits.test, source
 
 
+def described(config: Config) -> dict[str, Any]:
+    """What an evaluation is of: its seed, and the options of its data."""
+    data = {name: value for name, value in to_dict(config)["data"].items() if name not in ("num_train", "num_val")}
+    return {"seed": config.seed, "data": data}
+
+
+def require_no_other(path: Path, config: Config) -> None:
+    """Raise BadRequestError if the file has the result of another evaluation than that of the config."""
+    try:
+        earlier = json.loads(path.read_bytes())
+        is_other = any(earlier[key] != value for key, value in json.loads(json.dumps(described(config))).items())
+    except FileNotFoundError:
+        return
+    except (ValueError, KeyError, TypeError):  # not a complete result
+        return
+    if is_other:
+        raise BadRequestError(f"{path} has the result of another evaluation: choose another --name, or remove it")
+
+
 def evaluate_run(request: Request) -> dict[str, Any]:
     """Evaluate, and write the result and its figure; return the result.
 
@@ -206,7 +243,9 @@ def evaluate_run(request: Request) -> dict[str, Any]:
     problem, config, place = request.problem, request.config, request.folder / "evaluations"
     if not os.access(place if place.exists() else request.folder, os.W_OK) or place.is_file():
         raise PermissionError(f"{place} cannot be written to")
+    require_no_other(place / f"{request.name}.json", config)
     saved = load_saved(request.folder)
+    warn_if_changed(problem, request.folder)
     device = select_device(config.device)
     if config.data.file is None:
         require_memory_for(problem, config)
@@ -220,17 +259,16 @@ def evaluate_run(request: Request) -> dict[str, Any]:
     torch.set_num_threads(config.threads or torch.get_num_threads())
     examples = prepare(problem, config, model, columns)
     metrics, predictions = evaluate(problem, config, model, examples)
-    report = problem.report(config, columns, predictions)
+    report = plain("report", problem.report(config, columns, predictions))
     numbers = metrics | {name: value for name, value in report.items() if isinstance(value, float)}
     print_line(f"{len(predictions):,} examples: " + ", ".join(f"{name} {value:.4g}" for name, value in numbers.items()))
     result = {
         "n": len(predictions),
         "metrics": metrics,
         **report,
-        problem.check_name: dict(check.numbers),
+        problem.check_name: plain("check", check.numbers),
         "source": source,
-        "seed": config.seed,
-        "data": to_dict(config)["data"],
+        **described(config),
         "weights_sha256": hashlib.sha256((request.folder / "best.pt").read_bytes()).hexdigest(),
         **provenance(),
     }

@@ -10,6 +10,8 @@ torchrun --nproc-per-node 2 main.py --preset large
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from engine.cli import Command, ExitCode, invocation, parse_args
 from engine.config import Config, to_json
 from engine.datasets import Data, save_data
@@ -83,12 +85,15 @@ def test(
         baselines = problem.baselines(config, data.train, data.test)
     results = {
         "test": metrics,
-        "baselines": {name: judge(problem, config, model, examples, each) for name, each in baselines.items()},
+        "baselines": {
+            name: judge(problem, config, model, examples, each, f"the baseline {name}")
+            for name, each in baselines.items()
+        },
     }
     arrays = {name: column for name, column in data.test.items() if column.ndim == 1}
     arrays |= {"targets": examples.physical_targets, "predictions": predictions}
     arrays |= {f"baseline_{name}": each for name, each in baselines.items()}
-    if (chosen := problem.examples(config, data.test)).size:
+    if (chosen := np.asarray(problem.examples(config, data.test), dtype=np.int64)).size:
         arrays |= {f"example_{name}": column[chosen] for name, column in data.test.items()}
         arrays |= {"example_targets": arrays["targets"][chosen], "example_predictions": predictions[chosen]}
     return results, arrays

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from engine.config import Config, TrainConfig
 from engine.distributed import ALONE, Group
-from engine.errors import DivergedError
+from engine.errors import DivergedError, UnusableFileError
 from engine.prediction import Standardized, evaluate, example_losses, prepare
 from engine.problem import Columns, Problem
 from engine.replay import Step, replayed
@@ -182,7 +182,12 @@ class Trainer:
         """Continue from the `state` of another trainer, whose options may differ in the number of epochs."""
         self.epoch, self.best_epoch, self.best_loss = state["epoch"], state["best_epoch"], state["best_loss"]
         self.best_weights = state["best_weights"]
-        self.model.load_state_dict(state["weights"])
+        try:
+            self.model.load_state_dict(state["weights"])
+        except RuntimeError:
+            raise UnusableFileError(
+                "the checkpoint does not fit this network, whose code has changed: restore it, or start another run"
+            ) from None
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state["optimizer"], "param_groups": groups})
         self.full_step = self._prepared_step()  # the optimiser has other tensors now

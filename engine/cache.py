@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 
 from engine.config import Config, generator_options
-from engine.files import read_checked, write_checked
+from engine.files import read_checked, read_info, write_checked
 from engine.problem import ROOT, Problem, Splits, module_name
+from utils import warn
 
 VERSION = 2  # raise it when the machinery changes what is generated, or how it is stored
 
@@ -104,6 +105,12 @@ def code_hash(function: Callable[..., Any]) -> str | None:
         (os.path.relpath(path, ROOT if path.is_relative_to(ROOT) else start.parent), trees[path]) for path in trees
     ]
     return hashlib.sha256(repr(sorted(named)).encode()).hexdigest()
+
+
+def warn_if_changed(problem: Problem[Any], folder: Path) -> None:
+    """Warn if the code of the problem is no longer that of a run."""
+    if read_info(folder).get("problem_sha256", code := code_hash(type(problem).network)) != code:
+        warn(f"warning: the code of {module_name(problem)} has changed since {folder} was trained: results may differ")
 
 
 class _Essence(ast.NodeTransformer):

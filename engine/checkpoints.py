@@ -15,8 +15,8 @@ from engine.errors import UnusableFileError
 from engine.files import read_checked, read_info, write_checked
 from engine.options import ConfigError, merge, validate
 from engine.prediction import Shapes, Standardized, new_network
-from engine.problem import Problem, problem_of
-from utils import one_line, warn
+from engine.problem import Problem, input_arrays, problem_of, target_array
+from utils import warn
 
 FORMAT = 4  # raise it when older programs would misread the file
 OLDEST = 3  # the weights of these files can still be used; they do not store shapes
@@ -132,7 +132,7 @@ def load_saved(folder: Path) -> SavedRun:
         shapes = shapes_in(saved) if "shapes" in saved else generated_shapes(problem, config)
         model = with_weights(problem, config, shapes, saved["model"])
     except (KeyError, RuntimeError) as error:
-        reason = one_line(str(error))
+        reason = " ".join(str(error).split())
         raise UnusableFileError(f"{folder / 'best.pt'} has no weights of this network: {reason}") from None
     return SavedRun(problem, config, model, shapes)
 
@@ -145,7 +145,7 @@ def shapes_in(saved: Mapping[str, Any]) -> Shapes:
 def generated_shapes(problem: Problem[Any], config: Config) -> Shapes:
     """The shapes of the data that the generator makes for a config, without generating any."""
     columns = generate_split(problem, config, 0, SeedSequence(0))
-    inputs, target = problem.inputs(config, columns), problem.target(config, columns)
+    inputs, target = input_arrays(problem, config, columns), target_array(problem, config, columns)
     return Shapes(tuple(x.shape[1:] for x in inputs), target.shape[1:])
 
 

@@ -3,6 +3,7 @@
 Later sources override earlier ones, whatever their order on the line: defaults, --preset, --config, flags.
 """
 
+import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple, Self
 
 from engine.config import Config, generator_options, load_config
 from engine.distributed import Group
-from engine.errors import RunError
+from engine.errors import ProblemError, RunError
 from engine.files import read_info
 from engine.options import (
     ConfigError,
@@ -67,7 +68,10 @@ def build_parser(problem: Problem[Any], prog: str) -> Parser:
     command.add_argument("--print-config", action="store_true", help="print the resulting config.json and stop")
     command.add_argument("--save-data", metavar="FILE", help="write the data to an .npz file for --data, and stop")
     command.add_argument("--overwrite", action="store_true", help="replace an earlier run, or file, of the same name")
-    add_flags(parser, options_of(problem.config_type), top="experiment")
+    try:
+        add_flags(parser, options_of(problem.config_type), top="experiment")
+    except argparse.ArgumentError as error:
+        raise ProblemError(f"two options have the same flag ({error}): rename a field") from None
     return parser
 
 
@@ -76,6 +80,8 @@ def parse_args(problem: Problem[Any], argv: Sequence[str] | None = None, prog: s
 
     A fault ends the program with one line on stderr and exit code 2.
     """
+    if "default" not in problem.presets:
+        raise ProblemError('presets must have one named "default"')
     parser = build_parser(problem, prog or Path(sys.argv[0]).name)
     namespace, unknown = parser.parse_known_args(argv)
     options = options_of(problem.config_type)

@@ -14,7 +14,7 @@ from engine.config import Config
 from engine.errors import BadRequestError, ProblemError, UnusableFileError
 from engine.hardware import require_memory
 from engine.io import divide, read_columns, require_columns, write_columns
-from engine.problem import Check, Columns, Problem, Splits
+from engine.problem import Check, Columns, Problem, Splits, plain, target_array
 from utils import print_line, warn
 
 
@@ -51,7 +51,10 @@ def generate_split(problem: Problem[Any], config: Config, n: int, seed: SeedSequ
     columns: Any = problem.generate(cast(Any, _GeneratorConfig(config)), n, seed)
     if not isinstance(columns, Mapping):
         raise ProblemError(f"generate returned {type(columns).__name__}: return a dictionary of named arrays")
-    lengths = {len(column) if getattr(column, "ndim", 0) else None for column in columns.values()}
+    for name, column in columns.items():
+        if not isinstance(column, np.ndarray):
+            raise ProblemError(f"generate returned {type(column).__name__} for {name!r}: return NumPy arrays")
+    lengths = {len(column) if column.ndim else None for column in columns.values()}
     if lengths != {n}:
         shapes = ", ".join(f"{name} {np.shape(column)}" for name, column in columns.items())
         raise ProblemError(f"generate returned arrays of the shapes {shapes} for n = {n}: make every first axis n")
@@ -86,6 +89,7 @@ def get_splits(problem: Problem[Any], config: Config) -> tuple[Splits, str]:
             warn(f"warning: {error}: generating these data again")
     seeds = SeedSequence(config.seed).spawn(len(sizes))
     splits = Splits(*(generate_split(problem, config, n, seed) for n, seed in zip(sizes, seeds, strict=True)))
+    _require_other_examples(splits)
     if path is None:
         return splits, "generated"
     try:
@@ -94,6 +98,13 @@ def get_splits(problem: Problem[Any], config: Config) -> tuple[Splits, str]:
         warn(f"warning: the data could not be cached: {error}")
         return splits, "generated"
     return splits, f"generated and kept in {path}"
+
+
+def _require_other_examples(splits: Splits) -> None:
+    """Raise ProblemError if validation and test split begin with the same examples: the generator ignores its seed."""
+    n = min(len(next(iter(split.values()))) for split in (splits.val, splits.test))
+    if n >= 10 and all(np.array_equal(splits.val[name][:n], splits.test[name][:n]) for name in splits.val):
+        raise ProblemError("generate returned the same examples for two seeds: take all random numbers from its seed")
 
 
 def _sizes(problem: Problem[Any], config: Config) -> list[int]:
@@ -125,11 +136,11 @@ def load_data(problem: Problem[Any], config: Config) -> Data:
     for name, columns in splits._asdict().items():
         check = problem.check(config, columns)
         report_check(name, check, is_external=config.data.file is not None)
-        checks[name] = dict(check.numbers)
+        checks[name] = plain("check", check.numbers)
     n_train = len(next(iter(splits.train.values())))
     if config.train.batch_size > n_train:
         raise BadRequestError(f"--batch-size {config.train.batch_size} is above {n_train} training examples: lower it")
-    if not problem.scales_target(config) and np.ptp(target := problem.target(config, splits.train)) == 0:
+    if not problem.scales_target(config) and np.ptp(target := target_array(problem, config, splits.train)) == 0:
         label = target.reshape(-1)[0]
         raise BadRequestError(f"all training targets are {label:g}, so that there is nothing to learn: add others")
     return Data(*splits, source, fingerprint(splits), checks)

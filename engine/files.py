@@ -100,7 +100,7 @@ def require_free(folder: Path, overwrite: bool = False) -> None:
             f"{folder} exists already: --resume {folder.name} continues it, --overwrite replaces it, "
             "another --run-name keeps it"
         )
-    if names and ".lock" not in names:
+    if names and not {".lock", "run_info.json"} & names:
         raise BadRequestError(f"{folder} is not the folder of a run and is not changed: choose another --run-name")
 
 

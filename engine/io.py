@@ -128,7 +128,7 @@ class _Table(Mapping[str, NDArray[np.float64]]):
         try:
             return np.loadtxt(io.StringIO(rest), usecols=place, ndmin=1, **options)  # type: ignore[call-overload,no-any-return]
         except ValueError as error:
-            raise ValueError(f"column {name!r}: {error}") from None
+            raise ValueError(f"column {name!r}: {error}; choose other columns, or correct the file") from None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)

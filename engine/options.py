@@ -36,6 +36,11 @@ BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most", "mult
 RESERVED_NAMES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{i}" for port in ("COM", "LPT") for i in range(1, 10))}
 
 
+def folder_name(label: str) -> str:
+    """A label as part of a file name, with _ for characters that some systems do not allow."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", label)[:40] or "_"
+
+
 def check_name(name: str) -> str:
     """Raise ValueError unless the name is a plain folder name on every system; return it."""
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}", name):
@@ -255,7 +260,7 @@ def _fault(
     if error["type"] == "value_error" and option is None:  # contradicting options, which the text names
         by_flag = _holds(flags, path) and flags
         return str(error["ctx"]["error"]) if by_flag or not source else f"{source}: {error['ctx']['error']}"
-    name = option.flag if option and _holds(flags, option.path) else f"{source}: {'.'.join(path)}"
+    name = option.flag if option and _holds(flags, option.path) else f"{source}: {'.'.join(path)}".removeprefix(": ")
     given = json.dumps(error["input"], default=str)
     given = given if len(given) <= 60 else given[:57] + "..."
     if error["type"] == "value_error":

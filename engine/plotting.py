@@ -7,16 +7,17 @@ import io
 import json
 import sys
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 
-from engine.cli import ExitCode
+from engine.cli import ExitCode, run_folder
 from engine.config import Config, load_config
 from engine.distributed import quick_exit
-from engine.errors import BadRequestError, UnusableFileError
+from engine.errors import BadRequestError, ProblemError, UnusableFileError
 from engine.figures import training_curves
 from engine.options import Parser
 from engine.problem import Problem, problem_of
@@ -30,7 +31,10 @@ def plot_run(problem: Problem[Any], config: Config, folder: Path) -> list[Path]:
     with np.load(io.BytesIO((folder / "predictions.npz").read_bytes()), allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files}
     figures = {"training_curves": training_curves(rows, results["best_epoch"], problem.loss_name(config))}
-    figures |= problem.figures(config, arrays)
+    own: Any = problem.figures(config, arrays)
+    if not isinstance(own, Mapping):
+        raise ProblemError(f"figures returned {type(own).__name__}: return a dictionary of figures by name")
+    figures |= own
     (folder / "figures").mkdir(exist_ok=True)
     paths = [folder / "figures" / f"{name}.png" for name in figures]
     for path, figure in zip(paths, figures.values(), strict=True):
@@ -62,8 +66,9 @@ def main() -> None:
         parser = Parser(
             prog=Path(sys.argv[0]).name, description="Plot the figures of a finished run again, into its folder."
         )
-        parser.add_argument("run", type=Path, help="the run's folder, such as checkpoints/myrun")
-        print_line("\n".join(map(str, plot_saved_run(parser.parse_args().run))))
+        parser.add_argument("run", metavar="RUN", help="the run, by name or folder")
+        run = parser.parse_args().run
+        print_line("\n".join(map(str, plot_saved_run(run_folder(run) or Path(run)))))
     quick_exit(end.code)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from engine.config import Config
 from engine.distributed import ALONE, Group
 from engine.errors import BadRequestError, ProblemError
-from engine.problem import Columns, Problem, Shape
+from engine.problem import Columns, Problem, Shape, input_arrays, plain, target_array
 from utils import seed_everything
 
 NUMBERS_PER_CHUNK = 2**22  # of the inputs that are evaluated at once: 16 MiB as float32
@@ -97,9 +97,7 @@ def build_network(problem: Problem[Any], config: Config, train: Columns) -> Stan
         BadRequestError: the options do not go together with the data.
         ProblemError: the network's answers do not have the shape of the targets.
     """
-    inputs, target = problem.inputs(config, train), problem.target(config, train)
-    if not isinstance(inputs, tuple):
-        raise ProblemError("inputs must return a tuple of arrays, such as `return (array,)` for a single one")
+    inputs, target = input_arrays(problem, config, train), target_array(problem, config, train)
     model = new_network(problem, config, Shapes(tuple(x.shape[1:] for x in inputs), target.shape[1:]))
     model.set_scales(inputs, target if problem.scales_target(config) else None)
     few = prepare(problem, config, model, {name: column[:2] for name, column in train.items()})
@@ -119,7 +117,7 @@ class Examples(NamedTuple):
 
 def prepare(problem: Problem[Any], config: Config, model: Standardized, columns: Columns) -> Examples:
     """The inputs and targets of some columns, as the model's network takes them."""
-    target = np.asarray(problem.target(config, columns), dtype=np.float64)
+    target = target_array(problem, config, columns)
     device = model.mean.device
     targets = torch.from_numpy(target).float().to(device)
     inputs = model.scaled_inputs(to_tensors(problem, config, columns, device))
@@ -128,7 +126,7 @@ def prepare(problem: Problem[Any], config: Config, model: Standardized, columns:
 
 def to_tensors(problem: Problem[Any], config: Config, columns: Columns, device: torch.device) -> tuple[Tensor, ...]:
     """The inputs in some columns as tensors: floating-point arrays as float32, others with their own dtype."""
-    arrays = problem.inputs(config, columns)
+    arrays = input_arrays(problem, config, columns)
     return tuple(
         torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32 if x.dtype.kind == "f" else None)).to(device)
         for x in arrays
@@ -198,12 +196,32 @@ def evaluate(
     return Evaluation(judge(problem, config, model, examples, predictions), predictions)
 
 
-def judge(
-    problem: Problem[Any], config: Config, model: Standardized, examples: Examples, predictions: NDArray[Any]
+def judge(  # noqa: PLR0917
+    problem: Problem[Any],
+    config: Config,
+    model: Standardized,
+    examples: Examples,
+    predictions: NDArray[Any],
+    name: str = "the network",
 ) -> dict[str, float]:
-    """The metrics of predictions in physical units, of a network or of any other method: `loss`, and the problem's."""
+    """The metrics of predictions in physical units, of a network or of any other method: `loss`, and the problem's.
+
+    Raises:
+        ProblemError: the predictions have another shape than the targets, or the metrics are not finite numbers.
+    """
     mean, std = _scales(model)
     predictions, targets = np.asarray(predictions, dtype=np.float64), examples.physical_targets
+    if predictions.shape != targets.shape:
+        raise ProblemError(
+            f"the predictions of {name} have the shape {predictions.shape}, and must have {targets.shape}"
+        )
     answers, wanted = (torch.from_numpy(np.asarray((x - mean) / std)) for x in (predictions, targets))
     loss = float(example_losses(problem, config, answers, wanted).mean())  # first, since it checks the shapes
-    return {"loss": loss, **problem.metrics(config, examples.columns, predictions, targets)}
+    metrics = dict(problem.metrics(config, examples.columns, predictions, targets))
+    if "loss" in metrics:
+        raise ProblemError("metrics returned a `loss`, which is the name of the loss itself: rename it")
+    if (main := problem.main_metric(config)[0]) not in metrics:
+        raise ProblemError(f"main_metric is {main!r}, which is not one of the metrics: {', '.join(metrics)}")
+    if np.isfinite(predictions).all():  # otherwise training diverged, which is reported as such
+        metrics = plain(f"of {name}, metric", metrics)
+    return {"loss": loss, **metrics}

@@ -7,13 +7,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engine.cache import code_hash, warn_if_changed
 from engine.config import Config
 from engine.datasets import Data, load_data, require_memory_for
 from engine.distributed import Group
 from engine.errors import UnusableFileError
 from engine.files import empty_folder, lock_run, require_free
 from engine.hardware import choose_num_threads, require_compiler, select_device
-from engine.problem import Problem
+from engine.options import folder_name
+from engine.problem import Problem, input_arrays
 from utils import print_line, timed
 
 if TYPE_CHECKING:
@@ -68,7 +70,9 @@ class Run:
 
         from logger import RunLogger
 
-        inputs = self.problem.inputs(self.config, data.train)
+        if self.resume and self.group.is_main:
+            warn_if_changed(self.problem, self.folder)
+        inputs = input_arrays(self.problem, self.config, data.train)
         sites = max(int(x[0].size) for x in inputs)
         torch.set_num_threads(self.config.threads or choose_num_threads(model, self.config.train.batch_size, sites))
         if not self.group.is_main:
@@ -86,6 +90,7 @@ class Run:
             threads=torch.get_num_threads(),
             data_source=data.source,
             data_sha256=data.sha256,
+            problem_sha256=code_hash(type(self.problem).network),
         )
 
     def finish(self, results: dict[str, Any], arrays: dict[str, Any]) -> None:
@@ -133,4 +138,4 @@ def open_run(
 def default_name(problem: Problem[Any], config: Config) -> str:
     """A folder name for a run without --run-name: problem, seed and time of day."""
     now = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
-    return f"{problem.label(config)}-seed{config.seed}-{now}"
+    return f"{folder_name(problem.label(config))}-seed{config.seed}-{now}"

@@ -39,7 +39,7 @@ LAYERS: list[dict[str, set[str]]] = [
         "engine.io": {
             *("engine.config", "engine.errors", "engine.files", "engine.hardware", "engine.options", "engine.problem"),
         },
-        "engine.cache": {"engine.config", "engine.files", "engine.problem"},
+        "engine.cache": {"utils", "engine.config", "engine.files", "engine.problem"},
         "engine.datasets": {
             *("utils", "engine.cache", "engine.config", "engine.errors", "engine.hardware", "engine.io"),
             "engine.problem",
@@ -66,7 +66,7 @@ LAYERS: list[dict[str, set[str]]] = [
         "engine.run": {
             *("logger", "trainer", "utils", "engine.checkpoints", "engine.config", "engine.datasets"),
             *("engine.distributed", "engine.errors", "engine.files", "engine.hardware"),
-            *("engine.plotting", "engine.prediction", "engine.problem"),
+            *("engine.cache", "engine.options", "engine.plotting", "engine.prediction", "engine.problem"),
         },
     },
 ]

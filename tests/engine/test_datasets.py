@@ -90,7 +90,7 @@ class Wrong(ToyProblem):
         ({"a": np.ones(5), "b": np.ones((3, 5))}, r"the shapes a \(5,\), b \(3, 5\) for n = 5"),
         ({"a": np.ones(5), "b": np.array(1.0)}, r"the shapes a \(5,\), b \(\) for n = 5"),
         ((np.ones(5), np.ones(5)), "generate returned tuple: return a dictionary of named arrays"),
-        ({"a": [1, 2, 3, 4, 5]}, r"the shapes a \(5,\) for n = 5"),
+        ({"a": [1, 2, 3, 4, 5]}, "generate returned list for 'a': return NumPy arrays"),
         ({}, "for n = 5: make every first axis n"),
         ({"a": np.array([1, 2, np.nan, 4, 5])}, "generate: a is infinite or not a number in example 2"),
         ({"a": np.array([[1, np.inf]] * 5)}, "generate: a is infinite or not a number in example 0"),

@@ -158,6 +158,16 @@ def test_what_only_shows_later_is_refused_too(line: str, code: int, named: str) 
     assert contents() == before
 
 
+def test_the_result_of_another_evaluation_is_not_replaced() -> None:
+    first = evaluate_run(request("pooled --num-test 60 --name kept"))
+    with pytest.raises(
+        BadRequestError, match=r"kept\.json has the result of another evaluation: choose another --name"
+    ):
+        evaluate_run(request("pooled --num-test 70 --name kept"))
+    assert json.loads(Path("checkpoints/pooled/evaluations/kept.json").read_text()) == first
+    assert evaluate_run(request("pooled --num-test 60 --name kept"))["metrics"] == first["metrics"]
+
+
 def test_a_damaged_run_is_refused() -> None:
     folder = Path("checkpoints/damaged")
     shutil.copytree("checkpoints/mlp", folder)

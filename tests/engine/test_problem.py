@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import main
 from engine.config import TrainConfig
 from engine.datasets import load_data
-from engine.errors import BadRequestError, ProblemError
+from engine.errors import BadRequestError, ProblemError, UnusableFileError
 from engine.options import options_of
 from engine.prediction import build_network, evaluate, judge, predict, prepare
 from engine.problem import Check, Columns, Problem, Shape, load_problem, module_name
@@ -277,6 +277,100 @@ def test_a_fault_stops_a_run_before_anything_is_written(capsys: pytest.CaptureFi
     with pytest.raises(BadRequestError, match="the train split: the values are not those of the points"):
         main.run(PROBLEM, config, Path("checkpoints/r"))
     assert [path.name for path in Path("checkpoints/r").iterdir()] == [".lock"]
+
+
+class Answering(ToyProblem):
+    """Returns, from one method, what a test puts in."""
+
+    def __init__(self, method: str, answer: Any) -> None:
+        setattr(self, method, lambda *_: answer)
+
+
+@pytest.mark.parametrize(
+    ("method", "answer", "message"),
+    [
+        ("metrics", {"mae": 1.0, "loss": 3.0}, "metrics returned a `loss`"),
+        (
+            "metrics",
+            {"mae": 1.0, "share": float("nan")},
+            "of the network, metric: share is nan: return a finite number",
+        ),
+        ("metrics", {"mae": "good", "x": object()}, "of the network, metric: x is object: return a number"),
+        (
+            "main_metric",
+            ("accuracy", "max"),
+            "main_metric is 'accuracy', which is not one of the metrics: mae, rmse, r2",
+        ),
+        ("target", (np.zeros(3),), "target is tuple: return a NumPy array"),
+        ("target", np.zeros(3), r"target is float64 \(3,\): return a NumPy array of numbers with 200 entries"),
+        ("inputs", (np.zeros(200), [1, 2]), "array 1 of inputs is list"),
+        ("baselines", {"best": np.zeros((50, 1))}, r"the predictions of the baseline best have the shape \(50, 1\)"),
+        ("figures", 3, "figures returned int: return a dictionary of figures"),
+        ("check", Check({"worst": np.float64("inf")}), "check: worst is inf"),
+    ],
+)
+def test_an_answer_that_cannot_be_used_is_an_error_that_names_the_method(
+    method: str, answer: Any, message: str
+) -> None:
+    with pytest.raises(ProblemError, match=message):
+        main.run(Answering(method, answer), CONFIG, Path("checkpoints/r"))
+
+
+def test_numpy_scalars_are_as_good_as_numbers() -> None:
+    metrics = {"mae": np.float32(0.5), "n": np.int64(3), "is_good": np.True_}
+    main.run(Answering("metrics", metrics), CONFIG, Path("checkpoints/r"))
+    test = json.loads(Path("checkpoints/r/results.json").read_text())["test"]
+    assert {name: test[name] for name in metrics} == {"mae": 0.5, "n": 3, "is_good": True}
+
+
+def test_a_boolean_target_is_a_target() -> None:
+    class Labels(ToyProblem):
+        def scales_target(self, config: ToyConfig) -> bool:
+            return False
+
+        def target(self, config: ToyConfig, columns: Columns) -> NDArray[Any]:
+            return columns["is_far"]
+
+    rows, metrics = trained(Labels())
+    assert rows[-1]["val_mae"] < 0.5
+    assert metrics["mae"] < 0.5
+
+
+def test_a_generator_that_ignores_its_seed_is_refused() -> None:
+    class Fixed(ToyProblem):
+        def generate(self, config: ToyConfig, n: int, seed: SeedSequence) -> Columns:
+            return super().generate(config, n, SeedSequence(3))
+
+    with pytest.raises(ProblemError, match="the same examples for two seeds"):
+        load_data(Fixed(), CONFIG)
+
+
+def test_an_array_that_a_file_lacks_is_named() -> None:
+    class Trusting(ToyProblem):
+        def read(self, config: ToyConfig, columns: Columns) -> Columns:
+            return dict(columns)
+
+        def check(self, config: ToyConfig, columns: Columns) -> Check:
+            return Check({})
+
+    np.savez("d.npz", point=np.zeros((100, 3)), values=np.arange(100.0))
+    config = replace(CONFIG, data=ToyDataConfig(file="d.npz", num_train=80, num_val=10, num_test=10))
+    with pytest.raises(
+        UnusableFileError, match=r"d\.npz: no array 'points', which inputs needs; there are point, values"
+    ):
+        main.run(Trusting(), config, Path("checkpoints/r"))
+
+
+def test_code_that_has_changed_since_a_run_is_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
+    main.run(PROBLEM, CONFIG, Path("checkpoints/r"))
+    longer = replace(CONFIG, train=replace(CONFIG.train, epochs=6))
+    main.run(PROBLEM, longer, Path("checkpoints/r"), resume=True)
+    assert capsys.readouterr().err == ""
+    path = Path("checkpoints/r/run_info.json")
+    info = json.loads(path.read_text())
+    path.write_text(json.dumps(info | {"problem_sha256": "0" * 64}))
+    main.run(PROBLEM, replace(CONFIG, train=replace(CONFIG.train, epochs=7)), Path("checkpoints/r"), resume=True)
+    assert "warning: the code of tests.toy has changed since checkpoints/r was trained" in capsys.readouterr().err
 
 
 def test_labels_without_a_difference_are_refused() -> None:

@@ -88,7 +88,7 @@ def test_the_option_table_is_that_of_the_fields() -> None:
 
 
 def test_every_flag_that_is_named_exists() -> None:
-    known = {"--nproc-per-node"}  # of torchrun
+    known = {"--nproc-per-node", "--name"}  # of torchrun and of evaluate.py
     for problem in PROGRAMS.values():
         known |= {flag for action in build_parser(problem, "x")._actions for flag in action.option_strings}
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", TEXT)) <= known

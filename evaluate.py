@@ -123,7 +123,7 @@ def _problem_of(folder: Path | None) -> Problem[Any] | None:
         return problem_of(folder)
     try:
         return load_problem("problem")
-    except ProblemError:
+    except (BadRequestError, ProblemError):
         return None
 
 

@@ -4,12 +4,13 @@ import gc
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from engine.errors import RunError
+from engine.signals import default_handlers
 
 if TYPE_CHECKING:
     import torch
@@ -44,7 +45,7 @@ class Group:
 
         # Arrays and predictions travel between CPUs, gradients from where they are.
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        with _connection():
+        with _connection(), self._waiting():
             distributed.init_process_group(backend, timeout=TIMEOUT)
         try:
             yield
@@ -81,10 +82,14 @@ class Group:
         from torch import distributed
 
         box: list[Any] = [make() if self.is_main else None]
-        with _connection():
+        with _connection(), self._waiting():
             distributed.broadcast_object_list(box)
         made: T = box[0]
         return made
+
+    def _waiting(self) -> AbstractContextManager[None]:
+        """For what may take as long as rank 0 works alone. The other processes save nothing, and may be killed."""
+        return nullcontext() if self.is_main else default_handlers()
 
     def exit(self, code: int) -> NoReturn:
         """End the program."""

@@ -248,6 +248,7 @@ def load_problem(name: str) -> Problem[Any]:
     """The object PROBLEM of a module.
 
     Raises:
+        BadRequestError: there is no such module.
         ProblemError: the module cannot be imported, or has no PROBLEM.
     """
     main = sys.modules["__main__"]
@@ -255,6 +256,10 @@ def load_problem(name: str) -> Problem[Any]:
         if (running := getattr(main, "PROBLEM", None)) is not None and module_name(running) == name:
             return running  # type: ignore[no-any-return]
         problem = importlib.import_module(name).PROBLEM
+    except ModuleNotFoundError as error:
+        if error.name != name.partition(".")[0] and error.name != name:
+            raise ProblemError(f"the module {name} cannot be imported: {error}") from error
+        raise BadRequestError(f"there is no module {name}: run this where it can be imported, or restore it") from None
     except (ImportError, AttributeError) as error:
         raise ProblemError(f"the module {name} has no PROBLEM, or cannot be imported: {error}") from error
     if not isinstance(problem, Problem):

@@ -35,6 +35,17 @@ def stop_on_signals() -> None:
 
 
 @contextmanager
+def default_handlers() -> Iterator[None]:
+    """Let a signal end the process at once, also while it waits in a library, where no handler in Python would run."""
+    handlers = {number: signal.signal(number, signal.SIG_DFL) for number in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
 def uninterrupted() -> Iterator[None]:
     """Delay signals until the end of a short block, such as the one that records how a run ended."""
     received: list[int] = []

@@ -23,7 +23,7 @@ LAYERS: list[dict[str, set[str]]] = [
         "engine.options": {"utils", "engine.errors"},
         "engine.files": {"engine.errors"},
         "engine.hardware": {"engine.errors"},
-        "engine.distributed": {"engine.errors"},
+        "engine.distributed": {"engine.errors", "engine.signals"},
     },
     {
         "engine.config": {"engine.options"},

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -203,9 +204,11 @@ def test_a_refused_request_ends_all_processes(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     for name in (".lock", "config.json"):
         (folder / name).write_text("")
+    start = time.monotonic()
     done = torchrun(2, *DEBUG, "--run-name", "r", cwd=tmp_path)
     assert done.returncode != 0
     assert "exists already" in done.stderr
+    assert time.monotonic() - start < 25  # torchrun kills a process that does not end within 30 s
     assert sorted(path.name for path in folder.iterdir()) == [".lock", "config.json"]
 
 

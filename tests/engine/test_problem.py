@@ -451,6 +451,11 @@ def test_a_module_without_a_problem_is_an_error_of_one_line(
         load_problem("no_problem")
 
 
+def test_a_module_that_is_not_there_is_a_bad_request() -> None:
+    with pytest.raises(BadRequestError, match="there is no module gone_from_here"):
+        load_problem("gone_from_here")
+
+
 def test_the_weights_are_a_function_of_the_seed() -> None:
     data = load_data(PROBLEM, CONFIG)
     torch.manual_seed(5)

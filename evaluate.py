@@ -233,19 +233,19 @@ def evaluate_run(request: Request) -> dict[str, Any]:
     Raises:
         RunError: the request cannot be met.
     """
-    import numpy as np  # noqa: F401 - an interrupt while torch imports NumPy would leave torch without it
+    problem, config, place = request.problem, request.config, request.folder / "evaluations"
+    if not os.access(place if place.exists() else request.folder, os.W_OK) or place.is_file():
+        raise PermissionError(f"{place} cannot be written to")
+    require_no_other(place / f"{request.name}.json", config)
+    warn_if_changed(problem, request.folder)
+
     import torch
     from numpy.random import SeedSequence
 
     from engine.checkpoints import load_saved
     from engine.prediction import evaluate, prepare
 
-    problem, config, place = request.problem, request.config, request.folder / "evaluations"
-    if not os.access(place if place.exists() else request.folder, os.W_OK) or place.is_file():
-        raise PermissionError(f"{place} cannot be written to")
-    require_no_other(place / f"{request.name}.json", config)
     saved = load_saved(request.folder)
-    warn_if_changed(problem, request.folder)
     device = select_device(config.device)
     if config.data.file is None:
         require_memory_for(problem, config)

@@ -5,6 +5,7 @@ use it at once: a file appears complete and is never changed.
 """
 
 import ast
+import functools
 import hashlib
 import inspect
 import io
@@ -97,9 +98,8 @@ def code_hash(function: Callable[..., Any]) -> str | None:
     while waiting:
         path = waiting.pop()
         if path not in trees:
-            tree = _Essence().visit(ast.parse(path.read_bytes()))
-            trees[path] = ast.dump(tree)
-            waiting += _imported_files(path, tree, {ROOT, start.parent})
+            trees[path], imported = _code_of(path, path.read_bytes(), frozenset({ROOT, start.parent}))
+            waiting += [file for file in imported if not _is_machinery(file)]
     # By names that are the same in a copy of the repository, or of the folder.
     named = [
         (os.path.relpath(path, ROOT if path.is_relative_to(ROOT) else start.parent), trees[path]) for path in trees
@@ -111,6 +111,13 @@ def warn_if_changed(problem: Problem[Any], folder: Path) -> None:
     """Warn if the code of the problem is no longer that of a run."""
     if read_info(folder).get("problem_sha256", code := code_hash(type(problem).network)) != code:
         warn(f"warning: the code of {module_name(problem)} has changed since {folder} was trained: results may differ")
+
+
+@functools.cache  # a run asks for its generator and for its network, which share files
+def _code_of(path: Path, content: bytes, folders: frozenset[Path]) -> tuple[str, set[Path]]:
+    """The code of a file in a form that does not depend on its formatting, and the files that it imports."""
+    tree = _Essence().visit(ast.parse(content))
+    return ast.dump(tree), _imported_files(path, tree, folders)
 
 
 class _Essence(ast.NodeTransformer):
@@ -125,24 +132,24 @@ class _Essence(ast.NodeTransformer):
         return self.generic_visit(node)
 
 
-def _imported_files(path: Path, tree: ast.AST, folders: set[Path]) -> set[Path]:
-    """The files in the folders that a file imports, anywhere in its code, except those of the machinery.
+def _imported_files(path: Path, tree: ast.AST, folders: frozenset[Path]) -> set[Path]:
+    """The files in the folders that a file imports, anywhere in its code.
 
     A relative import is followed wherever the file is.
     """
     places: set[Path] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            modules, bases = [alias.name for alias in node.names], folders
+            modules, level = [alias.name for alias in node.names], 0
         elif isinstance(node, ast.ImportFrom):
             start = [node.module] if node.module else []
             modules = [*start, *(".".join([*start, alias.name]) for alias in node.names)]
-            bases = {path.parents[node.level - 1]} if node.level else folders
+            level = node.level
         else:
             continue
+        bases = {path.parents[level - 1]} if level else folders
         places |= {base.joinpath(*module.split(".")) for base in bases for module in modules}
-    files = {file for place in places for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()}
-    return {file for file in files if not _is_machinery(file)}
+    return {file for place in places for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()}
 
 
 def _is_machinery(path: Path) -> bool:

@@ -39,6 +39,7 @@ class Run:
     logger: "NullLogger"  # writes to the folder once the run has been started
     stack: ExitStack
     resume: bool
+    code: str | None  # a hash of the code of the problem
     timings: dict[str, float] = field(default_factory=dict)  # seconds by stage
 
     @property
@@ -70,8 +71,6 @@ class Run:
 
         from logger import RunLogger
 
-        if self.resume and self.group.is_main:
-            warn_if_changed(self.problem, self.folder)
         inputs = input_arrays(self.problem, self.config, data.train)
         sites = max(int(x[0].size) for x in inputs)
         torch.set_num_threads(self.config.threads or choose_num_threads(model, self.config.train.batch_size, sites))
@@ -90,7 +89,7 @@ class Run:
             threads=torch.get_num_threads(),
             data_source=data.source,
             data_sha256=data.sha256,
-            problem_sha256=code_hash(type(self.problem).network),
+            problem_sha256=self.code,
         )
 
     def finish(self, results: dict[str, Any], arrays: dict[str, Any]) -> None:
@@ -118,6 +117,9 @@ def open_run(
     """
     # What can be refused early is refused before torch is loaded, which takes seconds.
     require_memory_for(problem, config)
+    if resume and group.is_main:
+        warn_if_changed(problem, folder)
+    code = code_hash(type(problem).network)  # with torch in memory, Python takes five times as long for it
     if group.is_main:
         require_free(folder, overwrite or resume)
     device = select_device(config.device, group.local_rank if group.size > 1 else None)
@@ -132,7 +134,7 @@ def open_run(
         stack.enter_context(lock)
         stack.enter_context(group.init(device))
         earlier = group.broadcast(lambda: earlier_run(folder, config) if resume else NOTHING)
-        yield Run(problem, config, folder, group, device, earlier, NullLogger(), stack, resume)
+        yield Run(problem, config, folder, group, device, earlier, NullLogger(), stack, resume, code)
 
 
 def default_name(problem: Problem[Any], config: Config) -> str:

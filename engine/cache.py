@@ -116,37 +116,41 @@ def warn_if_changed(problem: Problem[Any], folder: Path) -> None:
 @functools.cache  # a run asks for its generator and for its network, which share files
 def _code_of(path: Path, content: bytes, folders: frozenset[Path]) -> tuple[str, set[Path]]:
     """The code of a file in a form that does not depend on its formatting, and the files that it imports."""
-    tree = _Essence().visit(ast.parse(content))
-    return ast.dump(tree), _imported_files(path, tree, folders)
+    tree = ast.parse(content)
+    imports: list[ast.Import | ast.ImportFrom] = []
+    tree.body = _essential(tree.body, imports)
+    return ast.dump(tree), _imported_files(path, imports, folders)
 
 
-class _Essence(ast.NodeTransformer):
-    """Removes what cannot change the data: docstrings, and blocks for type checkers or scripts."""
+def _essential(body: list[ast.stmt], imports: list[ast.Import | ast.ImportFrom]) -> list[ast.stmt]:
+    """Statements without docstrings and without blocks for type checkers or scripts. Adds what they import."""
+    kept: list[ast.stmt] = []
+    for statement in body:
+        if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+            continue
+        if isinstance(statement, ast.If) and ast.unparse(statement.test) in ("TYPE_CHECKING", "__name__ == '__main__'"):
+            kept += _essential(statement.orelse, imports)  # only its else runs
+            continue
+        if isinstance(statement, ast.Import | ast.ImportFrom):
+            imports.append(statement)
+        for block in (statement, *getattr(statement, "handlers", ()), *getattr(statement, "cases", ())):
+            for name in ("body", "orelse", "finalbody"):
+                if inner := getattr(block, name, None):
+                    setattr(block, name, _essential(inner, imports))
+        kept.append(statement)
+    return kept
 
-    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
-        return None if isinstance(node.value, ast.Constant) else node
 
-    def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt]:
-        if ast.unparse(node.test) in ("TYPE_CHECKING", "__name__ == '__main__'"):
-            node = ast.If(ast.Constant(False), [], node.orelse)  # only its else runs
-        return self.generic_visit(node)
-
-
-def _imported_files(path: Path, tree: ast.AST, folders: frozenset[Path]) -> set[Path]:
-    """The files in the folders that a file imports, anywhere in its code.
-
-    A relative import is followed wherever the file is.
-    """
+def _imported_files(path: Path, imports: list[ast.Import | ast.ImportFrom], folders: frozenset[Path]) -> set[Path]:
+    """The files in the folders that a file imports. A relative import is followed wherever the file is."""
     places: set[Path] = set()
-    for node in ast.walk(tree):
+    for node in imports:
         if isinstance(node, ast.Import):
             modules, level = [alias.name for alias in node.names], 0
-        elif isinstance(node, ast.ImportFrom):
+        else:
             start = [node.module] if node.module else []
             modules = [*start, *(".".join([*start, alias.name]) for alias in node.names)]
             level = node.level
-        else:
-            continue
         bases = {path.parents[level - 1]} if level else folders
         places |= {base.joinpath(*module.split(".")) for base in bases for module in modules}
     return {file for place in places for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()}

@@ -72,7 +72,7 @@ class Run:
         from logger import RunLogger
 
         inputs = input_arrays(self.problem, self.config, data.train)
-        sites = max(int(x[0].size) for x in inputs)
+        sites = max((int(x[0].size) for x in inputs), default=1)
         torch.set_num_threads(self.config.threads or choose_num_threads(model, self.config.train.batch_size, sites))
         if not self.group.is_main:
             return

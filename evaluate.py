@@ -84,7 +84,7 @@ def build_parser(problem: Problem[Any] | None) -> Parser:
         "run", metavar="RUN", help="the run, by name or folder; RUN --help lists the options of its problem"
     )
     parser.add_argument(
-        "--name", help="name of the result (default: that of the file, or of the options that were chosen)"
+        "--name", help="name of the result (default: that of the file, or a short description of the data)"
     )
     if problem is not None:
         options = evaluation_options(problem)

@@ -86,7 +86,7 @@ def test(
     results = {
         "test": metrics,
         "baselines": {
-            name: judge(problem, config, model, examples, each, f"the baseline {name}")
+            name: judge(problem, config, model, examples, each, name=f"the baseline {name}")
             for name, each in baselines.items()
         },
     }

@@ -196,12 +196,13 @@ def evaluate(
     return Evaluation(judge(problem, config, model, examples, predictions), predictions)
 
 
-def judge(  # noqa: PLR0917
+def judge(
     problem: Problem[Any],
     config: Config,
     model: Standardized,
     examples: Examples,
     predictions: NDArray[Any],
+    *,
     name: str = "the network",
 ) -> dict[str, float]:
     """The metrics of predictions in physical units, of a network or of any other method: `loss`, and the problem's.

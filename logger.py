@@ -4,11 +4,14 @@ import contextlib
 import hashlib
 import io
 import json
+import math
 import os
 import shlex
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -27,25 +30,27 @@ from engine.problem import Problem, module_name
 from engine.signals import Interrupted, uninterrupted
 from utils import print_line, warn
 
+SECONDS_BETWEEN_WRITES = 1.0  # of metrics and checkpoints, so that a short epoch does not cost more than a long one
+
 
 class NullLogger:
     """A logger that writes nothing: for training without a folder, and for processes other than rank 0."""
 
     def log_epoch(self, row: Mapping[str, float]) -> None:
-        """Record the metrics of an epoch."""
+        """Show the metrics of an epoch."""
 
-    def log_weights(self, name: str, epoch: int, weights: Mapping[str, Any]) -> None:
-        """Save a network's weights."""
+    def log_state(self, state: Mapping[str, Any]) -> None:
+        """Save everything that the rest of a run depends on, now or soon."""
 
-    def log_checkpoint(self, state: Mapping[str, Any]) -> None:
-        """Save everything that the rest of a run depends on."""
+    def flush(self) -> None:
+        """Save now what has not been saved yet."""
 
     def note(self, **facts: Any) -> None:
         """Record what may differ between two equal runs."""
 
 
 class RunLogger(NullLogger):
-    """Records a run: config.json and run_info.json from the start, one row of metrics per epoch, the results.
+    """Records a run: config.json and run_info.json from the start, metrics and checkpoints as it goes, the results.
 
     As a context manager it records how the run ended: finished, interrupted, diverged or failed.
 
@@ -69,7 +74,8 @@ class RunLogger(NullLogger):
     ) -> None:
         self.folder, self.problem, self.config = folder, problem, config
         self.shapes = dict(shapes or {})
-        self.rows: list[dict[str, float]] = earlier.state["rows"] if earlier.state else []
+        self.unsaved: Mapping[str, Any] | None = None
+        self.last_write, self.best_written = -math.inf, 0
         self.timings = {} if timings is None else timings
         self.info: dict[str, Any] = {
             "status": "running",
@@ -83,9 +89,9 @@ class RunLogger(NullLogger):
         if earlier.info:
             before = {key: value for key, value in earlier.info.items() if key != "earlier"}
             self.info["earlier"] = [*earlier.info.get("earlier", []), before]
-        if self.rows:  # the file may have one row more, of an epoch without a checkpoint, or be damaged
-            write_json(folder / "epoch_metrics.json", self.rows)
         write_atomic(folder / "config.json", to_json(config).encode())
+        if earlier.state:  # other files may be of a later epoch, or damaged
+            self._write_metrics_and_best(earlier.state)
         wandb_id = earlier.info.get("wandb_id")
         self.note(wandb_id=wandb_id)
         self.wandb = _start_wandb(folder, problem, config, wandb_id) if config.log.wandb else None
@@ -100,8 +106,10 @@ class RunLogger(NullLogger):
     ) -> None:
         endings: dict[Any, str] = {None: "finished", Interrupted: "interrupted", DivergedError: "diverged"}
         self._close_bar()
-        with contextlib.suppress(OSError), uninterrupted():  # a full disk has been reported already
-            self.note(status=endings.get(kind, "failed"))
+        with uninterrupted():
+            for record in (self.flush, partial(self.note, status=endings.get(kind, "failed"))):
+                with contextlib.suppress(OSError):  # a full disk has been reported already
+                    record()
         self._to_wandb(lambda run: run.finish(exit_code=0 if kind is None else 1))
 
     def note(self, **facts: Any) -> None:
@@ -110,15 +118,13 @@ class RunLogger(NullLogger):
         write_json(self.folder / "run_info.json", self.info)
 
     def log_epoch(self, row: Mapping[str, float]) -> None:
-        """Append a row to epoch_metrics.json, which is a complete file after every epoch, and show it."""
-        self.rows.append(dict(row))
-        write_json(self.folder / "epoch_metrics.json", self.rows)
+        """Show a row of metrics, on the terminal and in W&B."""
         self._to_wandb(lambda run: run.log(dict(row), step=row["epoch"]))
         metric = self.problem.main_metric(self.config)[0]
         value, name = row[f"val_{metric}"], f"val {metric}".replace("_", " ")
         if sys.stderr is not None and sys.stderr.isatty():
             self.bar = self.bar or tqdm(
-                total=self.config.train.epochs, initial=len(self.rows) - 1, desc="training", unit="epoch"
+                total=self.config.train.epochs, initial=int(row["epoch"]) - 1, desc="training", unit="epoch"
             )
             self.bar.set_postfix_str(f"{name} {value:.3g}", refresh=False)
             self.bar.update()
@@ -146,17 +152,31 @@ class RunLogger(NullLogger):
         test_metrics = {f"test_{name}": value for name, value in results["test"].items()}
         self._to_wandb(lambda run: run.summary.update(test_metrics | {"best_epoch": results["best_epoch"]}))
 
-    def log_weights(self, name: str, epoch: int, weights: Mapping[str, Any]) -> None:
-        """Save a model's weights with the shapes of its data, unless the config has --no-checkpoints."""
-        if self.config.log.checkpoints:
-            content = {"epoch": epoch, "shapes": self.shapes, "model": dict(weights)}
-            checkpoints.save(self.folder / f"{name}.pt", self.config, content)
+    def log_state(self, state: Mapping[str, Any]) -> None:
+        """Write metrics, best weights and checkpoint if the last time was a second ago; otherwise keep a copy.
 
-    def log_checkpoint(self, state: Mapping[str, Any]) -> None:
-        """Save the state of training in last.pt, and keep the one before it, unless the config has --no-checkpoints."""
+        `flush` writes the copy: at the end of training and, however a run ends, at the end of the context.
+        """
+        is_time = time.monotonic() - self.last_write >= SECONDS_BETWEEN_WRITES
+        self.unsaved = state if is_time else checkpoints.snapshot(state)
+        if is_time:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the newest state, if it has not been written."""
+        if self.unsaved is None:
+            return
+        self._write_metrics_and_best(self.unsaved)
         if self.config.log.checkpoints:
-            content = {"rows": self.rows, **state}
-            checkpoints.save(self.folder / "last.pt", self.config, content, keep=self.folder / "previous.pt")
+            checkpoints.save(self.folder / "last.pt", self.config, self.unsaved, keep=self.folder / "previous.pt")
+        self.unsaved, self.last_write = None, time.monotonic()
+
+    def _write_metrics_and_best(self, state: Mapping[str, Any]) -> None:
+        write_json(self.folder / "epoch_metrics.json", state["rows"])
+        if self.config.log.checkpoints and state["best_epoch"] != self.best_written:
+            content = {"epoch": state["best_epoch"], "shapes": self.shapes, "model": state["best_weights"]}
+            checkpoints.save(self.folder / "best.pt", self.config, content)
+            self.best_written = state["best_epoch"]
 
     def log_arrays(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Save named arrays in an .npz file."""

@@ -60,11 +60,11 @@ def run(
             if this.earlier.state is not None:
                 trainer.restore(this.earlier.state)
                 print_line(f"continuing after epoch {trainer.epoch} of {config.train.epochs}")
-            fit = trainer.fit()
+            history = trainer.fit()
 
         if group.is_main:
             results, arrays = test(problem, config, model, data, this.timings)
-            results |= {"best_epoch": fit.best_epoch, "epochs_trained": fit.epochs_trained}
+            results |= {"best_epoch": trainer.best_epoch, "epochs_trained": len(history)}
             this.finish(results | {problem.check_name: dict(data.checks)}, arrays)
 
 

@@ -44,35 +44,6 @@ def linear(n_in: int, n_out: int, gain: float = 1.0) -> nn.Linear:
     return layer
 
 
-class Dropout(nn.Module):
-    """Dropout as nn.Dropout, but on the CPU with 15 random bits per activation, four of which come from a 64-bit
-    number.
-
-    In a small network nn.Dropout takes a fifth of the step there. The share p is rounded to a multiple of 1 / 32768.
-    Use an instance at one place of a network only: its mask has a storage of its own.
-    """
-
-    def __init__(self, p: float) -> None:
-        super().__init__()
-        self.p = p
-        self.n_dropped = min(round(p * 2**15), 2**15 - 1)  # of the 2^15 values of 15 bits
-        self.mask = torch.empty(0)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.p == 0:
-            return x
-        if not x.is_cpu or torch.compiler.is_dynamo_compiling():
-            return nn.functional.dropout(x, self.p)
-        if self.mask.shape != x.shape:
-            self.mask = torch.empty(x.shape)
-            self.words = torch.empty(-(-x.numel() // 4), dtype=torch.int64)
-            self.bits = self.words.view(torch.int16)[: x.numel()].view(x.shape)
-            self.all_but_sign = torch.tensor(2**15 - 1, dtype=torch.int16)
-        self.words.random_()
-        torch.ge(self.bits.bitwise_and_(self.all_but_sign), self.n_dropped, out=self.mask)  # 1.0 or 0.0
-        return x * self.mask.mul_(2**15 / (2**15 - self.n_dropped))
-
-
 class Network(nn.Module):
     """What every network declares about itself, and how it combines spins and temperatures."""
 
@@ -102,7 +73,7 @@ def hidden_layers(n_inputs: int, scale: float, config: ModelConfig, widths: tupl
     layers: list[nn.Module] = []
     for width in widths:
         activation = ACTIVATIONS[config.activation]()
-        layers += [linear(n_inputs, width, scale), activation, Dropout(config.dropout)]
+        layers += [linear(n_inputs, width, scale), activation, nn.Dropout(config.dropout)]
         n_inputs, scale = width, gain(activation)
     return nn.Sequential(*layers, linear(n_inputs, 1, scale), nn.Flatten(0))
 
@@ -152,7 +123,7 @@ class ResidualBlock(nn.Module):
             nn.LayerNorm(width),  # inside the branch, so that the shortcut is the identity
             linear(width, inner_width),
             activation,
-            Dropout(config.dropout),
+            nn.Dropout(config.dropout),
             last,
         )
 
@@ -198,7 +169,7 @@ class CNN(Network):
         for n_channels in config.channels:
             activation = ACTIVATIONS[config.activation]()
             layers += [Convolution(n_inputs, n_channels, config.kernel_size, scale), activation]
-            layers += [Dropout(config.dropout)]
+            layers += [nn.Dropout(config.dropout)]
             n_inputs, scale = n_channels, gain(activation)
         self.layers = nn.Sequential(*layers)
         self.local_energy = linear(n_inputs, 1, scale)

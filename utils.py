@@ -1,6 +1,7 @@
 """Small helpers for every file: messages on the terminal, random seeds, timings. Loads no torch by itself."""
 
 import os
+import random
 import sys
 import time
 from collections.abc import Iterator
@@ -36,10 +37,15 @@ def derive_seed(*key: int) -> int:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed torch's global generators: initial weights and dropout. Everything else has a generator of its own."""
+    """Seed the global generators of torch (initial weights, dropout), NumPy and Python (for what you may add).
+
+    Everything else in this project has a generator of its own.
+    """
     import torch
 
     torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - the global generator is meant
+    random.seed(seed)
 
 
 @contextmanager

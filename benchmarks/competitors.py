@@ -68,20 +68,12 @@ def columns(spins: NDArray[np.int8]) -> dict[str, NDArray[Any]]:
     return {"spins": spins, "temperatures": np.zeros(len(spins))}
 
 
-def network(case: Case, data: Data, *, own_dropout: bool) -> Any:
-    """The network of this project, with its own dropout or with torch's."""
-    import torch
-
+def network(case: Case, data: Data) -> Any:
+    """The network of this project."""
     from engine.prediction import build_network
-    from model import Dropout
     from problem import PROBLEM
 
-    model: Any = build_network(PROBLEM, replace(case.config, seed=0), columns(data.train_spins))
-    layers = model.network.layers
-    for name, layer in list(layers.named_children()):
-        if isinstance(layer, Dropout) and not own_dropout:
-            setattr(layers, name, torch.nn.Dropout(layer.p))
-    return model
+    return build_network(PROBLEM, replace(case.config, seed=0), columns(data.train_spins))
 
 
 def torch_tensors(data: Data) -> tuple[Any, ...]:
@@ -120,7 +112,7 @@ def run_loop(case: Case, data: Data, timer: Timer) -> None:
     from torch.utils.data import DataLoader, TensorDataset
 
     spins, targets, *_ = torch_tensors(data)
-    model, scale = network(case, data, own_dropout=False), float(targets.var())
+    model, scale = network(case, data), float(targets.var())
     optimizer = adamw(model)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, DEFAULT.train.epochs * steps_per_epoch(data))
     loader = DataLoader(TensorDataset(spins, targets), batch_size=DEFAULT.train.batch_size, shuffle=True)
@@ -145,7 +137,7 @@ def run_resident(case: Case, data: Data, timer: Timer, *, fused: bool = False) -
     from trainer import lr_factor
 
     spins, targets, *_ = torch_tensors(data)
-    model, scale = network(case, data, own_dropout=False), float(targets.var())
+    model, scale = network(case, data), float(targets.var())
     optimizer = adamw(model, fused=fused)
     size, total_steps, step = DEFAULT.train.batch_size, DEFAULT.train.epochs * steps_per_epoch(data), 0
     for _ in range(DEFAULT.train.epochs):
@@ -170,36 +162,30 @@ def run_fused(case: Case, data: Data, timer: Timer) -> None:
     run_resident(case, data, timer, fused=True)
 
 
-def run_ours(
-    case: Case, data: Data, timer: Timer, *, own_dropout: bool = True, replay: bool = True, compiled: bool = False
-) -> None:
+def run_ours(case: Case, data: Data, timer: Timer, *, replay: bool = False, compiled: bool = False) -> None:
     """The trainer of this project."""
     import torch
 
     from engine.hardware import choose_num_threads
+    from engine.replay import Replay
     from problem import PROBLEM
     from trainer import Trainer
 
-    model = network(case, data, own_dropout=own_dropout)
+    model = network(case, data)
     torch.set_num_threads(choose_num_threads(model, DEFAULT.train.batch_size, data.train_spins[0].size))
     config = replace(case.config, compile=compiled)
     trainer = Trainer(PROBLEM, config, model, columns(data.train_spins), columns(data.val_spins))
-    if not replay:
-        trainer.full_step = trainer._step
+    take_step = Replay(trainer) if replay else trainer.step
     for epoch in range(1, DEFAULT.train.epochs + 1):
+        trainer.epoch = epoch
         timer.begin()
-        trainer.train_epoch(epoch)
+        trainer.train_epoch(take_step)
         timer.end(lambda: torch_error(model, data))
 
 
-def run_one_vector(case: Case, data: Data, timer: Timer) -> None:
-    """In addition, all parameters are in one vector, losses and gradients are checked, and one thread is used."""
-    run_ours(case, data, timer, own_dropout=False, replay=False)
-
-
-def run_own_dropout(case: Case, data: Data, timer: Timer) -> None:
-    """In addition, dropout uses fewer random bits: the trainer of this project, with steps that are not replayed."""
-    run_ours(case, data, timer, replay=False)
+def run_replay(case: Case, data: Data, timer: Timer) -> None:
+    """The trainer of this project with --replay."""
+    run_ours(case, data, timer, replay=True)
 
 
 def run_compiled(case: Case, data: Data, timer: Timer) -> None:
@@ -219,7 +205,7 @@ def run_lightning(case: Case, data: Data, timer: Timer) -> None:
     warnings.simplefilter("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     spins, targets, *_ = torch_tensors(data)
-    model, scale = network(case, data, own_dropout=False), float(targets.var())
+    model, scale = network(case, data), float(targets.var())
     total_steps = DEFAULT.train.epochs * steps_per_epoch(data)
 
     class Module(lightning.LightningModule):  # type: ignore[misc]
@@ -335,20 +321,20 @@ def run_jax(case: Case, data: Data, timer: Timer) -> None:
         timer.end(partial(validation_error, state[0]))
 
 
-# First the ladder, then the others. The names are keys in results/training.json.
+# First what the trainer of this project does about a usual loop, step by step; then the others. The names are keys in
+# results/training.json.
 COMPETITORS: dict[str, Callable[[Case, Data, Timer], None]] = {
     "DataLoader loop": run_loop,
     "+ resident data": run_resident,
     "+ fused AdamW": run_fused,
-    "+ one vector, one thread": run_one_vector,
-    "+ dropout from 15 bits": run_own_dropout,
-    "ours: + repeated step": run_ours,
+    "ours": run_ours,
+    "ours, --replay": run_replay,
     "ours, --compile": run_compiled,
     "Lightning": run_lightning,
     "scikit-learn": run_sklearn,
     "JAX, scanned epoch": run_jax,
 }
-OURS = "ours: + repeated step"
+OURS = "ours"
 RACERS = ["DataLoader loop", "Lightning", "scikit-learn", "JAX, scanned epoch"]
 
 

@@ -1,5 +1,6 @@
 """Checkpoints: tensors and plain values in complete, checked files that run no code when they are read."""
 
+import copy
 import io
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -18,7 +19,7 @@ from engine.prediction import Shapes, Standardized, new_network
 from engine.problem import Problem, input_arrays, problem_of, target_array
 from utils import warn
 
-FORMAT = 4  # raise it when older programs would misread the file
+FORMAT = 5  # raise it when older programs would misread the file
 OLDEST = 3  # the weights of these files can still be used; they do not store shapes
 
 
@@ -29,6 +30,15 @@ def save(path: Path, config: Config, content: Mapping[str, Any], keep: Path | No
     if keep is not None and path.exists():
         path.replace(keep)  # if the process is killed before write_checked has finished, this one is left
     write_checked(path, buffer.getvalue())
+
+
+def snapshot(value: Any) -> Any:
+    """A copy of a trainer's state that does not change when training goes on."""
+    if isinstance(value, torch.Tensor):
+        return value.clone()
+    if isinstance(value, Mapping):
+        return {key: snapshot(each) for key, each in value.items()}
+    return copy.copy(value)
 
 
 def load(path: Path, config: Config, oldest: int = FORMAT) -> dict[str, Any]:
@@ -78,7 +88,7 @@ def load_last(folder: Path, config: Config) -> dict[str, Any] | None:
             faults.append(error)
             continue
         for fault in faults:
-            warn(f"warning: {fault}: continuing from {name}, one epoch earlier")
+            warn(f"warning: {fault}: continuing from {name}, after epoch {saved['epoch']}")
             (folder / name).replace(folder / "last.pt")  # or the next save would keep the damaged file instead of it
         return saved
     if faults:

@@ -127,7 +127,7 @@ def _resolve(problem: Problem[Any], given: dict[str, Any]) -> Command:
 
 
 # A resumed run may become longer, and may continue on another machine and with other records.
-MAY_CHANGE = {"--epochs", "--cache", "--wandb", "--checkpoints", "--device", "--threads", "--compile"}
+MAY_CHANGE = {"--epochs", "--cache", "--wandb", "--checkpoints", "--device", "--threads", "--compile", "--replay"}
 
 
 def _resolve_resume(problem: Problem[Any], given: dict[str, Any]) -> Command:

@@ -6,19 +6,36 @@ key in config.json and its line in the documentation follow from that field (opt
 instant.
 """
 
+import ast
 import copy
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, ConfigDict, model_validator
 from pydantic.dataclasses import dataclass
 
 from engine.options import check_name, merge, option, options_of, own_fields_first, read_json, validate
 
-Optimizer = Literal["adam", "adamw", "sgd"]
-Scheduler = Literal["none", "cosine", "step"]
+
+def keys_of(table: str) -> tuple[str, ...]:
+    """The words that are keys of a table in trainer.py. The file is read and not imported, since it loads torch."""
+    path = Path(__file__).parents[1] / "trainer.py"
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.AnnAssign | ast.Assign) and isinstance(node.value, ast.Dict):
+            names = node.targets if isinstance(node, ast.Assign) else [node.target]
+            if [ast.unparse(name) for name in names] == [table]:
+                return tuple(str(ast.literal_eval(key)) for key in node.value.keys if key)
+    raise NameError(f"{path} has no table {table} = {{...}}, in which its keys are written out")
+
+
+if TYPE_CHECKING:
+    Optimizer = str
+    Scheduler = str
+else:
+    Optimizer = Literal[keys_of("OPTIMIZERS")]
+    Scheduler = Literal[keys_of("SCHEDULES")]
 Device = Literal["auto", "cuda", "mps", "cpu"]
 
 # strict: true is not a number and 8.0 not an integer; forbid: an unknown key is an error.
@@ -97,6 +114,9 @@ class Config:
     device: Device = option("auto", "where to train; auto is the first available one of cuda, mps, cpu")
     threads: int | None = option(None, "CPU threads; none: all cores, but one thread for small networks", ge=1, le=1024)
     compile: bool = option(False, "compile the network by torch.compile; no gain on the CPU")
+    replay: bool = option(
+        False, "record the training step and replay it, which is faster; its limits are in docs/replay.md"
+    )
 
     @model_validator(mode="after")
     def _check_batches(self) -> Self:
@@ -104,6 +124,12 @@ class Config:
             raise ValueError(
                 f"--batch-size {self.train.batch_size} is above --num-train {self.data.num_train}: lower it"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_speed(self) -> Self:
+        if self.compile and self.replay:
+            raise ValueError("--compile and --replay are two ways to save the same time: drop one")
         return self
 
 

@@ -3,7 +3,7 @@
 import gc
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
@@ -55,6 +55,30 @@ class Group:
     def shard(self, tensor: "Tensor") -> "Tensor":
         """This process's share: one of `size` nearly equal parts along the first axis, as a view."""
         return tensor if self.size == 1 else tensor.tensor_split(self.size)[self.rank]
+
+    def share(self, batch: "Sequence[Tensor]") -> "Sequence[Tensor]":
+        """This process's share of a batch. One that is smaller than the group is the share of every process."""
+        return batch if len(batch[0]) < self.size else [self.shard(tensor) for tensor in batch]
+
+    def average(self, loss: "Tensor", parameters: "Iterable[Tensor]", n: int) -> "Tensor":
+        """Replace the gradients of parameters by their mean over all processes, and return that of the loss.
+
+        Args:
+            loss: the mean over the examples of this process, a single number.
+            parameters: those with a gradient; the same in all processes.
+            n: the number of examples, by which the mean is weighted.
+        """
+        if self.size == 1:
+            return loss
+        import torch
+
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        numbers = torch.cat([each.flatten() for each in (*gradients, loss, torch.ones_like(loss))])
+        *sums, count = torch.split(self.all_reduce(numbers * n), [each.numel() for each in (*gradients, loss, loss)])
+        *means, loss = (each / count for each in sums)
+        for gradient, mean in zip(gradients, means, strict=True):
+            gradient.copy_(mean.view_as(gradient))
+        return loss.squeeze()
 
     def all_reduce(self, tensor: "Tensor") -> "Tensor":
         """Replace a tensor by its sum over all processes, in all of them, and return it."""

@@ -1,180 +1,306 @@
-"""A training step that is recorded once and then replayed, at the cost of little more than its arithmetic.
+"""--replay: a training step that is recorded once and then replayed, at the cost of little more than its arithmetic.
 
 Most of the time of a small step is not arithmetic but bookkeeping: modules that call modules, the graph that autograd
-builds and walks, the optimiser that looks up its state. All of it is the same at every step. So a step runs a few times
-as it is written, is then recorded, and from then on its operations are replayed: on the CPU a list of tensor
-operations, on a CUDA device one CUDA graph.
+builds and walks, the optimiser that looks up its state. So a step runs a few times as it is written, is recorded, and
+from then on its tensor operations are repeated (recording.py). Python code in it then runs no more, which is right as
+long as it does the same at every step. Replay checks that:
 
-For that a step has to do the same each time, with tensors that keep their storage: what is recorded are tensors, not
-the names they had. It must not read a number from a tensor. Random numbers continue from step to step as they would
-anyway.
+- It looks for what makes a difference at some later step: hooks, numbers that are read from tensors, attributes that
+  the step changes, random numbers of NumPy or Python.
+- In the first epoch every step is taken both ways from one state, and compared bit for bit. In later epochs the first
+  step is.
+
+What it finds switches it off, with one line, and the step as it is written is the one that counts. What it cannot see
+is in docs/replay.md.
 """
 
-from collections.abc import Callable
-from functools import partial
-from operator import getitem
-from typing import Any
+import operator
+import pickle
+import random
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
-from torch import Tensor
-from torch._ops import OpOverload
-from torch.fx import Graph, GraphModule, Node
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
+from torch import Generator, Tensor, nn
 
-Step = Callable[..., None]  # takes the tensors of a batch; changes the weights
+from utils import one_line, warn
 
-N_EAGER = 3  # steps as they are written: libraries initialise themselves and the optimiser creates its state
+if TYPE_CHECKING:
+    from engine.recording import CudaGraph, Recording
 
+Step = Callable[[tuple[Tensor, ...], Tensor], Tensor]  # takes inputs and targets, changes the weights, returns the loss
 
-def replayed(step: Step, device: torch.device) -> Step:
-    """A function that does what `step` does, for batches of one shape, and is fast after the first few calls."""
-    if device.type == "cpu":
-        return _Replayed(step, eager=step, record=_recorded)
-    if device.type == "cuda":
-        return _Replayed(step, eager=partial(_on_side_stream, step), record=_captured)
-    return step
+N_WARM_UP = 3  # steps as they are written: libraries initialise themselves, and the optimiser creates its state
+OF_EVERY_MODULE = set(vars(nn.Module())) - {"_parameters", "_buffers", "_modules", "training"}  # hooks, among others
+N_COMPARED = 20  # the least number of steps that are compared before the first one is not
 
 
-class _Replayed:
-    def __init__(self, step: Step, eager: Step, record: Callable[..., Step]) -> None:
-        self.step, self.eager, self.record = step, eager, record
-        self.n_calls = 0
-        self.again: Step | None = None
+class Trains(Protocol):
+    """What replay needs of a trainer."""
 
-    def __call__(self, *batch: Tensor) -> None:
-        self.n_calls += 1
-        if self.again is not None:
-            self.again(*batch)
-        elif self.n_calls <= N_EAGER:
-            self.eager(*batch)
+    epoch: int
+    problem: Any
+    config: Any
+    group: Any
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+
+    def step(self, inputs: tuple[Tensor, ...], targets: Tensor) -> Tensor:
+        """Update the weights with one batch, and return its loss."""
+
+
+class State(NamedTuple):
+    """What a step may change."""
+
+    tensors: list[Tensor]
+    generators: list[Tensor]
+    gradients: list[Tensor | None]
+
+
+class Replay:
+    """The step of a trainer, replayed for batches of full size. Other batches run as the step is written."""
+
+    def __init__(self, trainer: Trains) -> None:
+        self.trainer = trainer
+        self.parameters = list(trainer.network.parameters())
+        self.device = self.parameters[0].device
+        self.recording: Recording | CudaGraph | None = None
+        self.rates: list[tuple[dict[str, Any], Tensor]] = []  # groups of the optimiser, with their rates as tensors
+        self.fixed: list[tuple[dict[str, Any], float]] = []  # groups whose rates were recorded as numbers
+        self.is_off = False
+        self.n_warm_up = self.n_compared = self.first_epoch = self.last_epoch = 0
+        if trainer.group.size > 1:
+            self.switch_off("the run has several processes")
+        elif self.device.type not in ("cpu", "cuda"):
+            self.switch_off(f"it needs the device cpu or cuda, and this is {self.device.type}")
+
+    def __call__(self, inputs: tuple[Tensor, ...], targets: Tensor) -> Tensor:
+        """Take a step with a batch; return its loss."""
+        if self.is_off or len(targets) != self.trainer.config.train.batch_size:
+            return self.trainer.step(inputs, targets)
+        if self.recording is None:
+            self.n_warm_up += 1
+            return (self.warm_up if self.n_warm_up <= N_WARM_UP else self.record)(inputs, targets)
+        if any(group["lr"] != rate for group, rate in self.fixed):
+            self.switch_off("the optimiser takes the learning rate as a number, which has changed")
+            return self.trainer.step(inputs, targets)
+        for group, rate in self.rates:
+            rate.fill_(group["lr"])
+        epoch = self.trainer.epoch
+        if epoch == self.first_epoch or epoch != self.last_epoch or self.n_compared < N_COMPARED:
+            return self.compare(inputs, targets)
+        return self.recording(inputs, targets)
+
+    def switch_off(self, reason: str) -> None:
+        """From now on, take every step as it is written."""
+        self.is_off, self.recording, self.rates = True, None, []
+        warn(f"warning: replay is off: {one_line(reason)}")
+
+    def as_written(self, inputs: tuple[Tensor, ...], targets: Tensor) -> Tensor:
+        """Take a step as it is written, with learning rates in the tensors that a recording reads them from."""
+        numbers = [group["lr"] for group, _ in self.rates]
+        for group, rate in self.rates:
+            group["lr"] = rate
+        try:
+            return self.trainer.step(inputs, targets)
+        finally:
+            for (group, _), number in zip(self.rates, numbers, strict=True):
+                group["lr"] = number
+
+    def warm_up(self, inputs: tuple[Tensor, ...], targets: Tensor) -> Tensor:
+        """Take a step as it is written; on CUDA on a stream of its own, as a capture does."""
+        if self.device.type == "cpu":
+            return self.trainer.step(inputs, targets)
+        main, side = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side.wait_stream(main)
+        with torch.cuda.stream(side):
+            loss = self.trainer.step(inputs, targets)
+        main.wait_stream(side)
+        return loss
+
+    def record(self, inputs: tuple[Tensor, ...], targets: Tensor) -> Tensor:
+        """Take a step as it is written, and record it."""
+        try:
+            from engine.recording import CudaGraph, Recording
+        except (ImportError, AttributeError) as error:
+            self.switch_off(f"this version of PyTorch lacks something that it needs ({error})")
+            return self.trainer.step(inputs, targets)
+        on_cpu = self.device.type == "cpu"
+        for group in self.trainer.optimizer.param_groups:
+            if group.get("fused"):  # such an optimiser can read its rate from a tensor
+                kind = torch.float64 if on_cpu else torch.float32
+                self.rates.append((group, torch.tensor(group["lr"], dtype=kind, device=self.device)))
+                if not on_cpu and "capturable" in group:
+                    group["capturable"] = True
+            else:
+                self.fixed.append((group, group["lr"]))
+        surroundings = Surroundings(self.trainer)
+        watched = self.watched(surroundings)
+        before = self.state(watched)
+        try:
+            recording = Recording(self.as_written, inputs, targets, self.parameters)
+            faults = [*([recording.fault] if recording.fault else []), *surroundings.changes()]
+            self.recording = recording
+            if not faults and not on_cpu:
+                self.recording = CudaGraph(self.as_written, inputs, targets, recording)
+        except Exception as error:  # of any kind: without replay there may be none
+            self.load(watched, before)
+            self.switch_off(f"the step cannot be recorded ({error!r})")
+            return self.trainer.step(inputs, targets)
+        if faults:
+            self.switch_off(faults[0])
+        self.first_epoch = self.trainer.epoch
+        return recording.loss
+
+    def compare(self, inputs: tuple[Tensor, ...], targets: Tensor) -> Tensor:
+        """Take a step as it is written; take it again from the same state, replayed; compare."""
+        assert self.recording is not None
+        surroundings = Surroundings(self.trainer)
+        watched = self.watched(surroundings)
+        before = self.state(watched)
+        loss = self.as_written(inputs, targets)
+        faults = surroundings.changes()
+        written = self.state([*watched, loss])
+        self.load(watched, before)
+        try:
+            replayed = self.state([*watched, self.recording(inputs, targets)])
+        except RuntimeError as error:
+            faults.append(f"the step cannot be repeated with another batch ({error})")
         else:
-            self.again = self.record(self.step, *batch)  # takes the step for this batch
+            if not all(map(same, flat(written), flat(replayed))):
+                faults.append("the step as it is written gives other numbers than the replayed one")
+        if faults:
+            self.load([*watched, loss], written)
+            self.switch_off(faults[0])
+        self.last_epoch, self.n_compared = self.trainer.epoch, self.n_compared + 1
+        return loss
+
+    def watched(self, surroundings: "Surroundings") -> list[Tensor]:
+        """The tensors that a step may change, each once."""
+        trainer, used = self.trainer, self.recording.used if self.recording else []
+        of_optimizer = [value for state in trainer.optimizer.state.values() for value in state.values()]
+        of_attributes = [value for values in surroundings.attributes.values() for value in values]
+        found = [*self.parameters, *trainer.network.buffers(), *used, *of_optimizer, *of_attributes]
+        tensors = [each for each in found if isinstance(each, Tensor)]
+        return list({(each.data_ptr(), each.shape, each.stride()): each for each in tensors}.values())
+
+    def generators(self) -> list[Generator]:
+        """The random generators that a step may use."""
+        of_device = [] if self.device.type == "cpu" else [torch.cuda.default_generators[self.device.index or 0]]
+        return [torch.default_generator, *of_device, *(self.recording.generators if self.recording else ())]
+
+    def state(self, tensors: Iterable[Tensor]) -> State:
+        """A copy of what a step may change."""
+        return State(
+            [tensor.detach().clone() for tensor in tensors],
+            [generator.get_state() for generator in self.generators()],
+            [parameter.grad for parameter in self.parameters],
+        )
+
+    def load(self, tensors: Iterable[Tensor], state: State) -> None:
+        """Return to a state."""
+        with torch.no_grad():
+            for tensor, value in zip(tensors, state.tensors, strict=True):
+                tensor.copy_(value)
+        for generator, value in zip(self.generators(), state.generators, strict=True):
+            generator.set_state(value)
+        for parameter, gradient in zip(self.parameters, state.gradients, strict=True):
+            parameter.grad = gradient
 
 
-# ------------------------------------------------------------------------------------------------------------- the CPU
+class Surroundings:
+    """What a step may change besides tensors: attributes, and the global random generators of NumPy and Python.
 
-
-def _recorded(step: Step, *batch: Tensor) -> Step:
-    """Take a step; return a function that repeats its tensor operations."""
-    with _Recorder(batch) as record:
-        step(*batch)
-    record.graph.output(None)
-    operations = GraphModule(record.kept, record.graph)
-    _shorten(operations)
-    _quicken(operations)
-    forward = operations.forward
-
-    def again(*batch: Tensor) -> None:
-        with torch.inference_mode():
-            forward(*batch)
-
-    return again
-
-
-class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Records every operation on tensors in its context, those of autograd included.
-
-    torch.fx.experimental.make_fx does the same, but loads torch.compile: 1.5 s.
+    Attributes are those of the trainer, the problem, every module of the network, and the files of the first two. If
+    one is a collection, what is in it counts as well; if one is a random generator, its state.
     """
 
-    def __init__(self, batch: tuple[Tensor, ...]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.graph = Graph()
-        self.kept: dict[str, Tensor] = {}  # tensors from before, under their names in the graph
-        self.seen = list(batch)  # keeps every tensor alive, so that no two have the same id
-        self.nodes = {id(tensor): self.graph.placeholder(f"batch_{i}") for i, tensor in enumerate(batch)}
+    def __init__(self, trainer: Trains) -> None:
+        self.trainer = trainer
+        self.modules = {f"network.{name}".rstrip("."): module for name, module in trainer.network.named_modules()}
+        self.owners: dict[str, Any] = {"trainer": trainer, "problem": trainer.problem, **self.modules}
+        for owner in (trainer, trainer.problem):
+            self.owners[type(owner).__module__] = sys.modules[type(owner).__module__]
+        self.attributes = self.read()
+        self.randomness = global_generators()
 
-    def __torch_dispatch__(
-        self, operation: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        outputs = operation(*args, **(kwargs or {}))
-        if operation.namespace != "profiler":  # marks for the profiler change no tensor
-            inputs = tree_map_only(Tensor, self.node, (args, kwargs or {}))
-            node = self.graph.call_function(operation, *inputs)
-            if isinstance(outputs, Tensor):
-                self.remember(outputs, node)
-            for i, output in enumerate(outputs if isinstance(outputs, (list, tuple)) else ()):
-                if isinstance(output, Tensor):
-                    self.remember(output, self.graph.call_function(getitem, (node, i)))
-        return outputs
+    def read(self) -> dict[tuple[str, str], list[Any]]:
+        """Every attribute, and what is in it."""
+        found = {}
+        for name, owner in self.owners.items():
+            for key, value in vars(owner).items():
+                if key in OF_EVERY_MODULE:
+                    continue
+                if isinstance(value, dict):
+                    found[name, key] = [value, *value.values()]
+                elif isinstance(value, (list, tuple, set, deque)):
+                    found[name, key] = [value, *value]
+                elif isinstance(value, (np.random.Generator, random.Random)):
+                    found[name, key] = [value, pickle.dumps(value)]
+                elif not (callable(value) or isinstance(value, ModuleType)):
+                    found[name, key] = [value]
+        return found
 
-    def remember(self, tensor: Tensor, node: Node) -> None:
-        """Let the node represent this tensor from now on."""
-        self.seen.append(tensor)
-        self.nodes[id(tensor)] = node
-
-    def node(self, tensor: Tensor) -> Node:
-        """The node that represents this tensor; for a tensor from before, a new one that keeps it."""
-        if id(tensor) not in self.nodes:
-            name = f"kept_{len(self.kept)}"
-            self.kept[name] = tensor.detach()
-            self.remember(tensor, self.graph.get_attr(name))
-        return self.nodes[id(tensor)]
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # True would load torch.compile, to exclude this code from compilation
-
-
-def _shorten(operations: GraphModule) -> None:
-    """Remove what changes no number: aliases, and views of weights, which are computed once."""
-    graph, aten = operations.graph, torch.ops.aten
-    views = (aten.t.default, aten.view.default, aten.expand.default, aten.unsqueeze.default)
-    for node in graph.nodes:
-        source = node.args[0] if node.op == "call_function" and node.args else None
-        if isinstance(source, Node):
-            if node.target is aten.detach.default:
-                node.replace_all_uses_with(source)
-            elif node.target in views and source.op == "get_attr":
-                kept = getattr(operations, str(source.target)).detach()
-                operations.register_buffer(f"{node.name}_kept", node.target(kept, *node.args[1:]))
-                with graph.inserting_before(node):
-                    node.replace_all_uses_with(graph.get_attr(f"{node.name}_kept"))
-            elif node.target is aten.t.default and source.target is aten.t.default:
-                node.replace_all_uses_with(source.args[0])
-    for node in reversed(graph.nodes):
-        unused = node.op == "get_attr" or node.target in (*views, aten.detach.default)
-        if unused and not node.users:
-            graph.erase_node(node)
+    def changes(self) -> list[str]:
+        """What has changed, in words, since this object was made, and which hooks there are."""
+        before, after = self.attributes, self.read()
+        found = hooks(self.modules, self.trainer.optimizer)
+        for name, key in before | after:
+            if not unchanged(before.get((name, key), []), after.get((name, key), [])):
+                found.append(f"the step changes {name}.{key}")
+        found += [
+            f"the step draws random numbers of {name}"
+            for name, now in global_generators().items()
+            if now != self.randomness[name]
+        ]
+        return found
 
 
-def _quicken(operations: GraphModule) -> None:
-    """Avoid look-ups at each call: of operations, without the Python around them, and of tensors in a module."""
-    for node in operations.graph.nodes:
-        if isinstance(node.target, OpOverload):
-            name = str(node.target).replace(".", "_")
-            node.target = partial(node.target._op)  # FX writes a function by these two names
-            node.target.__name__, node.target.__module__ = name, __name__
-    operations.recompile()
-    for node in operations.graph.nodes:
-        if node.op == "get_attr":
-            operations.__dict__[node.target] = getattr(operations, node.target)
+def global_generators() -> dict[str, Any]:
+    """The states of the global random generators outside of torch."""
+    of_numpy = np.random.get_state()  # noqa: NPY002 - the global generator is meant
+    return {"NumPy": pickle.dumps(of_numpy), "Python": random.getstate()}
 
 
-# ---------------------------------------------------------------------------------------------------------------- CUDA
+def unchanged(before: list[Any], after: list[Any]) -> bool:
+    """Whether an attribute and what is in it are the same objects, or equal numbers or words."""
+    if len(before) != len(after):
+        return False
+    return all(map(operator.is_, before, after)) or all(
+        a is b or (isinstance(a, (int, float, str, bytes)) and type(a) is type(b) and a == b)
+        for a, b in zip(before, after, strict=True)
+    )
 
 
-def _captured(step: Step, *batch: Tensor) -> Step:
-    """Capture a step and take it; return a function that launches its kernels again."""
-    own = [tensor.clone() for tensor in batch]
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):  # records, and does nothing
-        step(*own)
-
-    def again(*batch: Tensor) -> None:
-        for place, tensor in zip(own, batch, strict=True):
-            place.copy_(tensor)
-        graph.replay()
-
-    again(*batch)
-    return again
+def same(one: Tensor | None, other: Tensor | None) -> bool:
+    """Whether two tensors are equal bit for bit."""
+    if one is None or other is None:
+        return one is other
+    if (one.shape, one.dtype) != (other.shape, other.dtype):
+        return False
+    kind = {2: torch.int16, 4: torch.int32, 8: torch.int64}.get(one.element_size(), torch.uint8)
+    bits, others = (tensor.detach().contiguous().flatten().view(kind) for tensor in (one, other))
+    return torch.equal(bits, others)
 
 
-def _on_side_stream(step: Step, *batch: Tensor) -> None:
-    """Take a step on a stream of its own, as the capture does, and let the main stream wait for it."""
-    main, side = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    side.wait_stream(main)
-    with torch.cuda.stream(side):
-        step(*batch)
-    main.wait_stream(side)
+def flat(state: State) -> list[Tensor | None]:
+    """All tensors of a state."""
+    return [*state.tensors, *state.generators, *state.gradients]
+
+
+def hooks(modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer) -> list[str]:
+    """Which hooks there are. They are Python code, which a replayed step does not run."""
+    found = []
+    for name, module in modules.items():
+        if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
+            found.append(f"there is a hook on {name}")
+        for key, p in module._parameters.items():
+            if p is not None and (p._backward_hooks or p._post_accumulate_grad_hooks):
+                found.append(f"there is a hook on {name}.{key}")
+    if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
+        found.append("there is a hook on the optimiser")
+    return found

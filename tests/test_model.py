@@ -13,7 +13,6 @@ from model import (
     ACTIVATIONS,
     ARCHITECTURES,
     Convolution,
-    Dropout,
     Network,
     ResidualBlock,
     Symmetry,
@@ -195,45 +194,3 @@ def test_dropout_only_acts_in_training(architecture: str) -> None:
     batch = spins(8, 6)
     assert not torch.equal(model.train()(batch), model(batch))
     assert torch.equal(model.eval()(batch), model(batch))
-
-
-@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
-def test_dropout_drops_its_share_and_keeps_the_mean(p: float) -> None:
-    torch.manual_seed(0)
-    dropout = Dropout(p).train()
-    n = 40 * 500 * 100
-    out = torch.cat([dropout(torch.ones(500, 100)) for _ in range(40)])
-    kept = out[out != 0]
-    assert torch.allclose(kept, torch.tensor(1 / (1 - p)), rtol=1e-4)
-    error = (p * (1 - p) / n) ** 0.5
-    assert abs(1 - len(kept) / n - p) < 4 * error + 2**-16
-    assert abs(out.mean() - 1) < 4 * error / (1 - p)
-    # No mask is like another, nor like the next activation's or the next configuration's.
-    masks = (out.view(40, 500, 100) != 0).double()
-    for one, other in ((masks[1:], masks[:-1]), (masks[:, 1:], masks[:, :-1]), (masks[..., 1:], masks[..., :-1])):
-        correlation = ((one - one.mean()) * (other - other.mean())).mean() / (p * (1 - p))
-        assert abs(correlation) < 5 / n**0.5
-
-
-def test_dropout_only_depends_on_the_generator() -> None:
-    dropout, x = Dropout(0.3), torch.ones(7, 5)
-    runs = []
-    for n_before in (0, 3):
-        dropout.train()
-        for _ in range(n_before):
-            dropout(x)
-        torch.manual_seed(1)
-        dropout.train()
-        runs.append(torch.stack([dropout(x) for _ in range(40)]))
-    assert torch.equal(*runs)
-    assert dropout(torch.ones(2, 3)).shape == (2, 3)
-    assert torch.equal(dropout.eval()(x), x)
-    assert torch.equal(Dropout(0).train()(x), x)
-
-
-def test_the_gradient_of_dropout_is_its_mask() -> None:
-    x = torch.ones(64, 32, requires_grad=True)
-    out = Dropout(0.5).train()(x)
-    out.sum().backward()
-    assert x.grad is not None
-    assert torch.equal(x.grad, out.detach())

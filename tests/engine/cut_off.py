@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+import logger
 import main
 import trainer  # noqa: F401 - loaded here, not in every fork
 from engine import hardware, plotting
@@ -96,7 +97,7 @@ def outcome() -> dict[str, Any]:
     """Everything that must not depend on where a run was cut off."""
     names = ("epoch_metrics.json", "results.json", "predictions.npz", "config.json")
     found: dict[str, Any] = {name: (FOLDER / name).read_bytes() for name in names}
-    for name in ("best.pt", "last.pt", "previous.pt"):
+    for name in ("best.pt", "last.pt"):
         saved = torch.load(io.BytesIO(read_checked(FOLDER / name)), weights_only=True)
         found[name] = json.dumps(saved, default=lambda tensor: tensor.tolist())
     found["left over"] = sorted(path.name for path in FOLDER.glob(".*.tmp"))
@@ -154,8 +155,10 @@ def command() -> None:
     torch.set_num_threads(1)
     # Both take longer than everything else. Figures are plotted from files that are compared.
     plotting.plot_run, hardware._git = (lambda *_: []), (lambda *_: None)
+    logger.SECONDS_BETWEEN_WRITES = 0  # an epoch takes milliseconds, and every write is to be cut off
     if mode == "moments":
         RUN.extend(["--epochs", "20"])  # most of the time is then training
+        logger.SECONDS_BETWEEN_WRITES = 0.02  # some epochs are saved, others only kept
     with tempfile.TemporaryDirectory(dir=PLACE) as folder:
         os.chdir(folder)
         assert exit_code(forked(RUN)) == 0  # reads from the disk what later runs find in memory

@@ -17,9 +17,11 @@ LAYERS: list[dict[str, set[str]]] = [
         "engine.errors": set(),
         "engine.figures": set(),
         "engine.signals": set(),
-        "engine.replay": set(),
+        "engine.compiler": set(),
+        "engine.recording": set(),
     },
     {
+        "engine.replay": {"utils", "engine.recording"},
         "engine.options": {"utils", "engine.errors"},
         "engine.files": {"engine.errors"},
         "engine.hardware": {"engine.errors"},
@@ -60,8 +62,8 @@ LAYERS: list[dict[str, set[str]]] = [
             *("engine.hardware", "engine.problem", "engine.signals"),
         },
         "trainer": {
-            *("logger", "utils", "engine.config", "engine.distributed", "engine.errors", "engine.prediction"),
-            *("engine.problem", "engine.replay"),
+            *("logger", "utils", "engine.compiler", "engine.config", "engine.distributed", "engine.errors"),
+            *("engine.prediction", "engine.problem", "engine.replay"),
         },
         "engine.run": {
             *("logger", "trainer", "utils", "engine.checkpoints", "engine.config", "engine.datasets"),

@@ -93,12 +93,12 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
             checkpoints.load(path, other)
 
 
-@pytest.mark.parametrize("version", [2, 3, 4, 5])
-@pytest.mark.parametrize(("oldest", "needed"), [(3, "3 to 4"), (4, "4")])
+@pytest.mark.parametrize("version", [2, 3, 4, 5, 6])
+@pytest.mark.parametrize(("oldest", "needed"), [(3, "3 to 5"), (5, "5")])
 def test_only_known_formats_are_read(version: int, oldest: int, needed: str, tmp_path: Path) -> None:
-    assert (checkpoints.OLDEST, checkpoints.FORMAT) == (3, 4)
+    assert (checkpoints.OLDEST, checkpoints.FORMAT) == (3, 5)
     path = tmp_path / "last.pt"
-    if oldest <= version <= 4:
+    if oldest <= version <= 5:
         write_torch(path, {"format": version, "config": to_dict(CONFIG)})
         assert checkpoints.load(path, CONFIG, oldest)["format"] == version
         return

@@ -38,12 +38,29 @@ def test_the_shared_defaults_are_those_that_are_promised() -> None:
     assert (config.train.weight_decay, config.train.grad_clip, config.train.warmup_epochs) == (0.01, None, 0)
     assert config.data == DataConfig(num_train=None, num_val=None, num_test=None, cache=True, file=None)
     assert config.log == LogConfig(run_name=None, wandb=False, checkpoints=True)
-    assert (config.seed, config.device, config.threads, config.compile) == (42, "auto", None, False)
+    assert (config.seed, config.device, config.threads, config.compile, config.replay) == (
+        42,
+        "auto",
+        None,
+        False,
+        False,
+    )
 
 
 def test_config_json_has_all_keys_and_the_problems_own_options_first() -> None:
     content = json.loads(to_json(ToyConfig()))
-    assert list(content) == ["absolute", "model", "train", "data", "log", "seed", "device", "threads", "compile"]
+    assert list(content) == [
+        "absolute",
+        "model",
+        "train",
+        "data",
+        "log",
+        "seed",
+        "device",
+        "threads",
+        "compile",
+        "replay",
+    ]
     assert list(content["data"])[:4] == ["dimension", "spread", "rounds", "corrupt"]
     assert set(content["data"]) == {field.name for field in dataclasses.fields(ToyDataConfig)}
     assert content["train"]["patience"] is None

@@ -8,6 +8,7 @@ import pty
 import subprocess
 import sys
 import termios
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ import pytest
 import torch
 
 import engine.hardware
+import logger
+from engine import checkpoints
+from engine.checkpoints import EarlierRun
 from engine.config import LogConfig, TrainConfig, load_config
 from engine.errors import DivergedError
 from engine.files import write_json
@@ -28,12 +32,90 @@ from utils import timed
 ROW = {"epoch": 1, "step": 10, "train_loss": 0.5, "val_loss": 0.25, "val_mae": 0.1, "learning_rate": 0.001}
 
 
-def test_epoch_metrics_are_a_complete_file_after_every_epoch(tmp_path: Path) -> None:
-    logger = RunLogger(tmp_path, PROBLEM, ToyConfig())
-    for epoch in range(1, 4):
-        logger.log_epoch({**ROW, "epoch": epoch})
-        assert read(tmp_path, "epoch_metrics.json") == [{**ROW, "epoch": i} for i in range(1, epoch + 1)]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "epoch_metrics.json", "run_info.json"]
+def state_of(epoch: int, best_epoch: int = 1) -> dict[str, Any]:
+    """The state of a trainer after an epoch."""
+    weights = {"w": torch.full((3,), float(epoch))}
+    rows = [{**ROW, "epoch": i} for i in range(1, epoch + 1)]
+    best = {"w": torch.full((3,), float(best_epoch))}
+    return {"epoch": epoch, "rows": rows, "weights": weights, "best_epoch": best_epoch, "best_weights": best}
+
+
+class Clock:
+    """Stands in for time.monotonic."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+
+
+def saved_epoch(folder: Path, name: str = "last") -> int:
+    return int(torch.load(folder / f"{name}.pt", weights_only=True)["epoch"])
+
+
+def test_metrics_and_checkpoints_are_written_once_per_second_and_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch)
+    with RunLogger(tmp_path, PROBLEM, ToyConfig()) as run:
+        for epoch in range(1, 26):  # 0.1 s each: written are the first one, the 11th and the 21st
+            run.log_state(state_of(epoch))
+            on_disk = epoch - (epoch - 1) % 10
+            assert [row["epoch"] for row in read(tmp_path, "epoch_metrics.json")] == list(range(1, on_disk + 1))
+            assert saved_epoch(tmp_path) == on_disk
+            clock.now += 0.1001
+        assert saved_epoch(tmp_path, "previous") == 11
+        run.flush()
+        assert len(read(tmp_path, "epoch_metrics.json")) == saved_epoch(tmp_path) == 25
+        assert saved_epoch(tmp_path, "previous") == 21
+
+
+@pytest.mark.parametrize("error", [Interrupted(2), DivergedError(), ValueError()])
+def test_an_interrupted_run_saves_its_last_epoch_as_it_was(
+    error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Clock(monkeypatch)
+    live = state_of(2, best_epoch=2)
+
+    def train(run: RunLogger) -> None:
+        run.log_state(state_of(1))
+        run.log_state(live)
+        live["weights"]["w"] += 99  # the next epoch has begun
+        raise error
+
+    run = RunLogger(tmp_path, PROBLEM, ToyConfig())
+    with pytest.raises(type(error)), run:
+        train(run)
+    assert len(read(tmp_path, "epoch_metrics.json")) == 2
+    assert torch.load(tmp_path / "last.pt", weights_only=True)["weights"]["w"].tolist() == [2, 2, 2]
+    assert saved_epoch(tmp_path, "best") == 2
+
+
+def test_an_interruption_while_a_state_is_written_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save, saves = checkpoints.save, []
+
+    def interrupt(path: Path, *arguments: Any, **options: Any) -> None:
+        saves.append(path.name)
+        if saves.count("last.pt") == 2:
+            saves.append("interrupted")
+            raise Interrupted(15)
+        save(path, *arguments, **options)
+
+    monkeypatch.setattr(logger, "SECONDS_BETWEEN_WRITES", 0)
+    monkeypatch.setattr(checkpoints, "save", interrupt)
+    run = RunLogger(tmp_path, PROBLEM, ToyConfig())
+    run.log_state(state_of(1))
+    with pytest.raises(Interrupted), run:
+        run.log_state(state_of(2))
+    assert saves == ["best.pt", "last.pt", "last.pt", "interrupted", "last.pt"]
+    assert saved_epoch(tmp_path) == 2
+
+
+def test_a_run_without_epochs_has_no_metrics(tmp_path: Path) -> None:
+    with RunLogger(tmp_path, PROBLEM, ToyConfig()) as run:
+        run.flush()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "run_info.json"]
 
 
 def test_a_number_that_json_lacks_is_an_error_and_the_old_file_stays(tmp_path: Path) -> None:
@@ -100,8 +182,8 @@ def test_the_record_of_a_finished_run_has_its_timings(tmp_path: Path) -> None:
 
 def test_weights_are_saved_with_config_and_shapes_as_tensors_and_plain_values(tmp_path: Path) -> None:
     shapes: dict[str, Any] = {"inputs": [[2], []], "target": []}
-    logger = RunLogger(tmp_path, PROBLEM, ToyConfig(), shapes=shapes)
-    logger.log_weights("best", 7, torch.nn.Linear(2, 3).state_dict())
+    run = RunLogger(tmp_path, PROBLEM, ToyConfig(), shapes=shapes)
+    run.log_state({**state_of(8, best_epoch=7), "best_weights": torch.nn.Linear(2, 3).state_dict()})
     content = torch.load(tmp_path / "best.pt", weights_only=True)
     assert content["epoch"] == 7
     assert content["shapes"] == shapes
@@ -110,38 +192,48 @@ def test_weights_are_saved_with_config_and_shapes_as_tensors_and_plain_values(tm
 
 
 def test_without_checkpoints_no_weights_are_saved(tmp_path: Path) -> None:
-    logger = RunLogger(tmp_path, PROBLEM, ToyConfig(log=LogConfig(checkpoints=False)))
-    logger.log_weights("best", 1, {})
-    logger.log_checkpoint({})
+    run = RunLogger(tmp_path, PROBLEM, ToyConfig(log=LogConfig(checkpoints=False)))
+    run.log_state(state_of(1))
     assert not list(tmp_path.glob("*.pt"))
+    assert len(read(tmp_path, "epoch_metrics.json")) == 1
 
 
-def test_the_checkpoint_before_the_last_is_kept(tmp_path: Path) -> None:
-    logger = RunLogger(tmp_path, PROBLEM, ToyConfig())
-    for epoch in (1, 2, 3):
-        logger.log_checkpoint({"epoch": epoch})
-    epochs = [torch.load(tmp_path / f"{name}.pt", weights_only=True)["epoch"] for name in ("previous", "last")]
-    assert epochs == [2, 3]
+def test_the_best_weights_are_written_when_they_are_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logger, "SECONDS_BETWEEN_WRITES", 0)
+    run = RunLogger(tmp_path, PROBLEM, ToyConfig())
+    for epoch, best_epoch in ((1, 1), (2, 1), (3, 3)):
+        (tmp_path / "best.pt").unlink(missing_ok=True)
+        run.log_state(state_of(epoch, best_epoch))
+        assert (tmp_path / "best.pt").exists() == (epoch == best_epoch)
+
+
+def test_a_resumed_run_restores_metrics_and_best_weights_from_its_checkpoint(tmp_path: Path) -> None:
+    RunLogger(tmp_path, PROBLEM, ToyConfig()).log_state(state_of(5, best_epoch=4))
+    (tmp_path / "best.pt").write_bytes(b"damaged")
+    (tmp_path / "epoch_metrics.json").write_text("[")
+    RunLogger(tmp_path, PROBLEM, ToyConfig(), earlier=EarlierRun({"status": "running"}, state_of(3, best_epoch=2)))
+    assert len(read(tmp_path, "epoch_metrics.json")) == 3
+    assert saved_epoch(tmp_path, "best") == 2
 
 
 def test_arrays_are_saved_without_objects(tmp_path: Path) -> None:
-    logger = RunLogger(tmp_path, PROBLEM, ToyConfig())
-    logger.log_arrays("predictions", {"a": np.arange(3), "b": np.eye(2)})
+    run = RunLogger(tmp_path, PROBLEM, ToyConfig())
+    run.log_arrays("predictions", {"a": np.arange(3), "b": np.eye(2)})
     with np.load(tmp_path / "predictions.npz", allow_pickle=False) as arrays:
         assert sorted(arrays.files) == ["a", "b"]
         np.testing.assert_array_equal(arrays["b"], np.eye(2))
     with pytest.raises(ValueError, match="Object"):
-        logger.log_arrays("objects", {"a": np.array([{}])})
+        run.log_arrays("objects", {"a": np.array([{}])})
     assert not (tmp_path / "objects.npz").exists()
 
 
 def test_the_null_logger_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    logger = NullLogger()
-    logger.log_epoch(ROW)
-    logger.log_weights("best", 1, {})
-    logger.log_checkpoint({})
-    logger.note(a=1)
+    nothing = NullLogger()
+    nothing.log_epoch(ROW)
+    nothing.log_state({})
+    nothing.flush()
+    nothing.note(a=1)
     assert not list(tmp_path.iterdir())
 
 
@@ -154,11 +246,11 @@ def test_runs_that_only_differ_in_their_seed_are_in_one_group() -> None:
 
 def test_the_summary_is_an_aligned_table_with_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["main.py", "--run-name", "a b"])
-    logger = RunLogger(tmp_path, PROBLEM, ToyConfig(seed=7), timings={"data": 1.25})
-    logger.note(git_commit="0123456789abcdef", git_dirty=True, processes=2)
+    run = RunLogger(tmp_path, PROBLEM, ToyConfig(seed=7), timings={"data": 1.25})
+    run.note(git_commit="0123456789abcdef", git_dirty=True, processes=2)
     network, mean = {"loss": 1.0, "mae": 0.125, "r2": 0.5}, {"loss": 2.0, "mae": 0.5, "r2": -1e-5}
     results = {"test": network, "baselines": {"mean": mean}, "best_epoch": 3, "epochs_trained": 5}
-    header, rule, *rows, blank, command, origin = logger.summary(results, n_test=1234).split("\n")
+    header, rule, *rows, blank, command, origin = run.summary(results, n_test=1234).split("\n")
     assert {len(line) for line in (header, rule, *rows)} == {len(header)}
     assert [[cell.strip() for cell in line.split("|")[1:-1]] for line in (header, *rows)] == [
         ["on 1,234 test examples", "mae", "r2"],
@@ -181,9 +273,9 @@ def read_all(terminal: int) -> bytes:
 
 
 def test_without_a_terminal_every_epoch_is_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    logger = RunLogger(tmp_path, PROBLEM, ToyConfig(train=TrainConfig(epochs=5)))
+    run = RunLogger(tmp_path, PROBLEM, ToyConfig(train=TrainConfig(epochs=5)))
     for epoch in (1, 2):
-        logger.log_epoch({**ROW, "epoch": epoch})
+        run.log_epoch({**ROW, "epoch": epoch})
     shown = capsys.readouterr()
     losses = "train loss 0.5, val loss 0.25, val mae 0.1"
     assert shown.out == f"epoch 1/5: {losses}\nepoch 2/5: {losses}\n"
@@ -197,9 +289,9 @@ def test_a_terminal_shows_a_bar_that_fits(
     termios.tcsetwinsize(child, (24, 40))
     with os.fdopen(child, "w") as terminal, monkeypatch.context() as patch:
         patch.setattr(sys, "stderr", terminal)
-        with RunLogger(tmp_path, PROBLEM, ToyConfig(train=TrainConfig(epochs=5))) as logger:
+        with RunLogger(tmp_path, PROBLEM, ToyConfig(train=TrainConfig(epochs=5))) as run:
             for epoch in range(1, 6):
-                logger.log_epoch({**ROW, "epoch": epoch})
+                run.log_epoch({**ROW, "epoch": epoch})
     shown = read_all(parent).decode()
     assert "training:" in shown
     assert "5/5" in shown

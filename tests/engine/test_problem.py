@@ -229,8 +229,9 @@ def test_the_best_epoch_is_that_of_the_problems_own_loss() -> None:
 
     data = load_data(Backwards(), CONFIG)
     model = build_network(Backwards(), CONFIG, data.train)
-    fit = Trainer(Backwards(), CONFIG, model, data.train, data.val).fit()
-    assert fit.best_epoch == 1
+    trainer = Trainer(Backwards(), CONFIG, model, data.train, data.val)
+    trainer.fit()
+    assert trainer.best_epoch == 1
 
 
 def test_the_metric_that_is_shown_is_the_one_that_the_problem_names(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,106 +1,296 @@
-"""Replayed steps: the same numbers as the step itself, for new batches, with dropout, for every optimiser."""
+"""Replayed steps: the same bits as the step as it is written, or a line that says why replay is off."""
 
 import dataclasses
+import sys
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from engine.replay import N_EAGER, replayed
+from engine import replay as replay_module
+from engine.distributed import Group
+from engine.recording import Recording
+from engine.replay import N_COMPARED, N_WARM_UP, Replay
+from tests.engine.edits import CONFIG, DOCUMENT, EDITS, Edit, outcome, verdict
 from tests.engine.training import TINY, build, weights
 from trainer import OPTIMIZERS
 
-CPU = torch.device("cpu")
+Batch = tuple[tuple[Tensor, ...], Tensor]
+
+# ---------------------------------------------------------------------------------------------------- what people write
+
+
+@pytest.mark.parametrize("edit", EDITS, ids=lambda edit: str(edit.what))
+def test_the_document_says_what_replay_makes_of_an_edit(edit: Edit) -> None:
+    """And without replay it runs as it is written: `verdict` compares with such a run, which has no warnings."""
+    assert f"| {edit.what} | as written | {verdict(edit)} |" in DOCUMENT.read_text(encoding="utf-8").splitlines()
+
+
+@pytest.mark.parametrize("edit", EDITS, ids=lambda edit: str(edit.what))
+def test_a_resumed_run_with_an_edit_is_the_same_too(edit: Edit) -> None:
+    trainer, record = build(CONFIG, epochs=2)
+    trainer.fit()
+    if edit.optimizer is not torch.optim.RMSprop:
+        state = record.states[-1]
+        written, replayed = (outcome(edit, replay=replay, state=state) for replay in (False, True))
+        assert (replayed.numbers == written.numbers) != ("**wrong" in verdict(edit))
+        assert replayed.warnings.count("\n") <= 1
+
+
+def test_what_replay_cannot_see_is_one_thing() -> None:
+    text = DOCUMENT.read_text(encoding="utf-8")
+    assert text.count("**wrong") == 1
+    assert "| `if next(self.calls) % 1000 == 0` | as written | **wrong, and not seen** |" in text
+
+
+# ------------------------------------------------------------------------------------------------------------- training
 
 
 @pytest.mark.parametrize("kind", ["mlp", "pooled"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize(("dropout", "grad_clip"), [(0.2, None), (0, 0.5)])
-def test_training_with_replayed_steps_is_the_same_bit_for_bit(
-    kind: Any, optimizer: str, dropout: float, grad_clip: float | None
+def test_training_with_replay_is_the_same_bit_for_bit(
+    kind: Any, optimizer: str, dropout: float, grad_clip: float | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = dataclasses.replace(TINY.model, kind=kind, dropout=dropout)
     runs = []
-    for eager in (True, False):
-        config = dataclasses.replace(TINY, model=model)
-        trainer, record = build(config, optimizer=optimizer, grad_clip=grad_clip, warmup_epochs=1, eager=eager)
+    for replay in (False, True):
+        config = dataclasses.replace(TINY, model=model, replay=replay)
+        trainer, record = build(config, optimizer=optimizer, grad_clip=grad_clip, warmup_epochs=1, epochs=8)
         trainer.fit()
         runs.append((record.rows, weights(trainer).tolist()))
     assert runs[0] == runs[1]
+    assert capsys.readouterr().err == ""
 
 
-def test_a_step_runs_as_written_a_few_times_and_is_then_only_replayed() -> None:
-    total, calls = torch.zeros(3), 0
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_training_with_a_captured_step_is_the_same(optimizer: str, capsys: pytest.CaptureFixture[str]) -> None:
+    config = dataclasses.replace(TINY, model=dataclasses.replace(TINY.model, hidden=16, dropout=0.2))
+    runs = []
+    for replay in (False, True):
+        trainer, record = build(
+            dataclasses.replace(config, replay=replay), optimizer=optimizer, grad_clip=1.0, device="cuda", epochs=8
+        )
+        trainer.fit()
+        runs.append(record.rows)
+    for row, same in zip(*runs, strict=True):
+        assert row == pytest.approx(same, rel=1e-4, abs=1e-6)  # replay has the rate in single precision
+    assert capsys.readouterr().err == ""
 
-    def step(x: Tensor) -> None:
-        nonlocal calls
-        calls += 1
-        total.add_(x * x)
 
-    again = replayed(step, CPU)
-    batches = torch.arange(30.0).reshape(10, 3)
-    for batch in batches:
-        again(batch)
-    assert calls == N_EAGER + 1  # the last one is recorded
-    assert torch.equal(total, (batches**2).sum(dim=0))
+def count_calls(trainer: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A list to which every call of the step as it is written adds its epoch."""
+    calls: list[int] = []
+    step = trainer.step
+
+    def counted(inputs: tuple[Tensor, ...], targets: Tensor) -> Tensor:
+        calls.append(trainer.epoch)
+        loss: Tensor = step(inputs, targets)
+        return loss
+
+    monkeypatch.setattr(trainer, "step", counted)
+    return calls
 
 
-def test_operations_with_several_results_and_views_are_replayed() -> None:
+def test_the_step_runs_as_written_in_the_first_epoch_and_then_once_per_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, _ = build(dataclasses.replace(CONFIG, replay=True), epochs=5)  # 20 full steps in an epoch
+    calls = count_calls(trainer, monkeypatch)
+    trainer.fit()
+    n_later = N_COMPARED - (20 - N_WARM_UP - 1)  # of the second epoch, since the first one has too few
+    assert [calls.count(epoch) for epoch in range(1, 6)] == [20, n_later, 1, 1, 1]
+
+
+def test_batches_of_another_size_run_as_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, _ = build(dataclasses.replace(TINY, replay=True), epochs=12)  # 6 full steps and one of 8 examples
+    calls = count_calls(trainer, monkeypatch)
+    trainer.fit()
+    assert calls.count(12) == 2
+
+
+def test_a_rate_that_a_recording_has_as_a_number_may_not_change(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where it first changes in the middle of an epoch: --scheduler step divides it at each third of the run."""
+    monkeypatch.setitem(OPTIMIZERS, "adamw", torch.optim.RMSprop)
+    runs = []
+    for replay in (False, True):
+        trainer, record = build(dataclasses.replace(CONFIG, replay=replay), scheduler="step", epochs=10)
+        trainer.fit()
+        runs.append(record.rows)
+    assert runs[0] == runs[1]
+    assert "the optimiser takes the learning rate as a number, which has changed" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------------- switched off
+
+
+def test_several_processes_take_the_step_as_it_is_written(capsys: pytest.CaptureFixture[str]) -> None:
+    trainer, _ = build(group=Group(0, 2))
+    assert Replay(trainer).is_off
+    assert capsys.readouterr().err == "warning: replay is off: the run has several processes\n"
+
+
+def test_on_other_devices_the_step_is_not_replayed(capsys: pytest.CaptureFixture[str]) -> None:
+    trainer, _ = build()
+    trainer.network.to("meta")
+    assert Replay(trainer).is_off
+    line = "warning: replay is off: it needs the device cpu or cuda, and this is meta\n"
+    assert capsys.readouterr().err == line
+
+
+@pytest.mark.parametrize("missing", ["engine.recording", "torch.utils._python_dispatch"])
+def test_a_pytorch_without_the_private_names_is_enough(
+    missing: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected, _ = build()
+    monkeypatch.delitem(sys.modules, "engine.recording")
+    monkeypatch.delattr("engine.recording", raising=False)
+    monkeypatch.setitem(sys.modules, missing, None)
+    trainer, _ = build(dataclasses.replace(TINY, replay=True))
+    assert trainer.fit() == expected.fit()
+    error = capsys.readouterr().err
+    assert error.startswith("warning: replay is off: this version of PyTorch lacks something that it needs (")
+    assert error.count("\n") == 1
+
+
+def test_what_fails_only_while_it_is_recorded_is_taken_again_as_written(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected, _ = build()
+    trainer, _ = build(dataclasses.replace(TINY, replay=True))
+    step = trainer.step
+
+    def fragile(inputs: tuple[Tensor, ...], targets: Tensor) -> Tensor:
+        loss = step(inputs, targets)  # it has already changed the weights
+        if torch.utils._python_dispatch._get_current_dispatch_mode() is not None:
+            raise NotImplementedError("not with\na dispatch mode")
+        return loss
+
+    monkeypatch.setattr(trainer, "step", fragile)
+    assert trainer.fit() == expected.fit()
+    error = capsys.readouterr().err
+    assert error.startswith("warning: replay is off: the step cannot be recorded (NotImplementedError(")
+    assert error.count("\n") == 1
+
+
+def test_an_error_in_the_step_is_that_of_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, _ = build(dataclasses.replace(TINY, replay=True))
+
+    def broken(inputs: tuple[Tensor, ...], targets: Tensor) -> Tensor:
+        raise ZeroDivisionError("mine")
+
+    monkeypatch.setattr(trainer, "step", broken)
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        trainer.fit()
+
+
+def test_a_difference_of_one_bit_is_seen(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    trainer, _ = build(dataclasses.replace(TINY, replay=True))
+    expected, _ = build()
+    repeat = Recording.__call__
+
+    def off_by_one_bit(recording: Recording, inputs: tuple[Tensor, ...], targets: Tensor) -> Tensor:
+        loss = repeat(recording, inputs, targets)
+        last = list(trainer.network.parameters())[-1]
+        last.data.view(torch.int32).bitwise_xor_(1)
+        return loss
+
+    monkeypatch.setattr(Recording, "__call__", off_by_one_bit)
+    assert trainer.fit() == expected.fit()
+    assert "gives other numbers than the replayed one" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "equal"),
+    [
+        (torch.tensor(1.0), torch.tensor(1.0), True),
+        (torch.tensor(0.0), torch.tensor(-0.0), False),
+        (torch.tensor(torch.nan), torch.tensor(torch.nan), True),
+        (torch.tensor([1, 2]), torch.tensor([[1, 2]]), False),
+        (torch.tensor(1.0), torch.tensor(1.0, dtype=torch.float64), False),
+        (torch.ones(2, 3).t(), torch.ones(3, 2), True),
+        (torch.tensor([True]), torch.tensor([False]), False),
+        (torch.zeros(0), torch.zeros(0), True),
+        (None, None, True),
+        (None, torch.tensor(1.0), False),
+    ],
+)
+def test_tensors_are_compared_bit_for_bit(one: Tensor | None, other: Tensor | None, equal: bool) -> None:
+    assert replay_module.same(one, other) is equal
+
+
+# ------------------------------------------------------------------------------------------------------------ recording
+
+
+def test_operations_with_several_results_and_views_are_repeated() -> None:
     weight, result = torch.arange(6.0).reshape(2, 3), torch.zeros(4)
 
-    def step(x: Tensor, y: Tensor) -> None:
-        left, right = torch.split(x @ weight.t(), 1, dim=1)  # (B, 1) each
+    def step(inputs: tuple[Tensor, ...], y: Tensor) -> Tensor:
+        left, right = torch.split(inputs[0] @ weight.t(), 1, dim=1)  # (B, 1) each
         largest, place = (left * right + y[:, None]).expand(-1, 2).max(dim=1)
         result.copy_(largest + place)
         weight.t().mul_(0.5)
+        return result.sum()
 
-    again = replayed(step, CPU)
     generator = torch.Generator().manual_seed(0)
     expected = weight.clone()
+    recording = None
     for _ in range(10):
         x, y = torch.randn(4, 3, generator=generator), torch.randn(4, generator=generator)
         left, right = (x @ expected.t()).unbind(dim=1)
-        again(x, y)
+        if recording is None:
+            recording = Recording(step, (x,), y, [])
+            loss = recording.loss
+        else:
+            loss = recording((x,), y)
         torch.testing.assert_close(result, left * right + y)
+        assert torch.equal(loss, result.sum())
         expected *= 0.5
         assert torch.equal(weight, expected)
 
 
 def test_random_numbers_continue_from_step_to_step() -> None:
+    own = torch.Generator()
+
+    def step(inputs: tuple[Tensor, ...], x: Tensor) -> Tensor:
+        return torch.nn.functional.dropout(x, 0.5) + torch.rand(2) + torch.rand(2, generator=own)
+
     def numbers(*, with_replay: bool) -> list[float]:
         drawn: list[float] = []
-        place = torch.zeros(2)
-
-        def step(x: Tensor) -> None:
-            place.copy_(torch.nn.functional.dropout(x, 0.5) + torch.rand(2))
-
-        take_step = replayed(step, CPU) if with_replay else step
         torch.manual_seed(3)
+        own.manual_seed(4)
+        recording = Recording(step, (), torch.ones(2), []) if with_replay else None
+        drawn += recording.loss.tolist() if recording else step((), torch.ones(2)).tolist()
         for _ in range(10):
-            take_step(torch.ones(2))
-            drawn += place.tolist()
+            drawn += (recording or step)((), torch.ones(2)).tolist()
         return drawn
 
     assert numbers(with_replay=True) == numbers(with_replay=False)
     assert len(set(numbers(with_replay=True))) > 10
 
 
-def test_on_other_devices_the_step_is_not_replayed() -> None:
-    def step(x: Tensor) -> None:
-        pass
+def test_a_new_tensor_is_new_at_every_step() -> None:
+    def step(inputs: tuple[Tensor, ...], x: Tensor) -> Tensor:
+        total = torch.tensor(1.0)
+        total += x.sum()
+        return total
 
-    assert replayed(step, torch.device("meta")) is step
+    recording = Recording(step, (), torch.ones(2), [])
+    assert [float(recording((), torch.full((2,), float(i)))) for i in range(3)] == [1, 3, 5]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_training_with_a_captured_step_is_the_same(optimizer: str) -> None:
-    config = dataclasses.replace(TINY, model=dataclasses.replace(TINY.model, hidden=16, dropout=0.2))
-    runs = []
-    for eager in (True, False):
-        trainer, record = build(config, optimizer=optimizer, grad_clip=1.0, device="cuda", eager=eager)
-        trainer.fit()
-        runs.append(record.rows)
-    for row, same in zip(*runs, strict=True):
-        assert row == pytest.approx(same, rel=1e-4, abs=1e-6)
+def test_gradients_are_those_of_the_last_step_and_can_be_accumulated() -> None:
+    weight = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
+
+    def step(inputs: tuple[Tensor, ...], x: Tensor) -> Tensor:
+        loss = (weight * x).sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    step((), torch.tensor([1.0, 1.0]))
+    recording = Recording(step, (), torch.tensor([10.0, 20.0]), [weight])  # adds to the gradient that is there
+    recording((), torch.tensor([100.0, 200.0]))
+    assert weight.grad is not None
+    assert weight.grad.tolist() == [111.0, 221.0]

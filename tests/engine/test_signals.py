@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from engine import checkpoints
+from engine.replay import Step
 from engine.signals import STOP_SIGNALS, Interrupted, stop_on_signals, uninterrupted
 from evaluate import load_run
 from tests.conftest import DEBUG, ROOT, read, start_command, wait_for
@@ -26,10 +27,10 @@ def raise_in_epoch(number: int, epoch: int, monkeypatch: pytest.MonkeyPatch) -> 
     """Let a signal arrive at the beginning of an epoch."""
     train_epoch = Trainer.train_epoch
 
-    def train(trainer: Trainer, current: int) -> float:
-        if current == epoch:
+    def train(trainer: Trainer, take_step: Step) -> float:
+        if trainer.epoch == epoch:
             signal.raise_signal(number)
-        return train_epoch(trainer, current)
+        return train_epoch(trainer, take_step)
 
     monkeypatch.setattr(Trainer, "train_epoch", train)
 

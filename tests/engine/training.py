@@ -29,17 +29,12 @@ class Record(NullLogger):
 
     def __init__(self) -> None:
         self.rows: list[dict[str, float]] = []
-        self.best_epochs: list[int] = []
         self.states: list[dict[str, Any]] = []
 
     def log_epoch(self, row: Mapping[str, float]) -> None:
         self.rows.append(dict(row))
 
-    def log_weights(self, name: str, epoch: int, weights: Mapping[str, Any]) -> None:
-        assert name == "best"
-        self.best_epochs.append(epoch)
-
-    def log_checkpoint(self, state: Mapping[str, Any]) -> None:
+    def log_state(self, state: Mapping[str, Any]) -> None:
         self.states.append(copy.deepcopy(dict(state)))
 
 
@@ -47,19 +42,16 @@ def build(
     config: Config = TINY,
     *,
     problem: Problem[Any] = PROBLEM,
-    eager: bool = False,
     device: str = "cpu",
     group: Group = ALONE,
     **training: Any,
 ) -> tuple[Trainer, Record]:
-    """A trainer with other training options, `build(lr=1.0)`, and its record. If eager, it never replays a step."""
+    """A trainer with other training options, `build(lr=1.0)`, and its record."""
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, **training))
     splits, _ = get_splits(problem, config)
     model = build_network(problem, config, splits.train).to(device)
     record = Record()
     trainer = Trainer(problem, config, model, splits.train, splits.val, logger=record, group=group)
-    if eager:  # a replayed step calls no hooks
-        trainer.full_step = trainer._step
     return trainer, record
 
 

@@ -1,0 +1,224 @@
+"""One training step, recorded as tensor operations that can be repeated without the Python code around them.
+
+What is recorded are tensors, not the names they had: weights and the state of the optimiser have to keep their
+storage. This file uses private names of PyTorch; replay.py goes on without it where they are missing.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from operator import getitem
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+from torch._ops import OpOverload
+from torch.fx import Graph, GraphModule, Node
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+
+Step = Callable[[tuple[Tensor, ...], Tensor], Tensor]
+
+aten = torch.ops.aten
+VIEWS = (aten.t.default, aten.view.default, aten.expand.default, aten.unsqueeze.default)
+
+
+class Recording:
+    """Takes a step as it is written, and can then repeat it with other batches of the same shape.
+
+    Args:
+        step, inputs, targets: what is taken and recorded: in `loss`, what it returned.
+        parameters: whose gradients a repetition leaves in `grad`, as the step does.
+
+    Attributes:
+        fault: why the step cannot be repeated, or nothing.
+        used: the tensors from before the step that it reads or changes.
+        generators: the random generators that were handed to its operations.
+    """
+
+    def __init__(self, step: Step, inputs: tuple[Tensor, ...], targets: Tensor, parameters: Sequence[Tensor]) -> None:
+        with _Recorder([*inputs, targets]) as recorder, _ReadsNumbers() as reads:
+            self.loss = step(inputs, targets)
+        self.fault = recorder.fault or reads.fault
+        self.used = [each for each in recorder.kept.values() if isinstance(each, Tensor)]
+        self.generators = [each for each in recorder.kept.values() if isinstance(each, Generator)]
+        self.with_gradient = [p for p in parameters if id(p.grad) in recorder.nodes]
+        if not self.fault:
+            gradients = [p.grad for p in self.with_gradient if p.grad is not None]
+            recorder.graph.output(tuple(map(recorder.node, (self.loss, *gradients))))
+            operations = GraphModule(recorder.kept, recorder.graph)
+            _shorten(operations)
+            _quicken(operations)
+            self.operations = operations.forward
+
+    def __call__(self, inputs: tuple[Tensor, ...], targets: Tensor) -> Tensor:
+        """Repeat the step; return its loss."""
+        with torch.inference_mode():
+            loss, *gradients = self.operations(*inputs, targets)
+        for parameter, gradient in zip(self.with_gradient, gradients, strict=True):
+            parameter.grad = gradient
+        return loss  # type: ignore[no-any-return]
+
+
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Records every operation on tensors in its context, those of autograd included.
+
+    torch.fx.experimental.make_fx does the same, but loads torch.compile: 1.5 s.
+    """
+
+    def __init__(self, batch: Sequence[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.graph = Graph()
+        self.kept: dict[str, Tensor | Generator] = {}  # what was there before, under its name in the graph
+        self.seen: list[Any] = list(batch)  # keeps everything alive, so that no two have the same id
+        self.nodes = {id(tensor): self.graph.placeholder(f"batch_{i}") for i, tensor in enumerate(batch)}
+        self.fault = ""
+
+    def __torch_dispatch__(
+        self, operation: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        outputs = operation(*args, **(kwargs or {}))
+        if operation.namespace == "profiler":  # marks for the profiler change no tensor
+            return outputs
+        self.fault = self.fault or _fault(operation, args)
+        if operation is aten.lift_fresh.default:  # torch.tensor(0.5) in the step is a new tensor at every step
+            operation, args = aten.clone.default, (args[0].clone(),)
+        inputs = tree_map_only((Tensor, Generator), self.node, (args, kwargs or {}))
+        node = self.graph.call_function(operation, *inputs)
+        if isinstance(outputs, Tensor):
+            self.remember(outputs, node)
+        for i, output in enumerate(outputs if isinstance(outputs, (list, tuple)) else ()):
+            if isinstance(output, Tensor):
+                self.remember(output, self.graph.call_function(getitem, (node, i)))
+        return outputs
+
+    def remember(self, value: Tensor | Generator, node: Node) -> None:
+        """Let the node represent this tensor from now on."""
+        if isinstance(value, Tensor):
+            node.meta["layout"] = [list(value.shape), list(value.stride())]
+        self.seen.append(value)
+        self.nodes[id(value)] = node
+
+    def node(self, value: Tensor | Generator) -> Node:
+        """The node that represents this tensor or generator; for one from before, a new node that keeps it."""
+        if id(value) not in self.nodes:
+            name = f"kept_{len(self.kept)}"
+            self.kept[name] = value.detach() if isinstance(value, Tensor) else value
+            self.remember(value, self.graph.get_attr(name))
+        return self.nodes[id(value)]
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # True would load torch.compile, to exclude this code from compilation
+
+
+def _fault(operation: OpOverload, args: tuple[Any, ...]) -> str:
+    """Why an operation cannot be repeated, or nothing: Python knows a number that is another one at the next step."""
+    if torch.Tag.data_dependent_output in operation.tags:
+        return "the step reads a number from a tensor (print, if, float, .item())"
+    if torch.Tag.dynamic_output_shape in operation.tags:
+        masks = [index for index in args[1] if index is not None and index.dtype in (torch.bool, torch.uint8)]
+        if operation is not aten.index.Tensor or masks:
+            return "in the step, numbers decide which shape a tensor has (a mask as an index, nonzero)"
+    return ""
+
+
+class _ReadsNumbers(TorchFunctionMode):
+    """Notices the methods that give numbers to Python without an operation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fault = ""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(function, "__name__", "") in ("numpy", "tolist", "__array__"):
+            self.fault = f"the step reads numbers from a tensor (.{function.__name__}())"
+        return function(*args, **(kwargs or {}))
+
+
+def _shorten(operations: GraphModule) -> None:
+    """Remove what changes no number: aliases, views of weights (computed once), and copies of gradients."""
+    graph = operations.graph
+    for node in graph.nodes:
+        source = node.args[0] if node.op == "call_function" and node.args else None
+        if isinstance(source, Node):
+            if node.target is aten.detach.default:
+                node.replace_all_uses_with(source)
+            elif node.target in VIEWS and source.op == "get_attr":
+                kept = getattr(operations, str(source.target)).detach()
+                operations.register_buffer(f"{node.name}_kept", node.target(kept, *node.args[1:]))
+                with graph.inserting_before(node):
+                    node.replace_all_uses_with(graph.get_attr(f"{node.name}_kept"))
+            elif node.target is aten.t.default and source.target is aten.t.default:
+                node.replace_all_uses_with(source.args[0])
+    for node in reversed(graph.nodes):
+        unused = node.op == "get_attr" or node.target in (*VIEWS, aten.detach.default)
+        if unused and not node.users:
+            graph.erase_node(node)
+    for node in graph.nodes:
+        if node.target is aten.copy_.default and _copies_a_gradient(node):
+            place, source = node.args
+            node.replace_all_uses_with(source)
+            graph.erase_node(node)
+            graph.erase_node(place)
+
+
+def _copies_a_gradient(copy: Node) -> bool:
+    """Whether a new tensor gets a copy of numbers that nothing else uses.
+
+    Autograd copies a gradient unless it is the only one to have it; while a step is recorded, it is not.
+    """
+    place, source = copy.args
+    if not isinstance(place, Node) or not isinstance(source, Node):
+        return False
+    is_alone = place.target is aten.new_empty_strided.default and list(place.users) == [copy]
+    if not is_alone or list(place.args[1:3]) != source.meta.get("layout"):
+        return False
+    users = {place, copy}
+    while set(source.users) == users and source.target in (*VIEWS, getitem) and isinstance(source.args[0], Node):
+        source, users = source.args[0], {source}
+    fresh = isinstance(source.target, OpOverload) and all(
+        each.alias_info is None for each in source.target._schema.returns
+    )
+    return fresh and set(source.users) == users
+
+
+def _quicken(operations: GraphModule) -> None:
+    """Avoid look-ups at each call: of operations, without the Python around them, and of tensors in a module."""
+    for node in operations.graph.nodes:
+        if isinstance(node.target, OpOverload):
+            name = str(node.target).replace(".", "_")
+            node.target = partial(node.target._op)  # FX writes a function by these two names
+            node.target.__name__, node.target.__module__ = name, __name__
+    operations.recompile()
+    for node in operations.graph.nodes:
+        if node.op == "get_attr":
+            operations.__dict__[node.target] = getattr(operations, node.target)
+
+
+# ---------------------------------------------------------------------------------------------------------------- CUDA
+
+
+class CudaGraph:
+    """The same for a CUDA device: the kernels of a step, which are launched again as one graph.
+
+    Args:
+        recording: of the same step. It has found no fault.
+    """
+
+    def __init__(self, step: Step, inputs: tuple[Tensor, ...], targets: Tensor, recording: Recording) -> None:
+        self.used, self.generators, self.with_gradient = recording.used, recording.generators, recording.with_gradient
+        self.batch = tuple(tensor.clone() for tensor in (*inputs, targets))
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):  # captures, and does nothing
+            self.loss = step(self.batch[:-1], self.batch[-1])
+        self.gradients = [parameter.grad for parameter in self.with_gradient]
+
+    def __call__(self, inputs: tuple[Tensor, ...], targets: Tensor) -> Tensor:
+        """Repeat the step; return its loss."""
+        for place, tensor in zip(self.batch, (*inputs, targets), strict=True):
+            place.copy_(tensor)
+        self.graph.replay()
+        for parameter, gradient in zip(self.with_gradient, self.gradients, strict=True):
+            parameter.grad = gradient
+        return self.loss.clone()

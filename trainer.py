@@ -179,7 +179,10 @@ class Trainer:
         )
 
     def state(self) -> dict[str, Any]:
-        """Everything that the rest of the training depends on, after a completed epoch: tensors and plain values."""
+        """Everything that the rest of the training depends on, after a completed epoch: tensors and plain values.
+
+        What you add to the trainer, and --resume has to know, goes here and into `restore`.
+        """
         return {
             "epoch": self.epoch,
             "rows": self.history,

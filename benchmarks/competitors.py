@@ -334,7 +334,7 @@ COMPETITORS: dict[str, Callable[[Case, Data, Timer], None]] = {
     "scikit-learn": run_sklearn,
     "JAX, scanned epoch": run_jax,
 }
-OURS = "ours"
+OURS = ["ours", "ours, --replay"]
 RACERS = ["DataLoader loop", "Lightning", "scikit-learn", "JAX, scanned epoch"]
 
 

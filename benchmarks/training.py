@@ -101,10 +101,11 @@ def race(name: str, case: str, data: Path) -> list[tuple[float, float]]:
     return curve
 
 
-def race_ours(case: str, folder: Path) -> list[tuple[float, float]]:
+def race_ours(name: str, case: str, folder: Path) -> list[tuple[float, float]]:
     """The same for the complete program, which reads its data from the cache and writes checkpoints and metrics."""
     command = [str(ENVIRONMENT / "bin" / "python"), str(ROOT / "main.py"), "--run-name", "race", "--overwrite"]
     command += ["--device", "cpu", "--activation", CASES[case].activation, "--dropout", str(CASES[case].dropout)]
+    command += name.split()[1:]  # --replay
     start = time.perf_counter()
     curve = []
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
@@ -139,11 +140,12 @@ def measure() -> dict[str, Any]:
                 print(case, n_cores, {k: round(float(np.median(v)), 3) for k, v in times.items()}, file=sys.stderr)
         results["races"] = []
         for case in CASES:
-            curves: dict[str, Any] = {name: [] for name in ("ours", *RACERS) if supports(name, case)}
-            race_ours(case, folder)  # fills the cache with the data
+            curves: dict[str, Any] = {name: [] for name in (*OURS, *RACERS) if supports(name, case)}
+            race_ours("ours", case, folder)  # fills the cache with the data
             for _ in range(N_RACES):
                 for name, mine in curves.items():
-                    mine.append(race_ours(case, folder) if name == "ours" else race(name, case, folder / "data.npz"))
+                    ours = name in OURS
+                    mine.append(race_ours(name, case, folder) if ours else race(name, case, folder / "data.npz"))
                     print(case, name, mine[-1][-1], file=sys.stderr)
             results["races"].append({"case": case, "curves": curves})
         os.chdir(ROOT)
@@ -159,13 +161,15 @@ def spread(values: list[float], digits: int = 2) -> str:
 
 
 def step_table(results: dict[str, Any]) -> str:
-    """Milliseconds per step, and the ratio to ours within each repetition."""
-    lines = ["| a step of | cores | ms | times ours |", "|---|---|---:|---:|"]
+    """Milliseconds per step, and the ratios to ours within each repetition."""
+    lines = [f"| a step of | cores | ms | {' | '.join(f'times {name}' for name in OURS)} |", "|---|---|---:|---:|---:|"]
     for measured in results["steps"]:
         for name, ms in measured["ms"].items():
-            ratios = [theirs / ours for theirs, ours in zip(ms, measured["ms"][OURS], strict=True)]
             label = name if measured["case"] == "default" else f"{name}; {measured['case']}"
-            lines.append(f"| {label} | {measured['n_cores']} | {spread(ms, 3)} | {spread(ratios)} |")
+            cells = [label, str(measured["n_cores"]), spread(ms, 3)]
+            for ours in OURS:
+                cells.append(spread([theirs / mine for theirs, mine in zip(ms, measured["ms"][ours], strict=True)]))
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -98,7 +98,8 @@ class Replay:
     def switch_off(self, reason: str) -> None:
         """From now on, take every step as it is written."""
         self.is_off, self.recording, self.rates = True, None, []
-        warn(f"warning: replay is off: {one_line(reason)}")
+        if self.trainer.group.is_main:
+            warn(f"warning: replay is off: {one_line(reason)}")
 
     def as_written(self, inputs: tuple[Tensor, ...], targets: Tensor) -> Tensor:
         """Take a step as it is written, with learning rates in the tensors that a recording reads them from."""
@@ -215,7 +216,7 @@ class Replay:
 class Surroundings:
     """What a step may change besides tensors: attributes, and the global random generators of NumPy and Python.
 
-    Attributes are those of the trainer, the problem, every module of the network, and the files of the first two. If
+    Attributes are those of the trainer, the problem, every module of the network, and the files that define these. If
     one is a collection, what is in it counts as well; if one is a random generator, its state.
     """
 
@@ -223,8 +224,8 @@ class Surroundings:
         self.trainer = trainer
         self.modules = {f"network.{name}".rstrip("."): module for name, module in trainer.network.named_modules()}
         self.owners: dict[str, Any] = {"trainer": trainer, "problem": trainer.problem, **self.modules}
-        for owner in (trainer, trainer.problem):
-            self.owners[type(owner).__module__] = sys.modules[type(owner).__module__]
+        files = {type(owner).__module__ for owner in self.owners.values()}
+        self.owners |= {name: sys.modules[name] for name in files if not name.startswith("torch.")}
         self.attributes = self.read()
         self.randomness = global_generators()
 
@@ -233,7 +234,7 @@ class Surroundings:
         found = {}
         for name, owner in self.owners.items():
             for key, value in vars(owner).items():
-                if key in OF_EVERY_MODULE:
+                if key in OF_EVERY_MODULE or callable(value) or isinstance(value, ModuleType):
                     continue
                 if isinstance(value, dict):
                     found[name, key] = [value, *value.values()]
@@ -241,7 +242,7 @@ class Surroundings:
                     found[name, key] = [value, *value]
                 elif isinstance(value, (np.random.Generator, random.Random)):
                     found[name, key] = [value, pickle.dumps(value)]
-                elif not (callable(value) or isinstance(value, ModuleType)):
+                else:
                     found[name, key] = [value]
         return found
 

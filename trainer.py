@@ -150,10 +150,11 @@ class Trainer:
         total = torch.zeros((), device=order.device)
         first_step = (self.epoch - 1) * self.steps_per_epoch
         for step, batch in enumerate(zip(*(torch.split(tensor, size) for tensor in examples), strict=True), first_step):
+            rate = self.learning_rate(step)
             for options in self.optimizer.param_groups:
-                options["lr"] = self.learning_rate(step)
+                options["lr"] = rate
             *inputs, targets = self.group.share(batch)
-            total += take_step(tuple(inputs), targets) * len(batch[0])
+            total.add_(take_step(tuple(inputs), targets), alpha=len(batch[0]))
         return total.item() / n  # the first number that is read in this epoch
 
     def step(self, inputs: tuple[Tensor, ...], targets: Tensor) -> Tensor:

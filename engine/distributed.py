@@ -58,7 +58,7 @@ class Group:
 
     def share(self, batch: "Sequence[Tensor]") -> "Sequence[Tensor]":
         """This process's share of a batch. One that is smaller than the group is the share of every process."""
-        return batch if len(batch[0]) < self.size else [self.shard(tensor) for tensor in batch]
+        return batch if self.size == 1 or len(batch[0]) < self.size else [self.shard(tensor) for tensor in batch]
 
     def average(self, loss: "Tensor", parameters: "Iterable[Tensor]", n: int) -> "Tensor":
         """Replace the gradients of parameters by their mean over all processes, and return that of the loss.

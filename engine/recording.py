@@ -96,6 +96,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Let the node represent this tensor from now on."""
         if isinstance(value, Tensor):
             node.meta["layout"] = [list(value.shape), list(value.stride())]
+            if node.target is aten.ones_like.default and value.ndim == 0:
+                node.meta["begins"] = value.clone()  # a backward pass
         self.seen.append(value)
         self.nodes[id(value)] = node
 
@@ -137,30 +139,50 @@ class _ReadsNumbers(TorchFunctionMode):
 
 
 def _shorten(operations: GraphModule) -> None:
-    """Remove what changes no number: aliases, views of weights (computed once), and copies of gradients."""
+    """Remove what changes no number: aliases, what is the same at every step, and copies of gradients."""
     graph = operations.graph
     for node in graph.nodes:
-        source = node.args[0] if node.op == "call_function" and node.args else None
-        if isinstance(source, Node):
-            if node.target is aten.detach.default:
-                node.replace_all_uses_with(source)
-            elif node.target in VIEWS and source.op == "get_attr":
-                kept = getattr(operations, str(source.target)).detach()
-                operations.register_buffer(f"{node.name}_kept", node.target(kept, *node.args[1:]))
-                with graph.inserting_before(node):
-                    node.replace_all_uses_with(graph.get_attr(f"{node.name}_kept"))
-            elif node.target is aten.t.default and source.target is aten.t.default:
-                node.replace_all_uses_with(source.args[0])
-    for node in reversed(graph.nodes):
-        unused = node.op == "get_attr" or node.target in (*VIEWS, aten.detach.default)
-        if unused and not node.users:
-            graph.erase_node(node)
+        if node.target is aten.detach.default:
+            node.replace_all_uses_with(node.args[0])
+        elif node.target is aten.t.default and node.args[0].target is aten.t.default:
+            node.replace_all_uses_with(node.args[0].args[0])
+    _erase_unused(graph)
+    constants: set[str] = set()
+    for node in graph.nodes:
+        kept = _kept_argument(node)
+        if "begins" in node.meta and {user.target for user in node.users} == {aten.expand.default}:
+            value, is_constant = node.meta["begins"], True
+        elif node.target in VIEWS and kept:
+            value, is_constant = node.target(getattr(operations, kept).detach(), *node.args[1:]), kept in constants
+        elif node.target is aten.div.Scalar and kept in constants:
+            value, is_constant = node.target(getattr(operations, kept), *node.args[1:]), True
+        else:
+            continue
+        name = f"{node.name}_kept"
+        operations.register_buffer(name, value)
+        constants |= {name} if is_constant else set()
+        with graph.inserting_before(node):
+            node.replace_all_uses_with(graph.get_attr(name))
+    _erase_unused(graph)
     for node in graph.nodes:
         if node.target is aten.copy_.default and _copies_a_gradient(node):
             place, source = node.args
             node.replace_all_uses_with(source)
             graph.erase_node(node)
             graph.erase_node(place)
+
+
+def _kept_argument(node: Node) -> str:
+    """The name of the tensor from before that an operation works on, or nothing."""
+    source = node.args[0] if node.op == "call_function" and node.args else None
+    return str(source.target) if isinstance(source, Node) and source.op == "get_attr" else ""
+
+
+def _erase_unused(graph: Graph) -> None:
+    for node in reversed(graph.nodes):
+        harmless = (*VIEWS, aten.detach.default, aten.ones_like.default, aten.div.Scalar)
+        if not node.users and (node.op == "get_attr" or node.target in harmless):
+            graph.erase_node(node)
 
 
 def _copies_a_gradient(copy: Node) -> bool:

@@ -283,9 +283,10 @@ def same(one: Tensor | None, other: Tensor | None) -> bool:
         return one is other
     if (one.shape, one.dtype) != (other.shape, other.dtype):
         return False
-    kind = {2: torch.int16, 4: torch.int32, 8: torch.int64}.get(one.element_size(), torch.uint8)
-    bits, others = (tensor.detach().contiguous().flatten().view(kind) for tensor in (one, other))
-    return torch.equal(bits, others)
+    if one.is_complex():
+        one, other = torch.view_as_real(one), torch.view_as_real(other)
+    integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[one.element_size()]
+    return torch.equal(one.view(integers), other.view(integers))
 
 
 def flat(state: State) -> list[Tensor | None]:

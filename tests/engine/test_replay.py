@@ -212,6 +212,10 @@ def test_a_difference_of_one_bit_is_seen(monkeypatch: pytest.MonkeyPatch, capsys
         (torch.tensor(1.0), torch.tensor(1.0, dtype=torch.float64), False),
         (torch.ones(2, 3).t(), torch.ones(3, 2), True),
         (torch.tensor([True]), torch.tensor([False]), False),
+        (torch.tensor([1 + 2j]), torch.tensor([1 + 2j]), True),
+        (torch.tensor([1 + 0j]), torch.tensor([complex(1, -0.0)]), False),
+        (torch.tensor(1, dtype=torch.complex128), torch.tensor(2, dtype=torch.complex128), False),
+        (torch.tensor(1, dtype=torch.bfloat16), torch.tensor(2, dtype=torch.bfloat16), False),
         (torch.zeros(0), torch.zeros(0), True),
         (None, None, True),
         (None, torch.tensor(1.0), False),
@@ -294,3 +298,25 @@ def test_gradients_are_those_of_the_last_step_and_can_be_accumulated() -> None:
     recording((), torch.tensor([100.0, 200.0]))
     assert weight.grad is not None
     assert weight.grad.tolist() == [111.0, 221.0]
+
+
+def test_a_part_of_a_weight_is_no_constant() -> None:
+    weight = torch.nn.Parameter(torch.tensor([1.0]))
+
+    def step(inputs: tuple[Tensor, ...], x: Tensor) -> Tensor:
+        with torch.no_grad():
+            weight.add_(1)
+        return (weight.expand(2) / 2 + x).sum().detach()
+
+    recording = Recording(step, (), torch.zeros(2), [])
+    assert [float(recording((), torch.zeros(2))) for _ in range(3)] == [3, 4, 5]
+
+
+def test_ones_that_are_changed_are_no_constant() -> None:
+    def step(inputs: tuple[Tensor, ...], x: Tensor) -> Tensor:
+        ones = torch.ones_like(x)
+        ones.expand(1, 2)[0].add_(x)
+        return ones.sum()
+
+    recording = Recording(step, (), torch.zeros(2), [])
+    assert [float(recording((), torch.ones(2))) for _ in range(3)] == [4, 4, 4]

@@ -22,7 +22,7 @@ class Interrupted(KeyboardInterrupt):
 def stop_on_signals() -> None:
     """Make the first SIGINT, SIGTERM or SIGUSR1 raise Interrupted, and the second one end the process at once.
 
-    Nothing has to be saved in that moment: files are written after each epoch, and are complete at any time.
+    Files are complete at any time, and what has not been written yet is written on the way out (logger.py).
     """
 
     def stop(number: int, frame: FrameType | None) -> None:

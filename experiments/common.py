@@ -139,7 +139,7 @@ def sampled(data: DataConfig, seed: int) -> Splits:
 def trained(config: ExperimentConfig, splits: Splits) -> Standardized:
     """The network of a config, trained on these data as main.py does it, on the CPU."""
     model = build_network(PROBLEM, config, splits.train)
-    Trainer(PROBLEM, config, model, splits.train, splits.val).fit()
+    Trainer(PROBLEM, replace(config, replay=True), model, splits.train, splits.val).fit()
     return model
 
 

@@ -1,0 +1,162 @@
+"""What a new user changes in trainer.py, in a copy of the repository: it has its effect, in every way of running it.
+
+The edits are those of docs/your-own-problem.md.
+"""
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+
+from tests.conftest import ROOT, environment, start_command, wait_for
+
+GUIDE = ROOT / "docs" / "your-own-problem.md"
+RUN = ["--preset", "debug", "--device", "cpu", "--epochs", "60", "--batch-size", "20", "--num-train", "400"]
+
+
+class Edit(NamedTuple):
+    """Lines of trainer.py, and what they become."""
+
+    changes: dict[str, str]
+    flags: list[str]
+    is_seen: str  # by replay: what the line about it says
+
+
+LOSS = "        loss = example_losses(self.problem, self.config, self.forward(*inputs), targets).mean()\n"
+UPDATE = "        self.optimizer.step()\n"
+ROW = '                    "train_loss": train_loss,\n'
+
+EDITS = {
+    "log": Edit(
+        {
+            UPDATE: UPDATE
+            + "        self.norms += nn.utils.get_total_norm([p.grad for p in self.network.parameters()])\n",
+            "        self.network.train()\n": "        self.network.train()\n        self.norms = torch.zeros(())\n",
+            ROW: ROW + '                    "gradient_norm": self.norms.item() / self.steps_per_epoch,\n',
+        },
+        [],
+        "other numbers",  # at the first step of the second epoch: the sum is another tensor there
+    ),
+    "loss": Edit(
+        {
+            LOSS: LOSS
+            + "        loss = loss + 1e-4 * self.epoch * sum(p.abs().sum() for p in self.network.parameters())\n"
+        },
+        [],
+        "other numbers",
+    ),
+    "schedule": Edit(
+        {'    "none": lambda': '    "linear": lambda progress: 1 - progress,\n    "none": lambda'},
+        ["--scheduler", "linear"],
+        "",
+    ),
+    "optimiser": Edit(
+        {'    "adam": partial': '    "rmsprop": torch.optim.RMSprop,\n    "adam": partial'},
+        ["--optimizer", "rmsprop"],
+        "takes the learning rate as a number",
+    ),
+    "mask": Edit(
+        {
+            LOSS: "        keep = torch.rand(len(targets)) < 0.5\n"
+            "        inputs, targets = tuple(x[keep] for x in inputs), targets[keep]\n" + LOSS
+        },
+        [],
+        "which shape a tensor has",
+    ),
+}
+
+
+@pytest.fixture
+def edited(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """A copy of the machinery and its test problem, with the edit of the test in trainer.py."""
+    for name in ("engine", "tests"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for path in ROOT.glob("*.py"):
+        shutil.copy(path, tmp_path)
+    text = (tmp_path / "trainer.py").read_text(encoding="utf-8")
+    for old, new in EDITS[request.param].changes.items():
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    (tmp_path / "trainer.py").write_text(text, encoding="utf-8")
+    return tmp_path
+
+
+def toy(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the toy problem of a copy, to its end."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.toy", *arguments],
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def rows(folder: Path, name: str) -> list[dict[str, Any]]:
+    """The metrics of a run."""
+    found: list[dict[str, Any]] = json.loads((folder / "checkpoints" / name / "epoch_metrics.json").read_text())
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("edited", "name"), [(name, name) for name in EDITS], indirect=["edited"])
+def test_an_edit_has_its_effect_also_with_replay_and_after_an_interruption(edited: Path, name: str) -> None:
+    command = [*RUN, *EDITS[name].flags]
+    written = toy(edited, *command, "--run-name", "a")
+    assert written.stderr == ""
+    replayed = toy(edited, *command, "--replay", "--run-name", "b")
+    assert EDITS[name].is_seen in replayed.stderr
+    assert replayed.stderr.count("\n") == bool(EDITS[name].is_seen)
+    assert rows(edited, "b") == rows(edited, "a")
+    for flags in ([], ["--replay"]):
+        with start_command(*command, *flags, "--run-name", "c", "--overwrite", cwd=edited) as process:
+            wait_for("epoch 3/", process.stdout)
+            process.send_signal(signal.SIGINT)
+        assert process.returncode == 130
+        assert 3 <= len(rows(edited, "c")) < 60
+        toy(edited, "--resume", "c")
+        assert rows(edited, "c") == rows(edited, "a")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("edited", "name"), [(name, name) for name in EDITS], indirect=["edited"])
+def test_an_edit_changes_what_it_is_meant_to_change(edited: Path, name: str, tmp_path_factory: Any) -> None:
+    elsewhere = tmp_path_factory.mktemp("unedited")
+    toy(elsewhere, *RUN, "--run-name", "a")
+    toy(edited, *RUN, *EDITS[name].flags, "--run-name", "a")
+    before, after = rows(elsewhere, "a"), rows(edited, "a")
+    assert len(before) == len(after) == 60
+    if name == "log":
+        assert all(row.pop("gradient_norm") > 0 for row in after)
+        assert after == before  # to watch is not to change
+    else:
+        assert all(row["train_loss"] != other["train_loss"] for row, other in zip(after[1:], before[1:], strict=True))
+    if name == "schedule":
+        assert [row["learning_rate"] for row in after] == pytest.approx(
+            [0.01 * (1 - (20 * epoch - 1) / 1200) for epoch in range(1, 61)]
+        )
+    if name == "optimiser":
+        saved = torch.load(edited / "checkpoints" / "a" / "last.pt", weights_only=True)
+        assert "square_avg" in saved["optimizer"][0]
+
+
+def test_the_guide_shows_these_edits() -> None:
+    text = GUIDE.read_text(encoding="utf-8")
+    shown = [
+        line.strip()
+        for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+        for line in block.splitlines()
+    ]
+    for edit in EDITS.values():
+        for old, new in edit.changes.items():
+            assert [line for line in new.splitlines() if line not in old and line.strip() not in shown] == []

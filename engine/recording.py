@@ -7,7 +7,7 @@ storage. This file uses private names of PyTorch; replay.py goes on without it w
 from collections.abc import Callable, Sequence
 from functools import partial
 from operator import getitem
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Generator, Tensor
@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_map_only
 Step = Callable[[tuple[Tensor, ...], Tensor], Tensor]
 
 aten = torch.ops.aten
+READS = "the step reads numbers from a tensor (print, if, float, .item(), .numpy())"
 VIEWS = (aten.t.default, aten.view.default, aten.expand.default, aten.unsqueeze.default)
 
 
@@ -31,33 +32,41 @@ class Recording:
         parameters: whose gradients a repetition leaves in `grad`, as the step does.
 
     Attributes:
-        fault: why the step cannot be repeated, or nothing.
+        faults: why the step cannot be repeated.
         used: the tensors from before the step that it reads or changes.
         generators: the random generators that were handed to its operations.
     """
 
     def __init__(self, step: Step, inputs: tuple[Tensor, ...], targets: Tensor, parameters: Sequence[Tensor]) -> None:
-        with _Recorder([*inputs, targets]) as recorder, _ReadsNumbers() as reads:
+        recorder, functions = _Recorder([*inputs, targets]), Functions()
+        with recorder, functions:
             self.loss = step(inputs, targets)
-        self.fault = recorder.fault or reads.fault
+        self.faults = functions.faults + recorder.faults
         self.used = [each for each in recorder.kept.values() if isinstance(each, Tensor)]
         self.generators = [each for each in recorder.kept.values() if isinstance(each, Generator)]
         self.with_gradient = [p for p in parameters if id(p.grad) in recorder.nodes]
-        if not self.fault:
-            gradients = [p.grad for p in self.with_gradient if p.grad is not None]
-            recorder.graph.output(tuple(map(recorder.node, (self.loss, *gradients))))
-            operations = GraphModule(recorder.kept, recorder.graph)
-            _shorten(operations)
-            _quicken(operations)
-            self.operations = operations.forward
+        if not self.faults:
+            try:
+                self.repeat = self._function(recorder)
+            except Exception as error:  # of any kind: FX cannot write it as a function
+                self.faults.append(f"the step has an operation that cannot be repeated ({type(error).__name__})")
+
+    def _function(self, recorder: "_Recorder") -> Callable[..., tuple[Tensor, ...]]:
+        """A function of inputs and targets that repeats what has been recorded; returns the loss and the gradients."""
+        gradients = [p.grad for p in self.with_gradient if p.grad is not None]
+        recorder.graph.output(tuple(map(recorder.node, (self.loss, *gradients))))
+        operations = GraphModule(recorder.kept, recorder.graph)
+        _shorten(operations)
+        _quicken(operations)
+        return operations.forward
 
     def __call__(self, inputs: tuple[Tensor, ...], targets: Tensor) -> Tensor:
         """Repeat the step; return its loss."""
         with torch.inference_mode():
-            loss, *gradients = self.operations(*inputs, targets)
+            loss, *gradients = self.repeat(*inputs, targets)
         for parameter, gradient in zip(self.with_gradient, gradients, strict=True):
             parameter.grad = gradient
-        return loss  # type: ignore[no-any-return]
+        return loss.clone()  # a tensor that may be changed: those that are made in inference mode may not
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -72,25 +81,31 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.kept: dict[str, Tensor | Generator] = {}  # what was there before, under its name in the graph
         self.seen: list[Any] = list(batch)  # keeps everything alive, so that no two have the same id
         self.nodes = {id(tensor): self.graph.placeholder(f"batch_{i}") for i, tensor in enumerate(batch)}
-        self.fault = ""
+        self.faults: list[str] = []
 
     def __torch_dispatch__(
         self, operation: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         outputs = operation(*args, **(kwargs or {}))
-        if operation.namespace == "profiler":  # marks for the profiler change no tensor
-            return outputs
-        self.fault = self.fault or _fault(operation, args)
+        if operation.namespace != "profiler" and not self.faults:  # marks for the profiler change no tensor
+            try:
+                self.faults += _faults(operation, args)
+                self.note(operation, args, kwargs or {}, outputs)
+            except Exception as error:  # of any kind: the operation itself has succeeded
+                self.faults.append(f"the step cannot be recorded ({error!r})")
+        return outputs
+
+    def note(self, operation: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> None:
+        """Add an operation to the graph."""
         if operation is aten.lift_fresh.default:  # torch.tensor(0.5) in the step is a new tensor at every step
             operation, args = aten.clone.default, (args[0].clone(),)
-        inputs = tree_map_only((Tensor, Generator), self.node, (args, kwargs or {}))
+        inputs = tree_map_only((Tensor, Generator), self.node, (args, kwargs))
         node = self.graph.call_function(operation, *inputs)
         if isinstance(outputs, Tensor):
             self.remember(outputs, node)
         for i, output in enumerate(outputs if isinstance(outputs, (list, tuple)) else ()):
             if isinstance(output, Tensor):
                 self.remember(output, self.graph.call_function(getitem, (node, i)))
-        return outputs
 
     def remember(self, value: Tensor | Generator, node: Node) -> None:
         """Let the node represent this tensor from now on."""
@@ -114,28 +129,71 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return False  # True would load torch.compile, to exclude this code from compilation
 
 
-def _fault(operation: OpOverload, args: tuple[Any, ...]) -> str:
-    """Why an operation cannot be repeated, or nothing: Python knows a number that is another one at the next step."""
-    if torch.Tag.data_dependent_output in operation.tags:
-        return "the step reads a number from a tensor (print, if, float, .item())"
-    if torch.Tag.dynamic_output_shape in operation.tags:
-        masks = [index for index in args[1] if index is not None and index.dtype in (torch.bool, torch.uint8)]
-        if operation is not aten.index.Tensor or masks:
-            return "in the step, numbers decide which shape a tensor has (a mask as an index, nonzero)"
-    return ""
+class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notices operations that cannot be repeated."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.faults: list[str] = []
+
+    def __torch_dispatch__(self, operation: OpOverload, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.faults += _faults(operation, args)
+        return operation(*args, **(kwargs or {}))
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
 
 
-class _ReadsNumbers(TorchFunctionMode):
-    """Notices the methods that give numbers to Python without an operation."""
+class Functions(TorchFunctionMode):
+    """Notices functions that cannot be repeated, or not be recorded. It changes no calculation."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.fault = ""
+        self.faults: list[str] = []
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(function, "__name__", "") in ("numpy", "tolist", "__array__"):
-            self.fault = f"the step reads numbers from a tensor (.{function.__name__}())"
+        name = getattr(function, "__name__", "")
+        if name in ("numpy", "tolist", "__array__", "__dlpack__", "__repr__", "__format__", "__reduce_ex__"):
+            self.faults.append(READS)
+        if name in ("prod", "cumprod", "det", "vander"):
+            self.faults.append(
+                f"autograd differentiates {name} in another way, with other bits, in a step that is recorded"
+            )
         return function(*args, **(kwargs or {}))
+
+
+class ReadsNumbers:
+    """In its context, notices steps that cannot be repeated, and records nothing."""
+
+    def __init__(self) -> None:
+        self.operations, self.functions = _Operations(), Functions()
+
+    def __enter__(self) -> Self:
+        self.operations.__enter__()  # type: ignore[no-untyped-call]
+        self.functions.__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.functions.__exit__(*error)  # type: ignore[no-untyped-call]
+        self.operations.__exit__(*error)  # type: ignore[no-untyped-call]
+
+    @property
+    def faults(self) -> list[str]:
+        """What has been noticed."""
+        return self.operations.faults + self.functions.faults
+
+
+def _faults(operation: OpOverload, args: tuple[Any, ...]) -> list[str]:
+    """Why an operation cannot be repeated: Python knows a number that is another one at the next step."""
+    if torch.Tag.data_dependent_output in operation.tags:
+        return [READS]
+    if torch.Tag.dynamic_output_shape not in operation.tags:
+        return []
+    is_index = operation is aten.index.Tensor
+    if is_index and all(index is None or index.dtype not in (torch.bool, torch.uint8) for index in args[1]):
+        return []
+    return ["in the step, numbers decide which shape a tensor has (a mask as an index, nonzero)"]
 
 
 def _shorten(operations: GraphModule) -> None:

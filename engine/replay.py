@@ -14,19 +14,14 @@ What it finds switches it off, with one line, and the step as it is written is t
 is in docs/replay.md.
 """
 
-import operator
-import pickle
-import random
-import sys
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from types import ModuleType
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
+from engine.surroundings import Surroundings
 from utils import one_line, warn
 
 if TYPE_CHECKING:
@@ -35,7 +30,6 @@ if TYPE_CHECKING:
 Step = Callable[[tuple[Tensor, ...], Tensor], Tensor]  # takes inputs and targets, changes the weights, returns the loss
 
 N_WARM_UP = 3  # steps as they are written: libraries initialise themselves, and the optimiser creates its state
-OF_EVERY_MODULE = set(vars(nn.Module())) - {"_parameters", "_buffers", "_modules", "training"}  # hooks, among others
 N_COMPARED = 20  # the least number of steps that are compared before the first one is not
 
 
@@ -66,17 +60,24 @@ class Replay:
 
     def __init__(self, trainer: Trains) -> None:
         self.trainer = trainer
-        self.parameters = list(trainer.network.parameters())
-        self.device = self.parameters[0].device
+        self.device = next(trainer.network.parameters()).device
         self.recording: Recording | CudaGraph | None = None
-        self.rates: list[tuple[dict[str, Any], Tensor]] = []  # groups of the optimiser, with their rates as tensors
+        self.rates: list[tuple[dict[str, Any], Tensor]] = []  # groups of optimisers, with their rates as tensors
         self.fixed: list[tuple[dict[str, Any], float]] = []  # groups whose rates were recorded as numbers
+        self.parameters: list[Tensor] = []  # of the network and the optimisers
         self.is_off = False
         self.n_warm_up = self.n_compared = self.first_epoch = self.last_epoch = 0
-        if trainer.group.size > 1:
-            self.switch_off("the run has several processes")
-        elif self.device.type not in ("cpu", "cuda"):
-            self.switch_off(f"it needs the device cpu or cuda, and this is {self.device.type}")
+        try:
+            from engine import recording
+
+            self.tools = recording
+            reason = "the run has several processes" if trainer.group.size > 1 else ""
+        except (ImportError, AttributeError) as error:
+            reason = f"this version of PyTorch lacks something that it needs ({error})"
+        if self.device.type not in ("cpu", "cuda"):
+            reason = f"it needs the device cpu or cuda, and this is {self.device.type}"
+        if reason:
+            self.switch_off(reason)
 
     def __call__(self, inputs: tuple[Tensor, ...], targets: Tensor) -> Tensor:
         """Take a step with a batch; return its loss."""
@@ -97,25 +98,31 @@ class Replay:
 
     def switch_off(self, reason: str) -> None:
         """From now on, take every step as it is written."""
-        self.is_off, self.recording, self.rates = True, None, []
+        self.is_off, self.recording = True, None
         if self.trainer.group.is_main:
             warn(f"warning: replay is off: {one_line(reason)}")
 
-    def as_written(self, inputs: tuple[Tensor, ...], targets: Tensor) -> Tensor:
-        """Take a step as it is written, with learning rates in the tensors that a recording reads them from."""
-        numbers = [group["lr"] for group, _ in self.rates]
+    @contextmanager
+    def rates_as_tensors(self) -> Iterator[None]:
+        """Let a step read learning rates from the tensors that a recording reads them from."""
+        before = [group["lr"] for group, _ in self.rates]
         for group, rate in self.rates:
             group["lr"] = rate
         try:
-            return self.trainer.step(inputs, targets)
+            yield
         finally:
-            for (group, _), number in zip(self.rates, numbers, strict=True):
-                group["lr"] = number
+            for (group, rate), number in zip(self.rates, before, strict=True):
+                if group["lr"] is rate:  # otherwise the step has set another one
+                    group["lr"] = number if rate == rate.new_tensor(number) else rate.item()
 
     def warm_up(self, inputs: tuple[Tensor, ...], targets: Tensor) -> Tensor:
         """Take a step as it is written; on CUDA on a stream of its own, as a capture does."""
         if self.device.type == "cpu":
-            return self.trainer.step(inputs, targets)
+            with self.tools.Functions() as functions:
+                loss = self.trainer.step(inputs, targets)
+            if functions.faults:
+                self.switch_off(functions.faults[0])
+            return loss
         main, side = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(main)
         with torch.cuda.stream(side):
@@ -125,37 +132,45 @@ class Replay:
 
     def record(self, inputs: tuple[Tensor, ...], targets: Tensor) -> Tensor:
         """Take a step as it is written, and record it."""
-        try:
-            from engine.recording import CudaGraph, Recording
-        except (ImportError, AttributeError) as error:
-            self.switch_off(f"this version of PyTorch lacks something that it needs ({error})")
-            return self.trainer.step(inputs, targets)
-        on_cpu = self.device.type == "cpu"
-        for group in self.trainer.optimizer.param_groups:
-            if group.get("fused"):  # such an optimiser can read its rate from a tensor
-                kind = torch.float64 if on_cpu else torch.float32
-                self.rates.append((group, torch.tensor(group["lr"], dtype=kind, device=self.device)))
-                if not on_cpu and "capturable" in group:
-                    group["capturable"] = True
-            else:
-                self.fixed.append((group, group["lr"]))
         surroundings = Surroundings(self.trainer)
+        self.take_rates(surroundings)
         watched = self.watched(surroundings)
         before = self.state(watched)
         try:
-            recording = Recording(self.as_written, inputs, targets, self.parameters)
-            faults = [*([recording.fault] if recording.fault else []), *surroundings.changes()]
-            self.recording = recording
-            if not faults and not on_cpu:
-                self.recording = CudaGraph(self.as_written, inputs, targets, recording)
-        except Exception as error:  # of any kind: without replay there may be none
+            with self.rates_as_tensors():
+                recording = self.tools.Recording(self.trainer.step, inputs, targets, self.parameters)
+        except Exception as error:  # of any kind: as it is written, the step may raise none
             self.load(watched, before)
             self.switch_off(f"the step cannot be recorded ({error!r})")
             return self.trainer.step(inputs, targets)
+        self.first_epoch, self.recording = self.trainer.epoch, recording
+        faults = recording.faults + surroundings.changes()
+        if not faults and self.device.type == "cuda":
+            try:
+                with self.rates_as_tensors():
+                    self.recording = self.tools.CudaGraph(self.trainer.step, inputs, targets, recording)
+            except RuntimeError as error:
+                faults = [f"the step cannot be captured ({error})"]
         if faults:
             self.switch_off(faults[0])
-        self.first_epoch = self.trainer.epoch
         return recording.loss
+
+    def take_rates(self, surroundings: Surroundings) -> None:
+        """Find the parameters, and which learning rates can be tensors, so that they may change."""
+        found = list(self.trainer.network.parameters())
+        for optimizer in surroundings.optimizers.values():
+            for group in optimizer.param_groups:
+                found += group["params"]
+                if not group.get(
+                    "fused"
+                ):  # only such an optimiser is sure to read a tensor without making a number of it
+                    self.fixed.append((group, group["lr"]))
+                    continue
+                kind = torch.float64 if self.device.type == "cpu" else torch.float32
+                self.rates.append((group, torch.tensor(group["lr"], dtype=kind, device=self.device)))
+                if self.device.type == "cuda" and "capturable" in group:
+                    group["capturable"] = True
+        self.parameters = list({id(p): p for p in found}.values())
 
     def compare(self, inputs: tuple[Tensor, ...], targets: Tensor) -> Tensor:
         """Take a step as it is written; take it again from the same state, replayed; compare."""
@@ -163,8 +178,11 @@ class Replay:
         surroundings = Surroundings(self.trainer)
         watched = self.watched(surroundings)
         before = self.state(watched)
-        loss = self.as_written(inputs, targets)
-        faults = surroundings.changes()
+        # In the first epoch without it: while one looks for them, some gradients are calculated in another way.
+        reads = self.tools.ReadsNumbers() if self.trainer.epoch != self.first_epoch else nullcontext()
+        with self.rates_as_tensors(), reads:
+            loss = self.trainer.step(inputs, targets)
+        faults = surroundings.changes() + getattr(reads, "faults", [])
         written = self.state([*watched, loss])
         self.load(watched, before)
         try:
@@ -180,14 +198,18 @@ class Replay:
         self.last_epoch, self.n_compared = self.trainer.epoch, self.n_compared + 1
         return loss
 
-    def watched(self, surroundings: "Surroundings") -> list[Tensor]:
+    def watched(self, surroundings: Surroundings) -> list[Tensor]:
         """The tensors that a step may change, each once."""
-        trainer, used = self.trainer, self.recording.used if self.recording else []
-        of_optimizer = [value for state in trainer.optimizer.state.values() for value in state.values()]
-        of_attributes = [value for values in surroundings.attributes.values() for value in values]
-        found = [*self.parameters, *trainer.network.buffers(), *used, *of_optimizer, *of_attributes]
-        tensors = [each for each in found if isinstance(each, Tensor)]
-        return list({(each.data_ptr(), each.shape, each.stride()): each for each in tensors}.values())
+        used = self.recording.used if self.recording else []
+        of_modules = [
+            each for module in surroundings.modules.values() for each in (*module.parameters(), *module.buffers())
+        ]
+        data = {("trainer", "train"), ("trainer", "val")}
+        attributes = [values for name, values in surroundings.attributes.items() if name not in data]
+        of_attributes = [value for values in attributes for value in values]
+        found = [each for each in (*self.parameters, *of_modules, *used, *of_attributes) if isinstance(each, Tensor)]
+        dense = [each for each in found if each.layout is torch.strided and each.device.type != "meta"]
+        return list({(each.data_ptr(), each.shape, each.stride()): each for each in dense}.values())
 
     def generators(self) -> list[Generator]:
         """The random generators that a step may use."""
@@ -206,85 +228,24 @@ class Replay:
         """Return to a state."""
         with torch.no_grad():
             for tensor, value in zip(tensors, state.tensors, strict=True):
-                tensor.copy_(value)
+                if not same(tensor.detach(), value):  # some that the step does not change cannot be written to
+                    tensor.copy_(value)
         for generator, value in zip(self.generators(), state.generators, strict=True):
             generator.set_state(value)
         for parameter, gradient in zip(self.parameters, state.gradients, strict=True):
             parameter.grad = gradient
 
 
-class Surroundings:
-    """What a step may change besides tensors: attributes, and the global random generators of NumPy and Python.
-
-    Attributes are those of the trainer, the problem, every module of the network, and the files that define these. If
-    one is a collection, what is in it counts as well; if one is a random generator, its state.
-    """
-
-    def __init__(self, trainer: Trains) -> None:
-        self.trainer = trainer
-        self.modules = {f"network.{name}".rstrip("."): module for name, module in trainer.network.named_modules()}
-        self.owners: dict[str, Any] = {"trainer": trainer, "problem": trainer.problem, **self.modules}
-        files = {type(owner).__module__ for owner in self.owners.values()}
-        self.owners |= {name: sys.modules[name] for name in files if not name.startswith("torch.")}
-        self.attributes = self.read()
-        self.randomness = global_generators()
-
-    def read(self) -> dict[tuple[str, str], list[Any]]:
-        """Every attribute, and what is in it."""
-        found = {}
-        for name, owner in self.owners.items():
-            for key, value in vars(owner).items():
-                if key in OF_EVERY_MODULE or callable(value) or isinstance(value, ModuleType):
-                    continue
-                if isinstance(value, dict):
-                    found[name, key] = [value, *value.values()]
-                elif isinstance(value, (list, tuple, set, deque)):
-                    found[name, key] = [value, *value]
-                elif isinstance(value, (np.random.Generator, random.Random)):
-                    found[name, key] = [value, pickle.dumps(value)]
-                else:
-                    found[name, key] = [value]
-        return found
-
-    def changes(self) -> list[str]:
-        """What has changed, in words, since this object was made, and which hooks there are."""
-        before, after = self.attributes, self.read()
-        found = hooks(self.modules, self.trainer.optimizer)
-        for name, key in before | after:
-            if not unchanged(before.get((name, key), []), after.get((name, key), [])):
-                found.append(f"the step changes {name}.{key}")
-        found += [
-            f"the step draws random numbers of {name}"
-            for name, now in global_generators().items()
-            if now != self.randomness[name]
-        ]
-        return found
-
-
-def global_generators() -> dict[str, Any]:
-    """The states of the global random generators outside of torch."""
-    of_numpy = np.random.get_state()  # noqa: NPY002 - the global generator is meant
-    return {"NumPy": pickle.dumps(of_numpy), "Python": random.getstate()}
-
-
-def unchanged(before: list[Any], after: list[Any]) -> bool:
-    """Whether an attribute and what is in it are the same objects, or equal numbers or words."""
-    if len(before) != len(after):
-        return False
-    return all(map(operator.is_, before, after)) or all(
-        a is b or (isinstance(a, (int, float, str, bytes)) and type(a) is type(b) and a == b)
-        for a, b in zip(before, after, strict=True)
-    )
-
-
 def same(one: Tensor | None, other: Tensor | None) -> bool:
     """Whether two tensors are equal bit for bit."""
     if one is None or other is None:
         return one is other
-    if (one.shape, one.dtype) != (other.shape, other.dtype):
+    if (one.shape, one.dtype, one.layout) != (other.shape, other.dtype, other.layout):
         return False
+    if one.layout is not torch.strided:
+        return one is other
     if one.is_complex():
-        one, other = torch.view_as_real(one), torch.view_as_real(other)
+        one, other = (torch.view_as_real(each.resolve_conj()) for each in (one, other))
     integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[one.element_size()]
     return torch.equal(one.view(integers), other.view(integers))
 
@@ -292,17 +253,3 @@ def same(one: Tensor | None, other: Tensor | None) -> bool:
 def flat(state: State) -> list[Tensor | None]:
     """All tensors of a state."""
     return [*state.tensors, *state.generators, *state.gradients]
-
-
-def hooks(modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer) -> list[str]:
-    """Which hooks there are. They are Python code, which a replayed step does not run."""
-    found = []
-    for name, module in modules.items():
-        if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
-            found.append(f"there is a hook on {name}")
-        for key, p in module._parameters.items():
-            if p is not None and (p._backward_hooks or p._post_accumulate_grad_hooks):
-                found.append(f"there is a hook on {name}.{key}")
-    if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
-        found.append("there is a hook on the optimiser")
-    return found

@@ -6,6 +6,7 @@ Every edit is a trainer with another `step`, which is run with and without repla
 """
 
 import contextlib
+import copy
 import dataclasses
 import io
 import itertools
@@ -288,6 +289,134 @@ class AveragesWeights(Edited):
         return mean
 
 
+class PrintsATensor(Edited):
+    def changed_loss(self, losses: Tensor) -> Tensor:
+        print(losses[:3])
+        return losses.mean()
+
+
+class LaterIfLoss(Edited):
+    def changed_loss(self, losses: Tensor) -> Tensor:
+        return losses.mean() * (0.5 if self.epoch >= 3 and losses.mean() > 0.2 else 1)
+
+
+class CountsInTheClass(Edited):
+    calls = 0
+
+    def prepare(self) -> None:
+        type(self).calls = 0
+
+    def changed_loss(self, losses: Tensor) -> Tensor:
+        type(self).calls += 1
+        return losses.mean() * (2 if type(self).calls % 50 == 0 else 1)
+
+
+class ChangesTheRate(Edited):
+    def learning_rate(self, step: int) -> float:
+        return float(self.optimizer.param_groups[0]["lr"])  # leave it to the step
+
+    def before_update(self) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] *= 0.99
+
+
+class StepsAScheduler(ChangesTheRate):
+    def prepare(self) -> None:
+        self.scheduler = torch.optim.lr_scheduler.StepLR(self.optimizer, 50)
+
+    def before_update(self) -> None:
+        pass
+
+    def step(self, inputs: tuple[Tensor, ...], targets: Tensor) -> Tensor:
+        loss = super().step(inputs, targets)
+        self.scheduler.step()
+        return loss
+
+
+class SecondOptimiser(Edited):
+    def prepare(self) -> None:
+        self.scale = nn.Parameter(torch.ones(()))
+        self.second = torch.optim.SGD([self.scale], lr=0.1)
+
+    def changed_loss(self, losses: Tensor) -> Tensor:
+        return losses.mean() * self.scale + self.scale**2
+
+    def before_update(self) -> None:
+        self.second.step()
+        self.second.zero_grad()
+
+    def train_epoch(self, take_step: Any) -> float:
+        def halved(inputs: tuple[Tensor, ...], targets: Tensor) -> Tensor:
+            loss: Tensor = take_step(inputs, targets)
+            self.second.param_groups[0]["lr"] *= 0.99
+            return loss
+
+        mean = super().train_epoch(halved)
+        self.noted.append(self.scale.item())
+        return mean
+
+
+class AveragesLater(Edited):
+    def prepare(self) -> None:
+        self.average = copy.deepcopy(self.network)
+
+    def before_update(self) -> None:
+        if self.epoch >= 2:
+            for average, p in zip(self.average.parameters(), self.network.parameters(), strict=True):
+                average.data.lerp_(p.detach(), 0.1)
+
+    def train_epoch(self, *arguments: Any) -> float:
+        mean = super().train_epoch(*arguments)
+        self.noted.append([p.tolist() for p in self.average.parameters()])
+        return mean
+
+
+class UsesAProduct(Edited):
+    def changed_loss(self, losses: Tensor) -> Tensor:
+        return losses.mean() + 0.1 * (1 + losses[:5]).prod()
+
+
+class DropsTheWorst(Edited):
+    def changed_loss(self, losses: Tensor) -> Tensor:
+        return losses[(losses < losses.detach().median()).nonzero()[:, 0]].mean()
+
+
+class CopiesWeights(Edited):
+    def prepare(self) -> None:
+        self.n_copies = torch.zeros(())
+
+    def before_update(self) -> None:
+        copy.deepcopy(self.network.state_dict())
+        self.n_copies += 1
+
+    def train_epoch(self, *arguments: Any) -> float:
+        mean = super().train_epoch(*arguments)
+        self.noted.append(self.n_copies.item())
+        return mean
+
+
+class HasOddTensors(Edited):
+    def prepare(self) -> None:
+        self.expanded = torch.ones(1).expand(5)
+        self.sparse = torch.eye(3).to_sparse()
+        self.flags = torch.tensor([True])
+        with torch.inference_mode():
+            self.inferred = torch.ones(2)
+
+
+class CountsInItsState(torch.optim.SGD):
+    """Halves the weights at every fiftieth step, which it counts by a number of Python."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        super().step(closure)
+        for group in self.param_groups:
+            for p in group["params"]:
+                n_steps = self.state[p]["n_steps"] = self.state[p].get("n_steps", 0) + 1
+                if n_steps % 50 == 0:
+                    p.mul_(0.5)
+
+
 FUSED = OPTIMIZERS["adamw"]
 
 
@@ -311,6 +440,7 @@ EDITS = [
     Edit("a sum of losses in a tensor, `self.sum += loss`", AddsTheLoss),
     Edit("a list of losses, `self.losses.append(loss)`", CollectsTheLoss),
     Edit('`print(f"{loss:.4f}")`', PrintsTheLoss),
+    Edit("`print(losses[:3])`", PrintsATensor),
     Edit("`losses.numpy()`", CollectsNumbers),
     Edit("gradient norms from `p.grad`, added to a tensor", NormOfGradients),
     Edit("gradient norms from `clip_grad_norm_`, added to a tensor", NormOfClipping),
@@ -325,11 +455,22 @@ EDITS = [
     Edit("`if next(self.calls) % 7 == 0`", EverySeventh),
     Edit("`if next(self.calls) % 1000 == 0`", HiddenEveryThousandth, {"epochs": 60}),
     Edit("`if loss > 0.3`", IfLoss),
+    Edit("`if self.epoch >= 3 and loss > 0.2`", LaterIfLoss),
     Edit("`if torch.rand(()) < 0.5`", IfTorch),
     Edit("`if np.random.random() < 0.01`", IfNumPy),
     Edit("`if random.random() < 0.01`", IfRandom),
     Edit("`if self.rng.random() < 0.5`, a NumPy generator of your own", IfGenerator),
     Edit("`if self.rng.random() < 0.004`", RarelyIfGenerator, {"epochs": 60}),
+    Edit("a counter of the class, `type(self).calls += 1`", CountsInTheClass),
+    Edit('a learning rate that the step changes, `group["lr"] *= 0.99`', ChangesTheRate),
+    Edit("a `StepLR` that is stepped in the step", StepsAScheduler),
+    Edit("a second optimiser, with a learning rate that falls", SecondOptimiser),
+    Edit("a copy of the network that is averaged from the second epoch on", AveragesLater),
+    Edit("`losses[(losses < losses.median()).nonzero()[:, 0]]`", DropsTheWorst),
+    Edit("`losses.prod()`, of which autograd has two derivatives", UsesAProduct),
+    Edit("`copy.deepcopy(network.state_dict())`", CopiesWeights),
+    Edit("attributes with tensors that cannot be written to", HasOddTensors),
+    Edit("an optimiser that counts its steps in Python", Edited, {}, CountsInItsState),
     Edit("weights that are frozen from the third epoch on", FreezesLater),
     Edit("`torch.optim.RMSprop`, constant learning rate", Edited, {}, torch.optim.RMSprop),
     Edit("`torch.optim.RMSprop`, with a schedule", Edited, {"scheduler": "cosine"}, torch.optim.RMSprop),

@@ -19,9 +19,10 @@ LAYERS: list[dict[str, set[str]]] = [
         "engine.signals": set(),
         "engine.compiler": set(),
         "engine.recording": set(),
+        "engine.surroundings": set(),
     },
     {
-        "engine.replay": {"utils", "engine.recording"},
+        "engine.replay": {"utils", "engine.recording", "engine.surroundings"},
         "engine.options": {"utils", "engine.errors"},
         "engine.files": {"engine.errors"},
         "engine.hardware": {"engine.errors"},

@@ -1,0 +1,131 @@
+"""What a training step may change besides the weights: the check that a step can be replayed (replay.py) reads it.
+
+A replayed step runs no Python code. So a step whose Python code changes something would leave it as it is.
+"""
+
+import operator
+import pickle
+import random
+import sys
+import sysconfig
+from collections import deque
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from torch import nn
+from torch.optim import Optimizer
+
+LIBRARIES = [sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")]
+OF_EVERY_MODULE = set(vars(nn.Module())) - {"_parameters", "_buffers", "_modules", "training"}  # hooks, among others
+Attributes = dict[tuple[str, str], list[Any]]  # of an owner, by name: a value, and what is in it
+
+
+class Surroundings:
+    """What the step of a trainer can reach by name, and the global random generators of NumPy and Python.
+
+    Owners of attributes are the trainer, its problem, every object in an attribute of these two, every module of a
+    network, the classes of all these, and your files that define them. If an attribute is a collection, what is in it
+    counts as well; if it is a random generator, its state. What is deeper is not seen.
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        self.owners: dict[str, Any] = {
+            "trainer": trainer,
+            "problem": trainer.problem,
+            **modules_of("network", trainer.network),
+        }
+        seen = {id(owner) for owner in self.owners.values()}
+        for name, owner in (("trainer", trainer), ("problem", trainer.problem)):
+            for key, value in vars(owner).items():
+                found = modules_of(f"{name}.{key}", value) if isinstance(value, nn.Module) else {}
+                if hasattr(value, "__dict__") and not callable(value) and not isinstance(value, ModuleType):
+                    found = {f"{name}.{key}": value}
+                self.owners |= {path: each for path, each in found.items() if id(each) not in seen}
+        classes = {kind for owner in self.owners.values() for kind in type(owner).__mro__}
+        files = {kind.__module__ for kind in classes if is_ours(kind.__module__)}
+        self.owners |= {f"the class {kind.__name__}": kind for kind in classes if kind.__module__ in files}
+        self.owners |= {f"the file {name}": sys.modules[name] for name in files}
+        self.modules = {name: owner for name, owner in self.owners.items() if isinstance(owner, nn.Module)}
+        self.optimizers = {name: value for name, value in self.owners.items() if isinstance(value, Optimizer)}
+        self.attributes = self.read()
+        self.randomness = global_generators()
+
+    def read(self) -> Attributes:
+        """All attributes, and the numbers in the options and the state of the optimisers."""
+        found: Attributes = {}
+        for name, owner in self.owners.items():
+            for key, value in vars(owner).items():
+                if key in OF_EVERY_MODULE or key[:2] == "__" or callable(value) or isinstance(value, ModuleType):
+                    continue
+                if isinstance(value, dict):
+                    found[name, key] = [value, *value.values()]
+                elif isinstance(value, (list, tuple, set, deque)):
+                    found[name, key] = [value, *value]
+                elif isinstance(value, (np.random.Generator, random.Random)):
+                    found[name, key] = [value, pickle.dumps(value)]
+                else:
+                    found[name, key] = [value]
+        for name, optimizer in self.optimizers.items():
+            found[name, "param_groups"] = [value for group in optimizer.param_groups for value in group.values()]
+            found[name, "state"] = [value for state in optimizer.state.values() for value in state.values()]
+        return found
+
+    def changes(self) -> list[str]:
+        """What has changed since this object was made, in words, and which hooks there are."""
+        before, after = self.attributes, self.read()
+        found = self.hooks()
+        for name, key in before | after:
+            if not unchanged(before.get((name, key), []), after.get((name, key), [])):
+                found.append(f"the step changes {name}.{key}")
+        for name, state in global_generators().items():
+            if state != self.randomness[name]:
+                found.append(f"the step draws random numbers of {name}")
+        return found
+
+    def hooks(self) -> list[str]:
+        """Which hooks there are. They are Python code, which a replayed step does not run."""
+        found = []
+        for name, module in self.modules.items():
+            before, after = module._forward_pre_hooks, module._forward_hooks
+            if before or after or module._backward_hooks or module._backward_pre_hooks:
+                found.append(f"there is a hook on {name}")
+            for key, p in module._parameters.items():
+                if p is not None and (p._backward_hooks or p._post_accumulate_grad_hooks):
+                    found.append(f"there is a hook on {name}.{key}")
+        for name, optimizer in self.optimizers.items():
+            if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
+                found.append(f"there is a hook on {name}")
+        return found
+
+
+def modules_of(name: str, network: nn.Module) -> dict[str, nn.Module]:
+    """All modules of a network by their paths."""
+    return {f"{name}.{path}".rstrip("."): module for path, module in network.named_modules()}
+
+
+@cache
+def is_ours(name: str) -> bool:
+    """Whether somebody who uses this project edits the file of this name: no library, and not the machinery."""
+    file = getattr(sys.modules.get(name), "__file__", None)
+    if file is None or name.startswith("engine."):
+        return name == "__main__"  # of a notebook
+    return not any(Path(library) in Path(file).resolve().parents for library in LIBRARIES)
+
+
+def global_generators() -> dict[str, Any]:
+    """The states of the global random generators outside of torch."""
+    of_numpy = np.random.get_state()  # noqa: NPY002 - the global generator is meant
+    return {"NumPy": pickle.dumps(of_numpy), "Python": random.getstate()}
+
+
+def unchanged(before: list[Any], after: list[Any]) -> bool:
+    """Whether an attribute and what is in it are the same objects, or equal numbers or words."""
+    if len(before) != len(after):
+        return False
+    return all(map(operator.is_, before, after)) or all(
+        a is b or (isinstance(a, (int, float, str, bytes)) and type(a) is type(b) and a == b)
+        for a, b in zip(before, after, strict=True)
+    )

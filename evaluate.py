@@ -237,7 +237,7 @@ def evaluate_run(request: Request) -> dict[str, Any]:
     if not os.access(place if place.exists() else request.folder, os.W_OK) or place.is_file():
         raise PermissionError(f"{place} cannot be written to")
     require_no_other(place / f"{request.name}.json", config)
-    warn_if_changed(problem, request.folder)
+    warn_if_changed(problem, request.folder, training=False)
 
     import torch
     from numpy.random import SeedSequence

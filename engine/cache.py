@@ -91,8 +91,11 @@ def code_hash(function: Callable[..., Any]) -> str | None:
         start = Path(inspect.getsourcefile(inspect.unwrap(function)) or "").resolve()
     except TypeError:
         return None
-    if not start.is_file():
-        return None
+    return hash_of_file(start) if start.is_file() else None
+
+
+def hash_of_file(start: Path) -> str:
+    """A hash of the code of a file, and of the repository's files that it imports, as code_hash."""
     trees: dict[Path, str] = {}
     waiting = [start]
     while waiting:
@@ -107,10 +110,18 @@ def code_hash(function: Callable[..., Any]) -> str | None:
     return hashlib.sha256(repr(sorted(named)).encode()).hexdigest()
 
 
-def warn_if_changed(problem: Problem[Any], folder: Path) -> None:
-    """Warn if the code of the problem is no longer that of a run."""
-    if read_info(folder).get("problem_sha256", code := code_hash(type(problem).network)) != code:
-        warn(f"warning: the code of {module_name(problem)} has changed since {folder} was trained: results may differ")
+def hashes_of_code(problem: Problem[Any]) -> dict[str, str | None]:
+    """Hashes of the code on which the training of a network depends, as run_info.json has them."""
+    return {"problem_sha256": code_hash(type(problem).network), "trainer_sha256": hash_of_file(ROOT / "trainer.py")}
+
+
+def warn_if_changed(problem: Problem[Any], folder: Path, *, training: bool) -> None:
+    """Warn if the code of the problem, or for `training` that of trainer.py, is no longer that of a run."""
+    info, now = read_info(folder), hashes_of_code(problem)
+    names = {"problem_sha256": f"{module_name(problem)}, or of a file that it imports,", "trainer_sha256": "trainer.py"}
+    for key, name in names.items():
+        if info.get(key, now[key]) != now[key] and (training or key == "problem_sha256"):
+            warn(f"warning: the code of {name} has changed since {folder} was trained: results may differ")
 
 
 @functools.cache  # a run asks for its generator and for its network, which share files

@@ -12,7 +12,7 @@ from numpy.random import SeedSequence
 
 from engine.config import Config, load_config, problem_options, to_dict
 from engine.datasets import generate_split
-from engine.errors import UnusableFileError
+from engine.errors import ProblemError, UnusableFileError
 from engine.files import read_checked, read_info, write_checked
 from engine.options import ConfigError, merge, validate
 from engine.prediction import Shapes, Standardized, new_network
@@ -24,12 +24,31 @@ OLDEST = 3  # the weights of these files can still be used; they do not store sh
 
 
 def save(path: Path, config: Config, content: Mapping[str, Any], keep: Path | None = None) -> None:
-    """Write tensors and plain values together with their config. An earlier file is kept under the path `keep`."""
+    """Write tensors and plain values together with their config. An earlier file is kept under the path `keep`.
+
+    Raises:
+        ProblemError: the content has something else, with which the file could not be read again.
+    """
+    _require_plain(path.name, content)
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, "config": to_dict(config), **content}, buffer)
     if keep is not None and path.exists():
         path.replace(keep)  # if the process is killed before write_checked has finished, this one is left
     write_checked(path, buffer.getvalue())
+
+
+def _require_plain(name: str, value: Any) -> None:
+    """Raise ProblemError, with the name of the value, unless it is made of tensors, numbers, words, lists and dicts."""
+    if isinstance(value, Mapping):
+        for key, each in value.items():
+            _require_plain(f"{name}: {key}", each)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            _require_plain(name, each)
+    elif value is not None and type(value) not in (bool, int, float, str) and not isinstance(value, torch.Tensor):
+        raise ProblemError(
+            f"{name} is of the type {type(value).__name__}: a checkpoint holds tensors, numbers, words, lists and dicts"
+        )
 
 
 def snapshot(value: Any) -> Any:

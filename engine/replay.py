@@ -14,7 +14,7 @@ What it finds switches it off, with one line, and the step as it is written is t
 is in docs/replay.md.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -50,7 +50,7 @@ class Trains(Protocol):
 class State(NamedTuple):
     """What a step may change."""
 
-    tensors: list[Tensor]
+    tensors: dict[str, Tensor]  # by a name for people
     generators: list[Tensor]
     gradients: list[Tensor | None]
 
@@ -65,6 +65,7 @@ class Replay:
         self.rates: list[tuple[dict[str, Any], Tensor]] = []  # groups of optimisers, with their rates as tensors
         self.fixed: list[tuple[dict[str, Any], float]] = []  # groups whose rates were recorded as numbers
         self.parameters: list[Tensor] = []  # of the network and the optimisers
+        self.numbers: list[Any] = []  # of the trainer, at the last step that was compared
         self.is_off = False
         self.n_warm_up = self.n_compared = self.first_epoch = self.last_epoch = 0
         try:
@@ -94,6 +95,9 @@ class Replay:
         epoch = self.trainer.epoch
         if epoch == self.first_epoch or epoch != self.last_epoch or self.n_compared < N_COMPARED:
             return self.compare(inputs, targets)
+        if numbers(self.trainer) != self.numbers:
+            self.switch_off("a number in an attribute of the trainer has changed in the middle of an epoch")
+            return self.trainer.step(inputs, targets)
         return self.recording(inputs, targets)
 
     def switch_off(self, reason: str) -> None:
@@ -183,57 +187,72 @@ class Replay:
         with self.rates_as_tensors(), reads:
             loss = self.trainer.step(inputs, targets)
         faults = surroundings.changes() + getattr(reads, "faults", [])
-        written = self.state([*watched, loss])
+        written = self.state(watched | {"the loss": loss})
         self.load(watched, before)
         try:
-            replayed = self.state([*watched, self.recording(inputs, targets)])
+            replayed = self.state(watched | {"the loss": self.recording(inputs, targets)})
         except RuntimeError as error:
             faults.append(f"the step cannot be repeated with another batch ({error})")
         else:
-            if not all(map(same, flat(written), flat(replayed))):
-                faults.append("the step as it is written gives other numbers than the replayed one")
+            if names := differences(written, replayed):
+                faults.append(f"the replayed step gives different numbers from the step as it is written ({names[0]})")
         if faults:
-            self.load([*watched, loss], written)
+            self.load(watched | {"the loss": loss}, written)
             self.switch_off(faults[0])
-        self.last_epoch, self.n_compared = self.trainer.epoch, self.n_compared + 1
+        self.last_epoch, self.n_compared, self.numbers = self.trainer.epoch, self.n_compared + 1, numbers(self.trainer)
         return loss
 
-    def watched(self, surroundings: Surroundings) -> list[Tensor]:
+    def watched(self, surroundings: Surroundings) -> dict[str, Tensor]:
         """The tensors that a step may change, each once."""
-        used = self.recording.used if self.recording else []
-        of_modules = [
-            each for module in surroundings.modules.values() for each in (*module.parameters(), *module.buffers())
-        ]
-        data = {("trainer", "train"), ("trainer", "val")}
-        attributes = [values for name, values in surroundings.attributes.items() if name not in data]
-        of_attributes = [value for values in attributes for value in values]
-        found = [each for each in (*self.parameters, *of_modules, *used, *of_attributes) if isinstance(each, Tensor)]
-        dense = [each for each in found if each.layout is torch.strided and each.device.type != "meta"]
-        return list({(each.data_ptr(), each.shape, each.stride()): each for each in dense}.values())
+        found: list[tuple[str, Any]] = []
+        for name, module in surroundings.modules.items():
+            owned = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+            found += [(f"{name}.{key}", tensor) for key, tensor in owned]
+        for (name, key), values in surroundings.attributes.items():
+            if (name, key) not in {("trainer", "train"), ("trainer", "val")} and not name.startswith("the file"):
+                found += [(f"{name}.{key}", value) for value in values]
+        found += [("a tensor of the step", tensor) for tensor in (self.recording.used if self.recording else ())]
+        tensors: dict[Any, tuple[str, Tensor]] = {}
+        for name, each in found:
+            if isinstance(each, Tensor) and each.layout is torch.strided and each.device.type != "meta":
+                tensors.setdefault((each.data_ptr(), each.shape, each.stride()), (name, each))
+        return {f"{name} [{i}]": tensor for i, (name, tensor) in enumerate(tensors.values())}
 
     def generators(self) -> list[Generator]:
         """The random generators that a step may use."""
         of_device = [] if self.device.type == "cpu" else [torch.cuda.default_generators[self.device.index or 0]]
         return [torch.default_generator, *of_device, *(self.recording.generators if self.recording else ())]
 
-    def state(self, tensors: Iterable[Tensor]) -> State:
+    def state(self, tensors: Mapping[str, Tensor]) -> State:
         """A copy of what a step may change."""
         return State(
-            [tensor.detach().clone() for tensor in tensors],
+            {name: tensor.detach().clone() for name, tensor in tensors.items()},
             [generator.get_state() for generator in self.generators()],
             [parameter.grad for parameter in self.parameters],
         )
 
-    def load(self, tensors: Iterable[Tensor], state: State) -> None:
+    def load(self, tensors: Mapping[str, Tensor], state: State) -> None:
         """Return to a state."""
         with torch.no_grad():
-            for tensor, value in zip(tensors, state.tensors, strict=True):
-                if not same(tensor.detach(), value):  # some that the step does not change cannot be written to
-                    tensor.copy_(value)
+            for name, tensor in tensors.items():
+                if not same(tensor.detach(), state.tensors[name]):  # some cannot be written to
+                    tensor.copy_(state.tensors[name])
         for generator, value in zip(self.generators(), state.generators, strict=True):
             generator.set_state(value)
         for parameter, gradient in zip(self.parameters, state.gradients, strict=True):
             parameter.grad = gradient
+
+
+def numbers(trainer: Trains) -> list[Any]:
+    """The numbers and words in attributes of the trainer."""
+    return [value for value in vars(trainer).values() if type(value) in (int, float, bool, str)]
+
+
+def differences(one: State, other: State) -> list[str]:
+    """What differs between two states, in words."""
+    found = [name.partition(" [")[0] for name in one.tensors if not same(one.tensors[name], other.tensors[name])]
+    found += ["a gradient"] * (not all(map(same, one.gradients, other.gradients)))
+    return found + ["a random generator"] * (not all(map(same, one.generators, other.generators)))
 
 
 def same(one: Tensor | None, other: Tensor | None) -> bool:
@@ -248,8 +267,3 @@ def same(one: Tensor | None, other: Tensor | None) -> bool:
         one, other = (torch.view_as_real(each.resolve_conj()) for each in (one, other))
     integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[one.element_size()]
     return torch.equal(one.view(integers), other.view(integers))
-
-
-def flat(state: State) -> list[Tensor | None]:
-    """All tensors of a state."""
-    return [*state.tensors, *state.generators, *state.gradients]

@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.cache import code_hash, warn_if_changed
+from engine.cache import hashes_of_code, warn_if_changed
 from engine.config import Config
 from engine.datasets import Data, load_data, require_memory_for
 from engine.distributed import Group
@@ -39,7 +39,7 @@ class Run:
     logger: "NullLogger"  # writes to the folder once the run has been started
     stack: ExitStack
     resume: bool
-    code: str | None  # a hash of the code of the problem
+    code: dict[str, str | None]  # hashes of the code of the problem and of trainer.py
     timings: dict[str, float] = field(default_factory=dict)  # seconds by stage
 
     @property
@@ -89,7 +89,7 @@ class Run:
             threads=torch.get_num_threads(),
             data_source=data.source,
             data_sha256=data.sha256,
-            problem_sha256=self.code,
+            **self.code,
         )
 
     def finish(self, results: dict[str, Any], arrays: dict[str, Any]) -> None:
@@ -118,8 +118,8 @@ def open_run(
     # What can be refused early is refused before torch is loaded, which takes seconds.
     require_memory_for(problem, config)
     if resume and group.is_main:
-        warn_if_changed(problem, folder)
-    code = code_hash(type(problem).network)  # with torch in memory, Python takes five times as long for it
+        warn_if_changed(problem, folder, training=True)
+    code = hashes_of_code(problem)  # with torch in memory, Python takes five times as long for it
     if group.is_main:
         require_free(folder, overwrite or resume)
     device = select_device(config.device, group.local_rank if group.size > 1 else None)

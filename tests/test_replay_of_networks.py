@@ -15,7 +15,7 @@ from engine.prediction import evaluate
 from model import ARCHITECTURES, create_network
 from problem import PROBLEM
 from tests.engine.training import Record, build, weights
-from trainer import OPTIMIZERS, Trainer, create_optimizer
+from trainer import Trainer, create_optimizer
 
 TINY = ExperimentConfig(
     model=ModelConfig(hidden=(16, 8), channels=(4,), dropout=0),
@@ -29,7 +29,7 @@ def ising_trainer(model: ModelConfig = TINY.model, *, replay: bool = False, **op
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
 @pytest.mark.parametrize(
     "options",
     [{"activation": "gelu", "dropout": 0.2}, {"activation": "tanh", "dropout": 0, "grad_clip": 0.5}],
@@ -53,7 +53,7 @@ def test_training_with_replayed_steps_is_the_same_bit_for_bit(
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
 def test_training_with_a_captured_step_is_the_same(optimizer: str) -> None:
     runs = []
     for replay in (False, True):

@@ -312,8 +312,9 @@ class CountsInTheClass(Edited):
 
 
 class ChangesTheRate(Edited):
-    def learning_rate(self, step: int) -> float:
-        return float(self.optimizer.param_groups[0]["lr"])  # leave it to the step
+    def lr_factor(self, step: int) -> float:
+        options = self.optimizer.param_groups[0]
+        return float(options["lr"] / options["initial_lr"])  # leave it to the step
 
     def before_update(self) -> None:
         for group in self.optimizer.param_groups:
@@ -331,6 +332,22 @@ class StepsAScheduler(ChangesTheRate):
         loss = super().step(inputs, targets)
         self.scheduler.step()
         return loss
+
+
+class CountsOutside(Edited):
+    def prepare(self) -> None:
+        self.now = 0
+
+    def changed_loss(self, losses: Tensor) -> Tensor:
+        return losses.mean() * (2 if self.now >= 50 else 1)
+
+    def train_epoch(self, take_step: Any) -> float:
+        def counted(inputs: tuple[Tensor, ...], targets: Tensor) -> Tensor:
+            self.now += 1
+            loss: Tensor = take_step(inputs, targets)
+            return loss
+
+        return super().train_epoch(counted)
 
 
 class SecondOptimiser(Edited):
@@ -461,6 +478,7 @@ EDITS = [
     Edit("`if random.random() < 0.01`", IfRandom),
     Edit("`if self.rng.random() < 0.5`, a NumPy generator of your own", IfGenerator),
     Edit("`if self.rng.random() < 0.004`", RarelyIfGenerator, {"epochs": 60}),
+    Edit("`if self.now >= 50`, counted outside of the step", CountsOutside),
     Edit("a counter of the class, `type(self).calls += 1`", CountsInTheClass),
     Edit('a learning rate that the step changes, `group["lr"] *= 0.99`', ChangesTheRate),
     Edit("a `StepLR` that is stepped in the step", StepsAScheduler),

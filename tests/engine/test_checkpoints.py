@@ -8,12 +8,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from engine import checkpoints
 from engine.config import TrainConfig, load_config, to_dict
-from engine.errors import UnusableFileError
+from engine.errors import ProblemError, UnusableFileError
 from engine.files import CHECKSUM, read_checked, write_checked
 from evaluate import load_run
 from tests.conftest import read
@@ -113,6 +114,13 @@ def test_a_save_keeps_the_earlier_file_if_asked(tmp_path: Path) -> None:
         checkpoints.save(last, CONFIG, {"epoch": epoch}, keep=previous)
     assert [checkpoints.load(path, CONFIG)["epoch"] for path in (last, previous)] == [3, 2]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["last.pt", "previous.pt"]
+
+
+@pytest.mark.parametrize("value", [np.float64(1), np.ones(2), {1}, [{"a": np.int64(1)}]])
+def test_what_could_not_be_read_again_is_refused_when_it_is_saved(value: Any, tmp_path: Path) -> None:
+    with pytest.raises(ProblemError, match=r"last\.pt: mine.* is of the type \w+: a checkpoint holds tensors, numbers"):
+        checkpoints.save(tmp_path / "last.pt", CONFIG, {"epoch": 1, "mine": value})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_torch_reads_a_checkpoint_as_it_is(toy_run: Path) -> None:

@@ -31,7 +31,7 @@ class Edit(NamedTuple):
 
 LOSS = "        loss = example_losses(self.problem, self.config, self.forward(*inputs), targets).mean()\n"
 UPDATE = "        self.optimizer.step()\n"
-ROW = '                    "train_loss": train_loss,\n'
+ROW = '                "train_loss": train_loss,\n'
 
 EDITS = {
     "log": Edit(
@@ -39,10 +39,10 @@ EDITS = {
             UPDATE: UPDATE
             + "        self.norms += nn.utils.get_total_norm([p.grad for p in self.network.parameters()])\n",
             "        self.network.train()\n": "        self.network.train()\n        self.norms = torch.zeros(())\n",
-            ROW: ROW + '                    "gradient_norm": self.norms.item() / self.steps_per_epoch,\n',
+            ROW: ROW + '                "gradient_norm": self.norms.item() / self.steps_per_epoch,\n',
         },
         [],
-        "other numbers",  # at the first step of the second epoch: the sum is another tensor there
+        "different numbers",  # at the first step of the second epoch: the sum is another tensor there
     ),
     "count": Edit(
         {
@@ -58,7 +58,7 @@ EDITS = {
             + "        loss = loss + 1e-4 * self.epoch * sum(p.abs().sum() for p in self.network.parameters())\n"
         },
         [],
-        "other numbers",
+        "different numbers",
     ),
     "schedule": Edit(
         {'    "none": lambda': '    "linear": lambda progress: 1 - progress,\n    "none": lambda'},
@@ -155,7 +155,7 @@ def test_an_edit_changes_what_it_is_meant_to_change(edited: Path, name: str, tmp
         )
     if name == "optimiser":
         saved = torch.load(edited / "checkpoints" / "a" / "last.pt", weights_only=True)
-        assert "square_avg" in saved["optimizer"][0]
+        assert "square_avg" in saved["optimizer"]["state"][0]
 
 
 def test_the_guide_shows_these_edits() -> None:

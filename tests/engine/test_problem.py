@@ -369,9 +369,15 @@ def test_code_that_has_changed_since_a_run_is_a_warning(capsys: pytest.CaptureFi
     assert capsys.readouterr().err == ""
     path = Path("checkpoints/r/run_info.json")
     info = json.loads(path.read_text())
-    path.write_text(json.dumps(info | {"problem_sha256": "0" * 64}))
-    main.run(PROBLEM, replace(CONFIG, train=replace(CONFIG.train, epochs=7)), Path("checkpoints/r"), resume=True)
-    assert "warning: the code of tests.toy has changed since checkpoints/r was trained" in capsys.readouterr().err
+    for n_epochs, key, name in (
+        (7, "problem_sha256", "tests.toy, or of a file that it imports,"),
+        (8, "trainer_sha256", "trainer.py"),
+    ):
+        path.write_text(json.dumps(info | {key: "0" * 64}))
+        longer = replace(CONFIG, train=replace(CONFIG.train, epochs=n_epochs))
+        main.run(PROBLEM, longer, Path("checkpoints/r"), resume=True)
+        line = f"warning: the code of {name} has changed since checkpoints/r was trained: results may differ\n"
+        assert capsys.readouterr().err == line
 
 
 def test_labels_without_a_difference_are_refused() -> None:

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from engine.config import Config, Optimizer, Scheduler, TrainConfig
 from engine.datasets import get_splits
 from engine.distributed import Group
-from engine.errors import DivergedError
+from engine.errors import DivergedError, ProblemError
 from engine.hardware import choose_num_threads
 from engine.options import options_of
 from engine.prediction import build_network, evaluate
@@ -24,7 +24,7 @@ from engine.replay import Step
 from logger import RunLogger
 from tests.conftest import read
 from tests.engine.training import TINY, build, weights
-from tests.toy import PROBLEM, ToyConfig
+from tests.toy import PROBLEM, ToyConfig, ToyProblem
 from trainer import OPTIMIZERS, SCHEDULES, Trainer, create_optimizer, is_over, lr_factor, shuffled
 
 
@@ -340,6 +340,53 @@ def test_no_batch_waits_for_its_loss() -> None:
             trainer.fit()
         counts.append(reads.count)
     assert 0 < counts[0] == counts[1]  # 2 or 50 batches: the same number of reads
+
+
+class Growing(torch.optim.SGD):
+    """An optimiser with a number of its own in its options."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        super().step(closure)
+        for group in self.param_groups:
+            group["n_steps"] = group.get("n_steps", 0) + 1
+            for p in group["params"]:
+                p.mul_(1 + 1e-4 * group["n_steps"])
+
+
+def test_numbers_in_the_options_of_an_optimiser_are_restored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(OPTIMIZERS, "adamw", Growing)
+    uninterrupted, record = build()
+    uninterrupted.fit()
+    later, continued = build()
+    later.restore(record.states[1])
+    later.fit()
+    assert continued.rows == record.rows[2:]
+
+
+def test_a_group_may_have_a_learning_rate_of_its_own() -> None:
+    trainer, _ = build(scheduler="cosine", epochs=2)
+    trainer.optimizer.param_groups[0]["initial_lr"] = 0.5
+    trainer.fit()
+    last = factors("cosine", 14)[-1]
+    assert [group["lr"] for group in trainer.optimizer.param_groups] == [0.5 * last, 0.01 * last]
+
+
+def test_numbers_of_numpy_in_a_row_become_numbers_of_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, record = build(epochs=2)
+    metrics = ToyProblem.metrics
+    monkeypatch.setattr(ToyProblem, "metrics", lambda *arguments: metrics(*arguments) | {"norm": np.float32(0.5)})
+    monkeypatch.setattr(trainer, "lr_factor", lambda step: np.float64(1.0))
+    trainer.fit()
+    assert {type(value) for row in record.rows for value in row.values()} == {int, float}
+
+
+def test_a_row_with_something_else_is_an_error_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, _ = build(epochs=2)
+    monkeypatch.setattr(trainer, "lr_factor", lambda step: math.nan)
+    monkeypatch.setattr(trainer, "train_epoch", lambda take_step: 1.0)
+    with pytest.raises(ProblemError, match="the row of an epoch: learning_rate is nan"):
+        trainer.fit()
 
 
 # ---------------------------------------------------------------------------------------------------------- divergence

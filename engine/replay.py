@@ -87,7 +87,7 @@ class Replay:
         if self.recording is None:
             self.n_warm_up += 1
             return (self.warm_up if self.n_warm_up <= N_WARM_UP else self.record)(inputs, targets)
-        if any(group["lr"] != rate for group, rate in self.fixed):
+        if self.fixed and any(group["lr"] != rate for group, rate in self.fixed):
             self.switch_off("the optimiser takes the learning rate as a number, which has changed")
             return self.trainer.step(inputs, targets)
         for group, rate in self.rates:
@@ -182,11 +182,10 @@ class Replay:
         surroundings = Surroundings(self.trainer)
         watched = self.watched(surroundings)
         before = self.state(watched)
-        # In the first epoch without it: while one looks for them, some gradients are calculated in another way.
-        reads = self.tools.ReadsNumbers() if self.trainer.epoch != self.first_epoch else nullcontext()
-        with self.rates_as_tensors(), reads:
+        functions = self.tools.Functions() if self.trainer.epoch != self.first_epoch else nullcontext()
+        with self.rates_as_tensors(), functions:
             loss = self.trainer.step(inputs, targets)
-        faults = surroundings.changes() + getattr(reads, "faults", [])
+        faults = surroundings.changes() + getattr(functions, "faults", [])
         written = self.state(watched | {"the loss": loss})
         self.load(watched, before)
         try:

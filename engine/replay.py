@@ -65,7 +65,7 @@ class Replay:
         self.rates: list[tuple[dict[str, Any], Tensor]] = []  # groups of optimisers, with their rates as tensors
         self.fixed: list[tuple[dict[str, Any], float]] = []  # groups whose rates were recorded as numbers
         self.parameters: list[Tensor] = []  # of the network and the optimisers
-        self.numbers: list[Any] = []  # of the trainer, at the last step that was compared
+        self.numbers: list[tuple[str, Any]] = []  # attributes of the trainer, at the last step that was compared
         self.is_off = False
         self.n_warm_up = self.n_compared = self.first_epoch = self.last_epoch = 0
         try:
@@ -95,7 +95,8 @@ class Replay:
         epoch = self.trainer.epoch
         if epoch == self.first_epoch or epoch != self.last_epoch or self.n_compared < N_COMPARED:
             return self.compare(inputs, targets)
-        if numbers(self.trainer) != self.numbers:
+        attributes = vars(self.trainer)
+        if any(attributes[name] != number for name, number in self.numbers):
             self.switch_off("a number in an attribute of the trainer has changed in the middle of an epoch")
             return self.trainer.step(inputs, targets)
         return self.recording(inputs, targets)
@@ -242,9 +243,9 @@ class Replay:
             parameter.grad = gradient
 
 
-def numbers(trainer: Trains) -> list[Any]:
-    """The numbers and words in attributes of the trainer."""
-    return [value for value in vars(trainer).values() if type(value) in (int, float, bool, str)]
+def numbers(trainer: Trains) -> list[tuple[str, Any]]:
+    """The attributes of the trainer that are numbers or words."""
+    return [(name, value) for name, value in vars(trainer).items() if type(value) in (int, float, bool, str)]
 
 
 def differences(one: State, other: State) -> list[str]:

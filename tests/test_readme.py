@@ -198,6 +198,13 @@ def test_the_problem_of_the_guide_runs_with_all_its_commands(tmp_path: Path) -> 
         done = run_command(*words, cwd=tmp_path, script="evaluate.py", **path)
         assert done.returncode == 0, done.stderr
     assert run_command("checkpoints/first", cwd=tmp_path, script="plots.py", **path).returncode == 0
+    notebook = next(
+        block for block in re.findall(r"```python\n(.*?)```", GUIDE, flags=re.DOTALL) if "history =" in block
+    )
+    code = f'from decay import PROBLEM\n{notebook}\nassert len(history) == config.train.epochs\nassert predictions.shape == data.test["rates"].shape\n'
+    (tmp_path / "notebook.py").write_text(code)
+    done = run_command(cwd=tmp_path, script=("notebook.py",), **path)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_guide_names_every_method_of_a_problem() -> None:

@@ -234,7 +234,7 @@ def plot(results: dict[str, Any]) -> None:
         ylabel="validation MAE [J per spin]",
     )
     limits = right.get_xlim()
-    right.set_xticks([2, 3, 5, 10, 20, 50], ["2", "3", "5", "10", "20", "50"])
+    right.set_xticks([1, 2, 5, 10, 20, 50], ["1", "2", "5", "10", "20", "50"])
     right.set_yticks([0.04, 0.06, 0.1], ["0.04", "0.06", "0.1"])
     right.minorticks_off()
     right.set_xlim(limits)  # ticks outside the limits have widened them

@@ -42,7 +42,7 @@ if __name__ == "__main__":
 
 # What each process of a group has to find.
 COLLECTIVES = """
-import sys
+import os
 
 import torch
 
@@ -74,7 +74,7 @@ with group.init(torch.device("cpu")):
     assert abs(together.predictions - alone.predictions).max() < 1e-5
     for name, value in alone.metrics.items():
         assert abs(together.metrics[name] - value) < 1e-5, name
-print(f"process {group.rank} is done", flush=True)
+os.write(1, f"process {group.rank} is done\\n".encode())  # at once: print may write the end of the line later
 """
 
 
@@ -101,6 +101,30 @@ def test_the_shards_of_a_batch_are_the_batch() -> None:
             shards = [Group(rank, size).shard(batch) for rank in range(size)]
             assert torch.equal(torch.cat(shards), batch)
             assert max(map(len, shards)) - min(map(len, shards)) <= 1
+
+
+def test_a_batch_that_is_smaller_than_the_group_is_the_share_of_every_process() -> None:
+    batch = (torch.arange(2), torch.arange(4).reshape(2, 2))
+    assert all(Group(rank, 3).share(batch) is batch for rank in range(3))
+    shares = [Group(rank, 2).share(batch) for rank in range(2)]
+    for i in range(2):
+        assert torch.equal(torch.cat([share[i] for share in shares]), batch[i])
+
+
+def test_gradients_and_losses_are_averaged_over_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if one process had all of them: here 1 and 3 examples, with an unused parameter."""
+    used, unused = torch.nn.Parameter(torch.zeros(2, 2)), torch.nn.Parameter(torch.zeros(3))
+    sent: list[torch.Tensor] = []
+    for gradient, loss, n in ((1.0, 10.0, 1), (5.0, 20.0, 3)):
+        used.grad = torch.full((2, 2), gradient)
+        monkeypatch.setattr(Group, "all_reduce", lambda self, tensor: sent.append(tensor.clone()) or tensor)
+        Group(0, 2).average(torch.tensor(loss), [used, unused], n)
+    monkeypatch.setattr(Group, "all_reduce", lambda self, tensor: sent[0] + sent[1])
+    mean = Group(0, 2).average(torch.tensor(20.0), [used, unused], 3)
+    assert used.grad is not None
+    assert (used.grad.tolist(), unused.grad) == ([[4.0, 4.0], [4.0, 4.0]], None)
+    assert (float(mean), mean.shape) == (17.5, ())
+    assert Group().average(mean, [used], 1) is mean
 
 
 def test_the_group_is_the_one_that_torchrun_describes(monkeypatch: pytest.MonkeyPatch) -> None:

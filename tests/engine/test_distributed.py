@@ -115,9 +115,14 @@ def test_gradients_and_losses_are_averaged_over_examples(monkeypatch: pytest.Mon
     """As if one process had all of them: here 1 and 3 examples, with an unused parameter."""
     used, unused = torch.nn.Parameter(torch.zeros(2, 2)), torch.nn.Parameter(torch.zeros(3))
     sent: list[torch.Tensor] = []
+
+    def keep(group: Group, tensor: torch.Tensor) -> torch.Tensor:
+        sent.append(tensor.clone())
+        return tensor
+
     for gradient, loss, n in ((1.0, 10.0, 1), (5.0, 20.0, 3)):
         used.grad = torch.full((2, 2), gradient)
-        monkeypatch.setattr(Group, "all_reduce", lambda self, tensor: sent.append(tensor.clone()) or tensor)
+        monkeypatch.setattr(Group, "all_reduce", keep)
         Group(0, 2).average(torch.tensor(loss), [used, unused], n)
     monkeypatch.setattr(Group, "all_reduce", lambda self, tensor: sent[0] + sent[1])
     mean = Group(0, 2).average(torch.tensor(20.0), [used, unused], 3)

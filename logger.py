@@ -23,7 +23,7 @@ from tqdm import tqdm
 from engine import checkpoints
 from engine.cli import invocation
 from engine.config import Config, to_dict, to_json
-from engine.errors import DivergedError
+from engine.errors import DivergedError, ProblemError
 from engine.files import write_atomic, write_json
 from engine.hardware import provenance
 from engine.problem import Problem, module_name
@@ -40,10 +40,10 @@ class NullLogger:
         """Show the metrics of an epoch."""
 
     def log_state(self, state: Mapping[str, Any]) -> None:
-        """Save everything that the rest of a run depends on, now or soon."""
+        """Take the state of training after an epoch, and save it now or later."""
 
     def flush(self) -> None:
-        """Save now what has not been saved yet."""
+        """Save the newest state, if it has not been saved."""
 
     def note(self, **facts: Any) -> None:
         """Record what may differ between two equal runs."""
@@ -108,7 +108,8 @@ class RunLogger(NullLogger):
         self._close_bar()
         with uninterrupted():
             for record in (self.flush, partial(self.note, status=endings.get(kind, "failed"))):
-                with contextlib.suppress(OSError):  # a full disk has been reported already
+                # A full disk, or a state that cannot be saved, has been reported already.
+                with contextlib.suppress(OSError, ProblemError):
                     record()
         self._to_wandb(lambda run: run.finish(exit_code=0 if kind is None else 1))
 
@@ -153,9 +154,9 @@ class RunLogger(NullLogger):
         self._to_wandb(lambda run: run.summary.update(test_metrics | {"best_epoch": results["best_epoch"]}))
 
     def log_state(self, state: Mapping[str, Any]) -> None:
-        """Write metrics, best weights and checkpoint if the last time was a second ago; otherwise keep a copy.
+        """Write metrics, best weights and checkpoint, at most once per second. Otherwise keep a copy of the state.
 
-        `flush` writes the copy: at the end of training and, however a run ends, at the end of the context.
+        `flush` writes the copy at the end of training, and whenever the run ends.
         """
         is_time = time.monotonic() - self.last_write >= SECONDS_BETWEEN_WRITES
         self.unsaved = state if is_time else checkpoints.snapshot(state)

@@ -1,7 +1,7 @@
-"""One training step, recorded as tensor operations that can be repeated without the Python code around them.
+"""A training step, recorded as tensor operations that can be repeated without the Python code around them.
 
-What is recorded are tensors, not the names they had: weights and the state of the optimiser have to keep their
-storage. This file uses private names of PyTorch; replay.py goes on without it where they are missing.
+A recording refers to tensors, not to their names in Python. Weights and the state of the optimiser must therefore keep
+their storage. This file uses private names of PyTorch. If one is missing, replay.py switches replay off.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,8 +17,6 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
-Step = Callable[[tuple[Tensor, ...], Tensor], Tensor]
-
 aten = torch.ops.aten
 READS = "the step reads numbers from a tensor (print, if, float, .item(), .numpy())"
 READ_NUMBERS = {"item", "tolist", "numpy", "equal", "allclose", "is_nonzero", "__array__", "__dlpack__"}
@@ -31,16 +29,19 @@ class Recording:
     """Takes a step as it is written, and can then repeat it with other batches of the same shape.
 
     Args:
-        step, inputs, targets: what is taken and recorded: in `loss`, what it returned.
-        parameters: whose gradients a repetition leaves in `grad`, as the step does.
+        step, inputs, targets: the function to record, and the batch to call it with.
+        parameters: a repetition sets their `grad`, as the step does.
 
     Attributes:
-        faults: why the step cannot be repeated.
-        used: the tensors from before the step that it reads or changes.
-        generators: the random generators that were handed to its operations.
+        loss: what the step returned.
+        faults: reasons why the step cannot be repeated.
+        used: tensors that existed before the step and that it reads or changes.
+        generators: random generators that were passed to its operations.
     """
 
-    def __init__(self, step: Step, inputs: tuple[Tensor, ...], targets: Tensor, parameters: Sequence[Tensor]) -> None:
+    def __init__(
+        self, step: Callable[..., Tensor], inputs: tuple[Tensor, ...], targets: Tensor, parameters: Sequence[Tensor]
+    ) -> None:
         recorder, functions = _Recorder([*inputs, targets]), Functions()
         with recorder, functions:
             self.loss = step(inputs, targets)
@@ -69,7 +70,7 @@ class Recording:
             loss, *gradients = self.repeat(*inputs, targets)
         for parameter, gradient in zip(self.with_gradient, gradients, strict=True):
             parameter.grad = gradient
-        return loss.clone()  # a tensor that may be changed: those that are made in inference mode may not
+        return loss.clone()  # unlike tensors from inference mode, the copy can be changed in place
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -81,7 +82,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, batch: Sequence[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.graph = Graph()
-        self.kept: dict[str, Tensor | Generator] = {}  # what was there before, under its name in the graph
+        self.kept: dict[str, Tensor | Generator] = {}  # what existed before the step, by its name in the graph
         self.seen: list[Any] = list(batch)  # keeps everything alive, so that no two have the same id
         self.nodes = {id(tensor): self.graph.placeholder(f"batch_{i}") for i, tensor in enumerate(batch)}
         self.faults: list[str] = []
@@ -120,7 +121,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.nodes[id(value)] = node
 
     def node(self, value: Tensor | Generator) -> Node:
-        """The node that represents this tensor or generator; for one from before, a new node that keeps it."""
+        """The node of this tensor or generator. If it existed before the step, a new node keeps it."""
         if id(value) not in self.nodes:
             name = f"kept_{len(self.kept)}"
             self.kept[name] = value.detach() if isinstance(value, Tensor) else value
@@ -133,7 +134,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class Functions(TorchFunctionMode):
-    """In its context, notices functions that a step cannot be repeated with. It changes no calculation."""
+    """A context that notices calls of functions that prevent a replay. It does not change any result."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -144,12 +145,12 @@ class Functions(TorchFunctionMode):
         if name in READ_NUMBERS:
             self.faults.append(READS)
         elif name in OTHER_BITS:
-            self.faults.append(f"autograd differentiates {name} in another way, with other bits, while it is recorded")
+            self.faults.append(f"autograd uses another formula for {name} in a step that is recorded")
         return function(*args, **(kwargs or {}))
 
 
 def _faults(operation: OpOverload, args: tuple[Any, ...]) -> list[str]:
-    """Why an operation cannot be repeated: Python knows a number that is another one at the next step."""
+    """Why an operation cannot be repeated: Python code may depend on numbers that differ at the next step."""
     if torch.Tag.data_dependent_output in operation.tags:
         return [READS]
     if torch.Tag.dynamic_output_shape not in operation.tags:
@@ -157,11 +158,11 @@ def _faults(operation: OpOverload, args: tuple[Any, ...]) -> list[str]:
     is_index = operation is aten.index.Tensor
     if is_index and all(index is None or index.dtype not in (torch.bool, torch.uint8) for index in args[1]):
         return []
-    return ["in the step, numbers decide which shape a tensor has (a mask as an index, nonzero)"]
+    return ["a shape in the step depends on the numbers in a tensor (a mask as an index, nonzero)"]
 
 
 def _shorten(operations: GraphModule) -> None:
-    """Remove operations that change no number, and choose faster ones with the same result."""
+    """Remove operations that do not change any number, and replace others by faster ones with the same result."""
     graph = operations.graph
     for node in graph.nodes:
         if (alias := _alias(node)) is not None:
@@ -192,7 +193,7 @@ def _alias(node: Node) -> Node | None:
 
 
 def _compute_once(operations: GraphModule) -> None:
-    """Replace what is the same at every step by its result: views of weights, and where a backward pass begins."""
+    """Replace what is the same at every step by its result: views of weights, and the start of a backward pass."""
     constants: set[str] = set()
     for node in operations.graph.nodes:
         kept = _kept_argument(node)
@@ -212,7 +213,7 @@ def _compute_once(operations: GraphModule) -> None:
 
 
 def _add_a_tensor(node: Node, operations: GraphModule) -> None:
-    """Let an optimiser count its steps with a tensor, which takes half the time that a number takes."""
+    """Let an optimiser count its steps by adding a tensor. Adding a number takes twice as long."""
     counters: Any = node.args[0]
     tensors = [getattr(operations, str(counter.target), None) for counter in counters]
     if all(isinstance(each, Tensor) and each.dtype == torch.float32 and each.is_cpu for each in tensors):
@@ -223,7 +224,7 @@ def _add_a_tensor(node: Node, operations: GraphModule) -> None:
 
 
 def _kept_argument(node: Node) -> str:
-    """The name of the tensor from before that an operation works on, or nothing."""
+    """The name of the kept tensor that an operation works on, or nothing."""
     source = node.args[0] if node.op == "call_function" and node.args else None
     return str(source.target) if isinstance(source, Node) and source.op == "get_attr" else ""
 
@@ -236,9 +237,9 @@ def _erase_unused(graph: Graph) -> None:
 
 
 def _copies_a_gradient(copy: Node) -> bool:
-    """Whether a new tensor gets a copy of numbers that nothing else uses.
+    """Whether an operation copies numbers that nothing else uses into a new tensor.
 
-    Autograd copies a gradient unless it is the only one to have it; while a step is recorded, it is not.
+    Autograd copies a gradient if something else refers to it. While a step is recorded, the recorder does.
     """
     place, source = copy.args
     if not isinstance(place, Node) or not isinstance(source, Node):
@@ -272,17 +273,19 @@ def _quicken(operations: GraphModule) -> None:
 
 
 class CudaGraph:
-    """The same for a CUDA device: the kernels of a step, which are launched again as one graph.
+    """The same for a CUDA device: the kernels of a step, launched again as one graph.
 
     Args:
-        recording: of the same step. It has found no fault.
+        recording: a recording of the same step, without faults.
     """
 
-    def __init__(self, step: Step, inputs: tuple[Tensor, ...], targets: Tensor, recording: Recording) -> None:
+    def __init__(
+        self, step: Callable[..., Tensor], inputs: tuple[Tensor, ...], targets: Tensor, recording: Recording
+    ) -> None:
         self.used, self.generators, self.with_gradient = recording.used, recording.generators, recording.with_gradient
         self.batch = tuple(tensor.clone() for tensor in (*inputs, targets))
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):  # captures, and does nothing
+        with torch.cuda.graph(self.graph):  # captures the kernels and does not run them
             self.loss = step(self.batch[:-1], self.batch[-1])
         self.gradients = [parameter.grad for parameter in self.with_gradient]
 

@@ -1,17 +1,17 @@
-"""--replay: a training step that is recorded once and then replayed, at the cost of little more than its arithmetic.
+"""--replay: a training step that is recorded once and then replayed, which costs little more than its arithmetic.
 
-Most of the time of a small step is not arithmetic but bookkeeping: modules that call modules, the graph that autograd
-builds and walks, the optimiser that looks up its state. So a step runs a few times as it is written, is recorded, and
-from then on its tensor operations are repeated (recording.py). Python code in it then runs no more, which is right as
-long as it does the same at every step. Replay checks that:
+Most of the time of a small step is bookkeeping: modules that call modules, the graph that autograd builds and walks,
+the optimiser that looks up its state. So the first steps run as they are written, the next one is recorded, and from
+then on its tensor operations are repeated (recording.py). Python code in the step no longer runs. That is correct if
+this code does the same at every step. Replay checks it in two ways:
 
-- It looks for what makes a difference at some later step: hooks, numbers that are read from tensors, attributes that
-  the step changes, random numbers of NumPy or Python.
-- In the first epoch every step is taken both ways from one state, and compared bit for bit. In later epochs the first
-  step is.
+- It looks for code that can make a difference at a later step: hooks, numbers that are read from tensors, attributes
+  that the step changes, random numbers of NumPy or Python.
+- It takes every step of the first epoch, and the first step of every later epoch, in both ways from the same state: as
+  it is written, and replayed. It compares the results bit for bit.
 
-What it finds switches it off, with one line, and the step as it is written is the one that counts. What it cannot see
-is in docs/replay.md.
+If a check fails, replay switches itself off and prints one line. Training continues with the result of the step as it
+is written. docs/replay.md lists what replay cannot see.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 Step = Callable[[tuple[Tensor, ...], Tensor], Tensor]  # takes inputs and targets, changes the weights, returns the loss
 
-N_WARM_UP = 3  # steps as they are written: libraries initialise themselves, and the optimiser creates its state
-N_COMPARED = 20  # the least number of steps that are compared before the first one is not
+N_WARM_UP = 3  # steps before the one that is recorded: in them, the optimiser creates its state
+N_COMPARED = 20  # steps that are compared at least, also if the first epoch has fewer
 
 
 class Trains(Protocol):
@@ -50,7 +50,7 @@ class Trains(Protocol):
 class State(NamedTuple):
     """What a step may change."""
 
-    tensors: dict[str, Tensor]  # by a name for people
+    tensors: dict[str, Tensor]  # the keys are names for messages
     generators: list[Tensor]
     gradients: list[Tensor | None]
 
@@ -62,10 +62,10 @@ class Replay:
         self.trainer = trainer
         self.device = next(trainer.network.parameters()).device
         self.recording: Recording | CudaGraph | None = None
-        self.rates: list[tuple[dict[str, Any], Tensor]] = []  # groups of optimisers, with their rates as tensors
-        self.fixed: list[tuple[dict[str, Any], float]] = []  # groups whose rates were recorded as numbers
+        self.rates: list[tuple[dict[str, Any], Tensor]] = []  # parameter groups whose learning rate is in a tensor
+        self.fixed: list[tuple[dict[str, Any], float]] = []  # parameter groups whose learning rate is a number
         self.parameters: list[Tensor] = []  # of the network and the optimisers
-        self.numbers: list[tuple[str, Any]] = []  # attributes of the trainer, at the last step that was compared
+        self.numbers: list[tuple[str, Any]] = []  # attributes of the trainer at the last step that was compared
         self.is_off = False
         self.n_warm_up = self.n_compared = self.first_epoch = self.last_epoch = 0
         try:
@@ -96,7 +96,7 @@ class Replay:
         if epoch == self.first_epoch or epoch != self.last_epoch or self.n_compared < N_COMPARED:
             return self.compare(inputs, targets)
         attributes = vars(self.trainer)
-        if any(attributes[name] != number for name, number in self.numbers):
+        if any(attributes.get(name) != number for name, number in self.numbers):
             self.switch_off("a number in an attribute of the trainer has changed in the middle of an epoch")
             return self.trainer.step(inputs, targets)
         return self.recording(inputs, targets)
@@ -121,18 +121,11 @@ class Replay:
                     group["lr"] = number if rate == rate.new_tensor(number) else rate.item()
 
     def warm_up(self, inputs: tuple[Tensor, ...], targets: Tensor) -> Tensor:
-        """Take a step as it is written; on CUDA on a stream of its own, as a capture does."""
-        if self.device.type == "cpu":
-            with self.tools.Functions() as functions:
-                loss = self.trainer.step(inputs, targets)
-            if functions.faults:
-                self.switch_off(functions.faults[0])
-            return loss
-        main, side = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        side.wait_stream(main)
-        with torch.cuda.stream(side):
+        """Take a step as it is written, and look for functions that cannot be replayed."""
+        with self.tools.Functions() as functions, stream_of_its_own(self.device):
             loss = self.trainer.step(inputs, targets)
-        main.wait_stream(side)
+        if functions.faults:
+            self.switch_off(functions.faults[0])
         return loss
 
     def record(self, inputs: tuple[Tensor, ...], targets: Tensor) -> Tensor:
@@ -144,7 +137,7 @@ class Replay:
         try:
             with self.rates_as_tensors():
                 recording = self.tools.Recording(self.trainer.step, inputs, targets, self.parameters)
-        except Exception as error:  # of any kind: as it is written, the step may raise none
+        except Exception as error:  # of any kind: the step as it is written may succeed
             self.load(watched, before)
             self.switch_off(f"the step cannot be recorded ({error!r})")
             return self.trainer.step(inputs, targets)
@@ -161,14 +154,12 @@ class Replay:
         return recording.loss
 
     def take_rates(self, surroundings: Surroundings) -> None:
-        """Find the parameters, and which learning rates can be tensors, so that they may change."""
+        """Find all parameters, and put learning rates into tensors where possible, so that they may change."""
         found = list(self.trainer.network.parameters())
         for optimizer in surroundings.optimizers.values():
             for group in optimizer.param_groups:
                 found += group["params"]
-                if not group.get(
-                    "fused"
-                ):  # only such an optimiser is sure to read a tensor without making a number of it
+                if not group.get("fused"):  # other optimisers may convert the tensor to a number of Python
                     self.fixed.append((group, group["lr"]))
                     continue
                 kind = torch.float64 if self.device.type == "cpu" else torch.float32
@@ -178,7 +169,7 @@ class Replay:
         self.parameters = list({id(p): p for p in found}.values())
 
     def compare(self, inputs: tuple[Tensor, ...], targets: Tensor) -> Tensor:
-        """Take a step as it is written; take it again from the same state, replayed; compare."""
+        """Take a step as it is written, repeat it from the same state as a replayed step, and compare the results."""
         assert self.recording is not None
         surroundings = Surroundings(self.trainer)
         watched = self.watched(surroundings)
@@ -235,12 +226,25 @@ class Replay:
         """Return to a state."""
         with torch.no_grad():
             for name, tensor in tensors.items():
-                if not same(tensor.detach(), state.tensors[name]):  # some cannot be written to
+                if not same(tensor.detach(), state.tensors[name]):  # some of the others cannot be written to
                     tensor.copy_(state.tensors[name])
         for generator, value in zip(self.generators(), state.generators, strict=True):
             generator.set_state(value)
         for parameter, gradient in zip(self.parameters, state.gradients, strict=True):
             parameter.grad = gradient
+
+
+@contextmanager
+def stream_of_its_own(device: torch.device) -> Iterator[None]:
+    """On a CUDA device, run the block on another stream, as a capture does."""
+    if device.type == "cpu":
+        yield
+        return
+    main, side = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    side.wait_stream(main)
+    with torch.cuda.stream(side):
+        yield
+    main.wait_stream(side)
 
 
 def numbers(trainer: Trains) -> list[tuple[str, Any]]:

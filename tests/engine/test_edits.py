@@ -76,7 +76,7 @@ EDITS = {
             "        inputs, targets = tuple(x[keep] for x in inputs), targets[keep]\n" + LOSS
         },
         [],
-        "which shape a tensor has",
+        "a shape in the step depends on",
     ),
 }
 

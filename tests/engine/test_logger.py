@@ -21,7 +21,7 @@ import logger
 from engine import checkpoints
 from engine.checkpoints import EarlierRun
 from engine.config import LogConfig, TrainConfig, load_config
-from engine.errors import DivergedError
+from engine.errors import DivergedError, ProblemError
 from engine.files import write_json
 from engine.signals import Interrupted
 from logger import NullLogger, RunLogger, hash_without_seed
@@ -110,6 +110,14 @@ def test_an_interruption_while_a_state_is_written_loses_nothing(
         run.log_state(state_of(2))
     assert saves == ["best.pt", "last.pt", "last.pt", "interrupted", "last.pt"]
     assert saved_epoch(tmp_path) == 2
+
+
+def test_a_state_that_cannot_be_saved_is_an_error_and_the_run_is_marked_as_failed(tmp_path: Path) -> None:
+    run = RunLogger(tmp_path, PROBLEM, ToyConfig())
+    with pytest.raises(ProblemError, match="mine is of the type ndarray"), run:
+        run.log_state(state_of(1) | {"mine": np.ones(2)})
+    assert read(tmp_path, "run_info.json")["status"] == "failed"
+    assert not (tmp_path / "last.pt").exists()
 
 
 def test_a_run_without_epochs_has_no_metrics(tmp_path: Path) -> None:

@@ -1,9 +1,9 @@
 """The training loop: optimiser, schedule, early stopping, the best weights, and resuming a stopped run.
 
-`Trainer.step` makes one update with a batch. Change it as you like: what you write is what runs, unless you ask for
---replay (docs/replay.md). At the beginning of an epoch the random generators of torch, NumPy and Python are seeded
-with a function of (seed, epoch), so that no state of a generator needs to be saved. Use these, and a resumed run is
-the same as one that was not interrupted.
+`Trainer.step` makes one update with a batch. Change it as you like: it runs as it is written, unless you ask for
+--replay (docs/replay.md). At the beginning of every epoch, the global random generators of torch, NumPy and Python are
+seeded with a function of (seed, epoch), so that no state of a generator needs to be saved. If you need random numbers,
+take them from these generators. A resumed run is then the same as one that was not interrupted.
 """
 
 import copy
@@ -25,8 +25,8 @@ from engine.replay import Replay, Step
 from logger import NullLogger
 from utils import derive_seed, seed_everything
 
-# What --optimizer and --scheduler choose from. A new line between the braces is a new choice: a class of torch.optim or
-# one of your own, defined above, and any function of the progress. --help reads the names from this file.
+# The choices of --optimizer and --scheduler. To add one, add a line between the braces: a class of torch.optim or one
+# of your own, defined above, or a function of the progress. --help reads the names from this file without running it.
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": partial(torch.optim.Adam, fused=True),  # fused: one operation for all parameters of a group
     "adamw": partial(torch.optim.AdamW, fused=True),
@@ -54,10 +54,10 @@ def create_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Opt
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    create = without_compiler(OPTIMIZERS[config.optimizer])  # the same, but it starts faster
+    create = without_compiler(OPTIMIZERS[config.optimizer])  # the same optimiser, which starts faster
     optimizer = create(groups, lr=config.lr)
     for options in optimizer.param_groups:
-        options["initial_lr"] = options["lr"]  # the peak of the schedule; a group may have one of its own
+        options["initial_lr"] = options["lr"]  # the peak of the schedule; you can set another one for a group
     return optimizer
 
 

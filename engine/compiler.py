@@ -1,7 +1,7 @@
-"""torch.compile: used where it is asked for and, since loading it takes 1.5 s, not loaded anywhere else.
+"""torch.compile: loaded for --compile, and not loaded otherwise, since that takes 1.5 s.
 
-Private names of PyTorch are behind checks: where they are not as expected, everything works as PyTorch made it. The
-environment variable PLAIN_TORCH=1 has the same effect.
+This file uses private names of PyTorch. If they are not as expected, optimisers are those of PyTorch, unchanged. Set
+the environment variable PLAIN_TORCH=1 to get the same.
 """
 
 import inspect
@@ -17,10 +17,10 @@ from torch.optim import Optimizer
 
 
 def without_compiler(create: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
-    """The same class of optimisers, or partial of one, whose methods do not load torch.compile.
+    """A class of optimisers, or a partial of one, without the wrappers that load torch.compile.
 
-    They load it only in order to exclude themselves from compilation. What is returned is a subclass with the methods
-    inside of those wrappers, so that torch.optim itself stays as it is.
+    PyTorch wraps methods of its optimisers to exclude them from compilation. The result is a subclass that has the
+    methods without these wrappers. torch.optim itself is not changed.
     """
     if isinstance(create, partial):
         return partial(without_compiler(create.func), *create.args, **create.keywords)
@@ -34,7 +34,7 @@ def without_compiler(create: Callable[..., Optimizer]) -> Callable[..., Optimize
 
 
 def _loads_compiler(method: Any) -> bool:
-    """Whether a method is wrapped in one of the functions of PyTorch that load torch.compile when they are called."""
+    """Whether a method is in a wrapper of PyTorch that loads torch.compile when it is called."""
     while method is not None:
         code = getattr(method, "__code__", None)
         if code is not None and (code.co_name == "_use_grad" or Path(code.co_filename).name == "_compile.py"):
@@ -44,7 +44,7 @@ def _loads_compiler(method: Any) -> bool:
 
 
 def compiled(network: nn.Module) -> Callable[..., Tensor]:
-    """The network as a function that is compiled for the shapes of its first call, with the same random numbers."""
+    """The network, compiled for the shapes of its first call. Random numbers are those of the network as it is."""
     from torch._inductor import config as inductor
 
     inductor.fallback_random = True

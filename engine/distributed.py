@@ -57,16 +57,16 @@ class Group:
         return tensor if self.size == 1 else tensor.tensor_split(self.size)[self.rank]
 
     def share(self, batch: "Sequence[Tensor]") -> "Sequence[Tensor]":
-        """This process's share of a batch. One that is smaller than the group is the share of every process."""
+        """This process's share of a batch. If the batch is smaller than the group, every process gets all of it."""
         return batch if self.size == 1 or len(batch[0]) < self.size else [self.shard(tensor) for tensor in batch]
 
     def average(self, loss: "Tensor", parameters: "Iterable[Tensor]", n: int) -> "Tensor":
         """Replace the gradients of parameters by their mean over all processes, and return that of the loss.
 
         Args:
-            loss: the mean over the examples of this process, a single number.
-            parameters: those with a gradient; the same in all processes.
-            n: the number of examples, by which the mean is weighted.
+            loss: the mean loss of the examples of this process, without dimensions.
+            parameters: the same ones in all processes; those without a gradient are skipped.
+            n: the number of examples of this process, its weight in the mean.
         """
         if self.size == 1:
             return loss

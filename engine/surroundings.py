@@ -1,6 +1,6 @@
-"""What a training step may change besides the weights: the check that a step can be replayed (replay.py) reads it.
+"""What the Python code of a training step may change: attributes, hooks, random generators.
 
-A replayed step runs no Python code. So a step whose Python code changes something would leave it as it is.
+A replayed step (replay.py) does not run Python code, and would not make such changes. This file finds them.
 """
 
 import operator
@@ -24,11 +24,11 @@ Attributes = dict[tuple[str, str], list[Any]]  # of an owner, by name: a value, 
 
 
 class Surroundings:
-    """What the step of a trainer can reach by name, and the global random generators of NumPy and Python.
+    """The attributes that the step of a trainer can reach, and the global random generators of NumPy and Python.
 
-    Owners of attributes are the trainer, its problem, every object in an attribute of these two, every module of a
-    network, the classes of all these, and your files that define them. If an attribute is a collection, what is in it
-    counts as well; if it is a random generator, its state. What is deeper is not seen.
+    Attributes are read from these owners: the trainer, its problem, every object in an attribute of these two, every
+    module of a network, the classes of all these, and your files that define them. If an attribute is a collection,
+    its elements are read too. If it is a random generator, its state is. Anything deeper is not read.
     """
 
     def __init__(self, trainer: Any) -> None:
@@ -74,7 +74,7 @@ class Surroundings:
         return found
 
     def changes(self) -> list[str]:
-        """What has changed since this object was made, in words, and which hooks there are."""
+        """Messages about attributes and generators that have changed since this object was made, and about hooks."""
         before, after = self.attributes, self.read()
         found = self.hooks()
         for name, key in before | after:
@@ -86,7 +86,7 @@ class Surroundings:
         return found
 
     def hooks(self) -> list[str]:
-        """Which hooks there are. They are Python code, which a replayed step does not run."""
+        """Messages about hooks. They are Python code, which a replayed step does not run."""
         found = []
         for name, module in self.modules.items():
             before, after = module._forward_pre_hooks, module._forward_hooks
@@ -108,7 +108,7 @@ def modules_of(name: str, network: nn.Module) -> dict[str, nn.Module]:
 
 @cache
 def is_ours(name: str) -> bool:
-    """Whether somebody who uses this project edits the file of this name: no library, and not the machinery."""
+    """Whether a module is one that a user edits: neither a library, nor a file in engine/."""
     file = getattr(sys.modules.get(name), "__file__", None)
     if file is None or name.startswith("engine."):
         return name == "__main__"  # of a notebook

@@ -1,6 +1,5 @@
 """Checkpoints: tensors and plain values in complete, checked files that run no code when they are read."""
 
-import copy
 import io
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -27,7 +26,7 @@ def save(path: Path, config: Config, content: Mapping[str, Any], keep: Path | No
     """Write tensors and plain values together with their config. An earlier file is kept under the path `keep`.
 
     Raises:
-        ProblemError: the content has something else, with which the file could not be read again.
+        ProblemError: the content has a value of another type, so that the file could not be read again.
     """
     _require_plain(path.name, content)
     buffer = io.BytesIO()
@@ -38,7 +37,7 @@ def save(path: Path, config: Config, content: Mapping[str, Any], keep: Path | No
 
 
 def _require_plain(name: str, value: Any) -> None:
-    """Raise ProblemError, with the name of the value, unless it is made of tensors, numbers, words, lists and dicts."""
+    """Raise ProblemError, with the name of the value, unless it consists of tensors, numbers, strings, lists, dicts."""
     if isinstance(value, Mapping):
         for key, each in value.items():
             _require_plain(f"{name}: {key}", each)
@@ -47,17 +46,20 @@ def _require_plain(name: str, value: Any) -> None:
             _require_plain(name, each)
     elif value is not None and type(value) not in (bool, int, float, str) and not isinstance(value, torch.Tensor):
         raise ProblemError(
-            f"{name} is of the type {type(value).__name__}: a checkpoint holds tensors, numbers, words, lists and dicts"
+            f"{name} is of the type {type(value).__name__}: a checkpoint holds tensors, numbers, strings, lists and dicts"
         )
 
 
 def snapshot(value: Any) -> Any:
-    """A copy of a trainer's state that does not change when training goes on."""
+    """A copy of a trainer's state that does not change when training continues."""
     if isinstance(value, torch.Tensor):
         return value.clone()
     if isinstance(value, Mapping):
-        return {key: snapshot(each) for key, each in value.items()}
-    return copy.copy(value)
+        # There may be thousands of rows of metrics, and a row does not change.
+        return {key: list(each) if key == "rows" else snapshot(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [snapshot(each) for each in value]
+    return value
 
 
 def load(path: Path, config: Config, oldest: int = FORMAT) -> dict[str, Any]:

@@ -20,14 +20,14 @@ from engine.options import check_name, merge, option, options_of, own_fields_fir
 
 
 def keys_of(table: str) -> tuple[str, ...]:
-    """The words that are keys of a table in trainer.py. The file is read and not imported, since it loads torch."""
+    """The keys of a table in trainer.py. The file is read and not imported, because importing it loads torch."""
     path = Path(__file__).parents[1] / "trainer.py"
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.AnnAssign | ast.Assign) and isinstance(node.value, ast.Dict):
             names = node.targets if isinstance(node, ast.Assign) else [node.target]
             if [ast.unparse(name) for name in names] == [table]:
                 return tuple(str(ast.literal_eval(key)) for key in node.value.keys if key)
-    raise NameError(f"{path} has no table {table} = {{...}}, in which its keys are written out")
+    raise NameError(f"{path} has no table {table} = {{...}}, with its keys written out")
 
 
 if TYPE_CHECKING:

@@ -123,6 +123,21 @@ def test_what_could_not_be_read_again_is_refused_when_it_is_saved(value: Any, tm
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_snapshot_does_not_change_with_the_state() -> None:
+    state: dict[str, Any] = {
+        "weights": {"w": torch.zeros(2)},
+        "mine": [torch.zeros(2), {"n": [1]}],
+        "rows": [{"epoch": 1}],
+    }
+    taken = checkpoints.snapshot(state)
+    state["weights"]["w"] += 1
+    state["mine"][0] += 1
+    state["mine"][1]["n"].append(2)
+    state["rows"].append({"epoch": 2})
+    assert taken["weights"]["w"].tolist() == taken["mine"][0].tolist() == [0, 0]
+    assert (taken["mine"][1], taken["rows"]) == ({"n": [1]}, [{"epoch": 1}])
+
+
 def test_torch_reads_a_checkpoint_as_it_is(toy_run: Path) -> None:
     raw = (toy_run / "last.pt").read_bytes()
     assert raw.startswith(b"PK")

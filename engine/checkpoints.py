@@ -46,7 +46,7 @@ def _require_plain(name: str, value: Any) -> None:
             _require_plain(name, each)
     elif value is not None and type(value) not in (bool, int, float, str) and not isinstance(value, torch.Tensor):
         raise ProblemError(
-            f"{name} is of the type {type(value).__name__}: a checkpoint holds tensors, numbers, strings, lists and dicts"
+            f"{name} is of the type {type(value).__name__}: use tensors, numbers, strings, lists and dicts"
         )
 
 

@@ -118,7 +118,7 @@ def test_a_save_keeps_the_earlier_file_if_asked(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [np.float64(1), np.ones(2), {1}, [{"a": np.int64(1)}]])
 def test_what_could_not_be_read_again_is_refused_when_it_is_saved(value: Any, tmp_path: Path) -> None:
-    with pytest.raises(ProblemError, match=r"last\.pt: mine.* is of the type \w+: a checkpoint holds tensors, numbers"):
+    with pytest.raises(ProblemError, match=r"last\.pt: mine.* is of the type \w+: use tensors, numbers"):
         checkpoints.save(tmp_path / "last.pt", CONFIG, {"epoch": 1, "mine": value})
     assert list(tmp_path.iterdir()) == []
 

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from engine.errors import BadRequestError
 from engine.problem import Check, Columns
 from ising import exact, lattice, metropolis
+from ising.statistics import temperature_bins
 from utils import print_line
 
 if TYPE_CHECKING:
@@ -109,13 +110,13 @@ class Equilibrium(NamedTuple):
     largest_bin_z: float  # of the temperature bin that differs most
 
 
-def check_equilibrium(columns: Columns, n_bins: int = 10) -> Equilibrium:
+def check_equilibrium(columns: Columns) -> Equilibrium:
     """Compare the energies of a split with Kaufman's exact U(T) and C(T) for this lattice, chain by chain.
 
-    z = sum_i (E_i - U(T_i)) / sqrt(sum_i T_i^2 C(T_i) + 8^2), for all chains and for those of each of `n_bins`
-    neighbourhoods in temperature. 8 J, the energy of one flipped spin in the ground state, is the resolution of an
-    energy: without it, one excitation where 0.01 is expected, far below T_c, would count as ten standard errors. It
-    makes z, and with it chi-square, slightly too small where a bin holds few or cold chains.
+    z = sum_i (E_i - U(T_i)) / sqrt(sum_i T_i^2 C(T_i) + 8^2), for all chains and for those of each temperature bin.
+    8 J, the energy of one flipped spin in the ground state, is the resolution of an energy: without it, one excitation
+    where 0.01 is expected, far below T_c, would count as ten standard errors. It makes z, and with it chi-square,
+    slightly too small where a bin holds few or cold chains.
     """
     spins, temperatures = columns["spins"], columns["temperatures"]
     n_sites = spins[0].size
@@ -125,7 +126,7 @@ def check_equilibrium(columns: Columns, n_bins: int = 10) -> Equilibrium:
     energy, specific_heat = np.hstack([exact.kaufman(part, spins.shape[-1]) for part in parts])
     excess = lattice.energy(spins)[order] - n_sites * energy  # (N,)
     variance = n_sites * temperatures**2 * specific_heat  # (N,): T^2 C is the variance of E in equilibrium
-    bins = np.array_split(np.arange(len(order)), min(n_bins, len(order)))
+    bins = temperature_bins(temperatures)
     z = np.array([excess[chains].sum() / np.sqrt(variance[chains].sum() + 8**2) for chains in bins])
     total = excess.sum() / np.sqrt(variance.sum() + 8**2)
     return Equilibrium(float(total), float(np.mean(z**2)), float(z[np.argmax(np.abs(z))]))

@@ -14,6 +14,7 @@ from engine.figures import parity
 from engine.plotting import main
 from engine.problem import Columns
 from ising.exact import T_CRITICAL, phase_accuracy
+from ising.statistics import temperature_bins
 from task import bayes_log_odds
 
 Floats = NDArray[np.floating]
@@ -36,12 +37,9 @@ def figures(config: ExperimentConfig, arrays: Columns) -> dict[str, Figure]:
     return found
 
 
-def error_by_temperature(temperatures: Floats, errors: Floats, n_bins: int = 20) -> Figure:
-    """Mean absolute error of the energy per spin against temperature, (N,) each, with its standard error.
-
-    The bins have equally many configurations, at least ten if there are so many.
-    """
-    bins = np.array_split(np.argsort(temperatures), int(np.clip(len(errors) // 10, 1, n_bins)))
+def error_by_temperature(temperatures: Floats, errors: Floats) -> Figure:
+    """Mean absolute error of the energy per spin in bins of temperature, with its standard error: (N,), (N,)."""
+    bins = temperature_bins(temperatures)
     centres = [temperatures[chosen].mean() for chosen in bins]
     means = [np.abs(errors[chosen]).mean() for chosen in bins]
     # One configuration has no standard error, and no bar.
@@ -73,14 +71,13 @@ def phase_by_temperature(
     temperatures: Floats,
     log_odds: Mapping[str, Floats],
     ceiling: tuple[Floats, Floats] | None = None,
-    n_bins: int = 20,
 ) -> Figure:
     """The answers of classifiers by temperature: `log_odds` (N,) of T < T_c by the name of the classifier.
 
     On the left the mean probability, on the right the share of correct answers, each with its standard error, in bins
-    as above, and the `ceiling` of bayes_ceiling.
+    of temperature, and the `ceiling` of bayes_ceiling.
     """
-    bins = np.array_split(np.argsort(temperatures), int(np.clip(len(temperatures) // 10, 1, n_bins)))
+    bins = temperature_bins(temperatures)
     centres = [temperatures[chosen].mean() for chosen in bins]
     sizes = np.array([len(chosen) for chosen in bins])
     figure = Figure(figsize=(9, 4), layout="constrained")

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from engine.baselines import least_squares
 from engine.problem import Columns
 from ising import exact, lattice
+from ising.statistics import temperature_bins
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -152,14 +153,14 @@ class PhaseTask:
 TASKS: dict[str, Task] = {"energy": EnergyTask(), "phase": PhaseTask()}
 
 
-def by_temperature(task: Task, columns: Columns, predictions: Array, n_bins: int = 20) -> list[Metrics]:
-    """Metrics in bins of equally many configurations, at least ten if there are so many: one row per bin.
+def by_temperature(task: Task, columns: Columns, predictions: Array) -> list[Metrics]:
+    """Metrics in bins of temperature: one row per bin.
 
     A row also has the mean `temperature` and the number `n` of its configurations.
     """
     temperatures, targets = columns["temperatures"], task.target(columns)
     rows = []
-    for chosen in np.array_split(np.argsort(temperatures), max(1, min(n_bins, len(temperatures) // 10))):
+    for chosen in temperature_bins(temperatures):
         part = {name: column[chosen] for name, column in columns.items()}
         metrics = task.metrics(part, predictions[chosen], targets[chosen])
         rows.append({"temperature": float(temperatures[chosen].mean()), "n": len(chosen), **metrics})

@@ -1,139 +1,145 @@
-"""T_c and nu from finite lattices by three methods: samples, classifiers trained around T_c, and others away from it.
+"""T_c and nu from samples of finite lattices, with statistical and systematic errors.
 
 python -m experiments.critical_temperature [--quick]
 
-(a) The Binder cumulant and <m^2> of samples. The curves of all sizes collapse onto one in x = (T - T_c) L^(1 / nu).
-(b) Networks that are trained to distinguish T < T_c from T > T_c (J. Carrasquilla, R. G. Melko, Nature Phys. 13, 431,
-    2017): 100 sigmoid units, and a convolutional network. The curves of their mean probability P(T) collapse too. Two
-    classifiers that need no training of a network are shown for comparison: Bayes' rule, a function of the energy, and
-    logistic regression on |m|.
-(c) The same units, trained and validated on T < 1.8 and T > 2.8 only: their labels do not depend on the exact T_c.
-All methods use temperatures around T_c, as after a first, coarse search. Curves of classifiers that use the energy are
-narrower by the square root of the specific heat, which grows as ln L. In the rows `with log`, x is multiplied by this
-factor. Errors are bootstrapped: in (a) over samples; in (b) and (c) over test configurations and over networks, each of
-which has its own training data.
+The Binder cumulant and <m^2> of independent samples are fitted together: the curves of all sizes collapse onto one in
+x = (T - T_c) L^(1 / nu). Nothing exact goes in. The temperatures are chosen from a pilot measurement: for each size
+eleven between those at which the Binder cumulant is 0.65 and 0.3, found by bisection from T = 1.5 and 3.5. The two
+observables of one sample are correlated, and their covariance is used. The fit of `CHOICES[0]` was chosen before the
+measurement; the others show how far T_c and nu depend on the degree of the polynomials, the correction exponent, the
+smallest lattices and the range of x.
 """
 
-from functools import partial
-
 import numpy as np
-from numpy.typing import NDArray
-from scipy.special import expit
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from config import DataConfig, ExperimentConfig, ModelConfig
-from engine.config import TrainConfig
-from engine.prediction import predict
-from engine.problem import Columns, Splits
-from experiments.collapse import N_BINS, N_BLOCKS, moments, plot, probabilities
-from experiments.common import Row, Study, sampled, trained
+from experiments.common import Row, Study
 from ising import lattice, multispin
 from ising.exact import T_CRITICAL
 from ising.metropolis import equilibration_sweeps
-from ising.scaling import bootstrap_scaling
-from problem import PROBLEM
-from task import TASKS
+from ising.scaling import Choice, Measurements, Scaling, systematic_errors, vary
+from ising.statistics import binder_cumulant
 
-# Half the widths, times L, of the temperature ranges in which classifiers are tested and trained. If the training range
-# did not shrink with the curves, few configurations of a large lattice would be near its transition, and the others
-# would determine the threshold.
-TESTED, TRAINED = 2.5, 8.0
-COPIES = 32  # of each configuration, moved at random: with few of them, networks for large lattices overfit
-# The weight decay keeps the units from using the energy as well. They can only do this on small lattices, so that P(T)
-# would be a different function at each size.
-NETWORKS = {
-    "sigmoid units": (
-        ModelConfig(hidden=(100,), activation="sigmoid", dropout=0.0),
-        TrainConfig(epochs=2, lr=0.003, batch_size=128, weight_decay=0.3),
-    ),
-    "cnn": (
-        ModelConfig(architecture="cnn", activation="relu", dropout=0.0),
-        TrainConfig(epochs=4, lr=0.05, batch_size=32),
-    ),
-}
+EDGES = (0.65, 0.3)  # of the temperature range of each size, as values of the Binder cumulant
+CHOICES = [
+    Choice(),
+    *(Choice(degree=degree) for degree in (3, 5, 6)),
+    *(Choice(omega=omega) for omega in (1.0, 1.4, 2.0, 3.0)),
+    *(Choice(smallest_size=size) for size in (12, 16, 24)),
+    *(Choice(window=window) for window in (0.8, 0.6, 0.4)),
+]
+
+
+def magnetizations(size: int, temperature: float, n: int) -> np.ndarray:
+    """Of n independent configurations: (n,)."""
+    seed = np.random.SeedSequence([size, round(1e6 * temperature), n])
+    spins = multispin.sample(size, np.full(n, temperature), equilibration_sweeps(size), seed, 1)
+    return lattice.magnetization(spins)
+
+
+def explore(size: int, edge: float, n: int) -> Row:
+    """The temperature at which the Binder cumulant has a value, from a bisection with n configurations per step."""
+    low, high = 1.5, 3.5
+    for _ in range(9):
+        middle = round((low + high) / 2, 6)
+        above = binder_cumulant(magnetizations(size, middle, n)) > edge
+        low, high = (middle, high) if above else (low, middle)
+    return {"temperature": round((low + high) / 2, 4)}
 
 
 def sample(size: int, temperature: float, n: int) -> Row:
-    """Means of m^2 and m^4 in blocks of independent configurations."""
-    seed = np.random.SeedSequence([size, round(1e6 * temperature), n])
-    spins = multispin.sample(size, np.full(n, temperature), equilibration_sweeps(size), seed, 1)
-    m = lattice.magnetization(spins).reshape(N_BLOCKS, -1)
-    return {"m2": (m**2).mean(axis=1).round(9).tolist(), "m4": (m**4).mean(axis=1).round(9).tolist()}
+    """Means of m^2 and m^4 with the covariance of these means, from n independent configurations."""
+    m = magnetizations(size, temperature, n)
+    moments = np.stack([m**2, m**4])
+    return {"means": moments.mean(axis=1).tolist(), "covariance": (np.cov(moments) / n).tolist()}
 
 
-def within(width: float, size: int, seed: int, **numbers: int) -> Splits:
-    """Configurations at temperatures from T_c - width to T_c + width."""
-    edges = [round(T_CRITICAL + sign * width, 4) for sign in (-1, 1)]
-    data = DataConfig(lattice_size=size, temp_min=edges[0], temp_max=edges[1], **numbers)  # type: ignore[arg-type]
-    return sampled(data, seed)
+def measurements(rows: list[Row]) -> Measurements:
+    """U_4 and <m^2>, whose covariance follows from that of the moments to first order."""
+    sizes, temperatures = (np.array([row["case"][k] for row in rows]) for k in (1, 2))
+    m2, m4 = np.array([row["means"] for row in rows]).T
+    slopes = np.array([[2 * m4 / (3 * m2**3), -1 / (3 * m2**2)], [np.ones_like(m2), np.zeros_like(m2)]])
+    slopes = np.moveaxis(slopes, 2, 0)  # (n, observable, moment)
+    covariances = slopes @ np.array([row["covariance"] for row in rows]) @ slopes.swapaxes(1, 2)
+    values = np.stack([1 - m4 / (3 * m2**2), m2], axis=1)
+    return Measurements(sizes, temperatures, values, covariances, (False, True))
 
 
-def training_data(name: str, size: int, seed: int, n: int, n_val: int) -> Splits:
-    """The training and validation data of a classifier: around T_c or, for the names with `apart`, away from it."""
-    if not name.endswith("apart"):
-        return within(TRAINED / size, size, 100 + seed, num_train=n, num_val=n_val, num_test=1)
-    splits = within(1.0, size, 100 + seed, num_train=n, num_val=n_val, num_test=1)
-    return splits._replace(train=away_from_tc(splits.train), val=away_from_tc(splits.val))
+def by_size(axes: Axes, data: Measurements, x: np.ndarray, k: int, scale: np.ndarray | float = 1.0) -> None:
+    """Points of observable k with error bars, in one colour per size."""
+    values, errors = data.values[:, k] * scale, np.sqrt(data.covariances[:, k, k]) * scale
+    for i, size in enumerate(np.unique(data.sizes)):
+        mine = data.sizes == size
+        axes.errorbar(x[mine], values[mine], errors[mine], fmt=".", color=f"C{i}", capsize=1, label=f"L = {size}")
 
 
-def away_from_tc(columns: Columns) -> Columns:
-    """The configurations at T < 1.8 and T > 2.8."""
-    away = (columns["temperatures"] < 1.8) | (columns["temperatures"] > 2.8)
-    return {name: column[away] for name, column in columns.items()}
+def plot(data: Measurements, fits: dict[Choice, Scaling | str]) -> Figure:
+    """The samples, their collapse, and T_c and nu of all choices beside the exact values."""
+    figure = Figure(figsize=(12, 7.5), layout="constrained")
+    grid = figure.subplots(2, 3, width_ratios=(1, 1, 1.1))
+    fit = fits[CHOICES[0]]
+    assert isinstance(fit, Scaling)
+    by_size(grid[0, 0], data, data.temperatures, 0)
+    x = (data.temperatures - fit.t_c) * data.sizes ** (1 / fit.nu)
+    by_size(grid[0, 1], data, x, 0)
+    kappa = fit.exponents[0]
+    by_size(grid[1, 1], data, x, 1, data.sizes**-kappa)
+    by_size(grid[1, 0], data, data.temperatures, 1)
+    for axes, name in ((grid[0, 0], "$U_4$"), (grid[1, 0], r"$\langle m^2 \rangle$")):
+        axes.axvline(T_CRITICAL, color="0.5", linestyle=":", label="$T_c$, exact")
+        axes.set(xlabel="T [J / $k_B$]", ylabel=name)
+    grid[0, 0].legend(fontsize="x-small")
+    grid[0, 1].set(ylabel="$U_4$", title="collapse, corrections not subtracted", xlabel=r"$(T - T_c)\,L^{1/\nu}$")
+    grid[1, 1].set(ylabel=rf"$\langle m^2 \rangle L^{{{-kappa:.3f}}}$", xlabel=r"$(T - T_c)\,L^{1/\nu}$")
+    shown = {in_words(choice): each for choice, each in fits.items() if isinstance(each, Scaling)}
+    for axes, k, exact, name in ((grid[0, 2], 0, T_CRITICAL, "$T_c$ [J / $k_B$]"), (grid[1, 2], 2, 1.0, r"$\nu$")):
+        for row, each in enumerate(shown.values()):
+            colour = "C0" if each.p_value > 0.01 else "0.6"
+            axes.errorbar(each[k], row, xerr=each[k + 1], fmt="o", color=colour, capsize=3)
+        axes.axvline(exact, color="0.5", linestyle=":", label=f"exact: {exact:.7g}")
+        axes.set_yticks(range(len(shown)), list(shown), fontsize="small")
+        axes.invert_yaxis()
+        axes.set(xlabel=f"{name} (grey: p < 0.01)")
+        axes.legend(fontsize="x-small")
+    return figure
 
 
-def classify(name: str, size: int, seed: int, n: int, n_test: int) -> Row:
-    """P(T) of a classifier near T_c, in bins: mean temperature, mean probability and its standard error."""
-    splits = training_data(name, size, seed, n, n_val=2000)
-    test = within(TESTED / size, size, 8, num_train=1, num_val=1, num_test=n_test).test
-    if name in ("bayes", "magnetization"):
-        odds = TASKS["phase"].baselines(splits.train, test)[name]
-    else:
-        odds = network_log_odds(name, seed, splits, test)
-    p = expit(odds)
-    bins = np.array_split(np.argsort(test["temperatures"]), N_BINS)
-    rows = {"t": [test["temperatures"][b].mean() for b in bins], "p": [p[b].mean() for b in bins]}
-    return {**rows, "error": [p[b].std() / np.sqrt(len(b)) for b in bins]}
-
-
-def network_log_odds(name: str, seed: int, splits: Splits, test: Columns) -> NDArray[np.float64]:
-    """Log-odds of T < T_c for the test configurations, by a network that is trained on the splits.
-
-    Its training configurations are shifted, rotated, mirrored and flipped at random. A cnn needs no copies of them.
-    """
-    model, training = NETWORKS[name.removesuffix(", apart")]
-    rng, copies = np.random.default_rng(seed), COPIES if model.architecture == "mlp" else 1
-    spins = np.concatenate([lattice.random_symmetries(splits.train["spins"], rng) for _ in range(copies)])
-    train = {"spins": spins, "temperatures": np.tile(splits.train["temperatures"], copies)}
-    config = ExperimentConfig(task="phase", seed=seed, model=model, train=training)
-    return predict(PROBLEM, config, trained(config, splits._replace(train=train)), test)
+def in_words(choice: Choice) -> str:
+    """What a choice has in place of the first one's, in words."""
+    names = {"degree": "degree {}", "omega": "ω = {:g}", "smallest_size": "L ≥ {}", "window": "|x| ≤ {:g} max"}
+    given = [names[key].format(value) for key, value in choice._asdict().items() if value != getattr(CHOICES[0], key)]
+    return ", ".join(given) or "degree 4, ω = 1.75, all"
 
 
 def main() -> None:
     study = Study(__file__, __doc__)
-    sizes = [4, 6, 8] if study.quick else [8, 12, 16, 24, 32, 48, 64]
-    places = np.linspace(-1.5, 1.5, 7 if study.quick else 11)
-    n_samples, n, n_test, seeds = (500, 300, 200, 1) if study.quick else (30_000, 15_000, 20_000, 3)
-    grid = [(size, round(T_CRITICAL + x / size, 6)) for size in reversed(sizes) for x in places]
-    rows = study.measure(sample, [(size, t, n_samples * (4 if size < 32 else 1)) for size, t in grid])
-    few = -(-seeds // 2)
-    n_seeds = {"bayes": few, "magnetization": seeds, "sigmoid units": seeds, "cnn": seeds, "sigmoid units, apart": few}
-    each = [(name, seed) for name in n_seeds for seed in range(1, n_seeds[name] + 1)]
-    cases = [(name, size, seed, n, n_test) for name, seed in each for size in sizes if size != 12]
-    answers = study.measure(classify, cases)
-    n_bootstrap = 2 if study.quick else 100
-    found = {"(a) samples": bootstrap_scaling(partial(moments, rows), 4, n_bootstrap)}
-    curves = {name: [row for row in answers if row["case"][1] == name] for name in n_seeds}
-    for name, mine in curves.items():
-        for label, log in ((name, False), (f"{name}, with log", True)):
-            found[label] = bootstrap_scaling(partial(probabilities, mine, log), 5, n_bootstrap)
-    lines = ["| road | T_c | nu | chi2/dof |", "|---|---:|---:|---:|"]
-    summary = {}
-    for name, (fit, t_c, nu) in found.items():
-        lines.append(f"| {name} | {fit.t_c:.4f} ± {t_c:.4f} | {fit.nu:.3f} ± {nu:.3f} | {fit.chi2_per_dof:.2f} |")
-        values = {"t_c": fit.t_c, "t_c_error": t_c, "nu": fit.nu, "nu_error": nu, "chi2_per_dof": fit.chi2_per_dof}
-        summary[name] = values | {"exponents": list(fit.exponents)}
-    figure = plot(moments(rows), {name: probabilities(each)[0] for name, each in curves.items()}, found)
-    study.finish(summary, figure, *lines)
+    sizes = [4, 6, 8, 12] if study.quick else [8, 12, 16, 24, 32, 48, 64]
+    n_pilot, n = (200, 1000) if study.quick else (1024, 30_000)
+    found = study.measure(explore, [(size, edge, n_pilot) for size in reversed(sizes) for edge in EDGES])
+    edges = {tuple(row["case"][1:3]): row["temperature"] for row in found}
+    ranges = {size: np.linspace(edges[size, EDGES[0]], edges[size, EDGES[1]], 11) for size in reversed(sizes)}
+    grid = [(size, round(float(t), 5)) for size, temperatures in ranges.items() for t in temperatures]
+    data = measurements(study.measure(sample, [(*point, n * (4 if point[0] < 32 else 1)) for point in grid]))
+    fits = vary(data, CHOICES)
+    lines = ["| fit | T_c | nu | chi2/dof | p |", "|---|---:|---:|---:|---:|"]
+    summary: Row = {}
+    for choice, fit in fits.items():
+        if isinstance(fit, str):
+            lines.append(f"| {in_words(choice)} | {fit} | | | |")
+            continue
+        t_c, nu = f"{fit.t_c:.5f} ± {fit.t_c_error:.5f}", f"{fit.nu:.4f} ± {fit.nu_error:.4f}"
+        lines.append(f"| {in_words(choice)} | {t_c} | {nu} | {fit.chi2:.0f} / {fit.dof} | {fit.p_value:.2g} |")
+        summary[in_words(choice)] = {key: value for key, value in fit._asdict().items() if key != "coefficients"}
+    systematic, first = systematic_errors(list(fits.values())), fits[CHOICES[0]]
+    assert isinstance(first, Scaling)
+    lines += [
+        "",
+        f"T_c = {first.t_c:.5f} ± {first.t_c_error:.5f} (statistical) ± {systematic[0]:.5f} (systematic)  ",
+        f"nu = {first.nu:.4f} ± {first.nu_error:.4f} (statistical) ± {systematic[1]:.4f} (systematic)",
+    ]
+    summary["systematic"] = {"t_c": systematic[0], "nu": systematic[1]}
+    study.finish(summary, plot(data, fits), *lines)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.common import Row, Study
-from ising import exact, lattice, metropolis, multispin, scaling
+from ising import exact, lattice, metropolis, multispin, statistics
 from ising.exact import T_CRITICAL
 
 STARTS = {"cold": np.nextafter(T_CRITICAL, 0), "hot": T_CRITICAL}  # the sampler starts ordered below T_c
@@ -28,7 +28,7 @@ def autocorrelation(size: int, n_chains: int, n_taus: int) -> Row:
         metropolis.sweep(spins, temperatures, rng)
         configurations = np.moveaxis(spins, -1, 0)
         series[:, :, step] = np.abs(lattice.magnetization(configurations)), lattice.energy(configurations)
-    times = [scaling.autocorrelation_time(part) for part in series]
+    times = [statistics.autocorrelation_time(part) for part in series]
     return {"automatic": n_sweeps, "magnetization": times[0], "energy": times[1]}
 
 

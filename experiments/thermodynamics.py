@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from config import PRESETS
 from engine.prediction import Standardized, predict
 from experiments.common import Row, Study, sampled, trained
-from ising import exact, lattice, multispin, scaling
+from ising import exact, lattice, multispin, statistics
 from ising.exact import T_CRITICAL
 from ising.metropolis import equilibration_sweeps
 from problem import PROBLEM
@@ -45,15 +45,15 @@ def observe(size: int, temperature: float, n: int) -> Row:
     spins = multispin.sample(size, temperatures, equilibration_sweeps(size), seed, 1)
     m = lattice.magnetization(spins)
     row = {
-        "magnetization": scaling.jackknife(lambda m: float(np.abs(m).mean()), m),
-        "susceptibility": scaling.jackknife(lambda m: scaling.susceptibility(m, temperature, n_sites), m),
-        "binder": scaling.jackknife(scaling.binder_cumulant, m),
+        "magnetization": statistics.jackknife(lambda m: float(np.abs(m).mean()), m),
+        "susceptibility": statistics.jackknife(lambda m: statistics.susceptibility(m, temperature, n_sites), m),
+        "binder": statistics.jackknife(statistics.binder_cumulant, m),
     }
     columns = {"spins": spins, "temperatures": temperatures}
     predicted = n_sites * predict(PROBLEM, PRESETS["exact"], network(), columns)
     for prefix, energies in (("", lattice.energy(spins).astype(np.float64)), ("network_", predicted)):
-        row[f"{prefix}energy"] = scaling.jackknife(lambda e: float(e.mean()) / n_sites, energies)
-        heat = scaling.jackknife(lambda e: scaling.specific_heat(e, temperature, n_sites), energies)
+        row[f"{prefix}energy"] = statistics.jackknife(lambda e: float(e.mean()) / n_sites, energies)
+        heat = statistics.jackknife(lambda e: statistics.specific_heat(e, temperature, n_sites), energies)
         row[f"{prefix}specific_heat"] = heat
     return row
 

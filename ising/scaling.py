@@ -1,168 +1,201 @@
-"""From samples to numbers with errors: autocorrelation times, jackknife errors, and what is measured near T_c.
+"""T_c and nu from measurements on finite lattices: a fit of finite-size scaling, its errors, and how they depend on it.
 
-Estimators take samples along the last axis. Magnetisations are per spin, energies those of the whole lattice; units and
-signs are those of lattice.py.
+Nothing exact goes in: T_c, nu and the exponents are searched from several starts that the data determine.
 """
 
 from collections.abc import Callable, Sequence
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import least_squares
+from scipy.optimize import OptimizeResult, least_squares
+from scipy.special import gammaincc
 
 Floats = NDArray[np.float64]
 
+STARTS_OF_NU = (0.4, 0.7, 1.5, 3.0)
+ACCEPTABLE = 0.01  # p-value below which a variant of a fit says nothing about T_c and nu
 
-def autocorrelation_time(series: Floats, window: float = 6) -> tuple[float, float]:
-    """Integrated autocorrelation time of equilibrium time series, with its standard error, in steps of the series.
 
-    tau = 1/2 + sum_t rho(t), such that n steps are worth n / (2 tau) independent ones; the sum is cut off at the first
-    t >= `window` tau, where what is left out is small and noise not yet large. The error is tau sqrt((4 t + 2) / n).
-    N. Madras, A. D. Sokal, J. Stat. Phys. 50, 109 (1988), appendix C; A. D. Sokal's lectures, Cargese 1996, section 3.
+class Measurements(NamedTuple):
+    """k observables at n pairs of lattice size and temperature near T_c."""
 
-    Args:
-        series: (chains, steps) or (steps,): independent chains of one process, which are averaged over.
+    sizes: NDArray[np.int64]  # (n,)
+    temperatures: Floats  # (n,) in J / k_B
+    values: Floats  # (n, k)
+    covariances: Floats  # (n, k, k): of the observables at one size and temperature, measured on the same samples
+    grows: tuple[bool, ...]  # for each observable: whether it goes as a power of L at T_c
 
-    Raises:
-        ValueError: the series is too short to tell, constant, or swings to and fro.
-    """
-    series = np.atleast_2d(series) - np.mean(series)
-    n_steps = series.shape[-1]
-    spectrum = np.abs(np.fft.rfft(series, 2 * n_steps)) ** 2  # padded with zeros: the series is not periodic
-    covariance = np.fft.irfft(spectrum)[:, :n_steps].mean(axis=0) / np.arange(n_steps, 0, -1)
-    if covariance[0] == 0:
-        raise ValueError("the series is constant: it has no autocorrelation time")
-    times = np.cumsum(covariance / covariance[0]) - 0.5  # tau if cut off behind t = 0, 1, 2, ...
-    far_enough = np.flatnonzero(np.arange(n_steps) >= window * times)
-    if not far_enough.size or far_enough[0] > n_steps / 10:
-        raise ValueError(
-            f"{n_steps} steps are too few for an autocorrelation time of {times[n_steps // 10]:.3g} or more"
+    def where(self, chosen: NDArray[np.bool_]) -> "Measurements":
+        """The chosen pairs of size and temperature: (n,)."""
+        return self._replace(
+            sizes=self.sizes[chosen],
+            temperatures=self.temperatures[chosen],
+            values=self.values[chosen],
+            covariances=self.covariances[chosen],
         )
-    cut = int(far_enough[0])
-    tau = float(times[cut])
-    if tau <= 0:
-        raise ValueError("the series swings to and fro, and the sum over it does not converge where it is cut off")
-    return tau, tau * float(np.sqrt((4 * cut + 2) / series.size))
 
 
-def jackknife(estimator: Callable[..., float], *samples: Floats, n_blocks: int = 50) -> tuple[float, float]:
-    """What an estimator makes of independent samples, freed of its leading bias, and its standard error.
+class Choice(NamedTuple):
+    """What is chosen in a fit, and could have been chosen otherwise."""
 
-    The estimator is evaluated on all samples but one block, for each block (M. H. Quenouille 1956, J. W. Tukey 1958).
-
-    Args:
-        estimator: takes arrays such as `samples`, gives a number.
-        samples: arrays (N, ...) that belong together along their first axis.
-
-    Raises:
-        ValueError: there are fewer than two samples.
-    """
-    if len(samples[0]) < 2:
-        raise ValueError("an error takes two samples or more")
-    blocks = np.array_split(np.arange(len(samples[0])), min(n_blocks, len(samples[0])))
-    without = [estimator(*(np.delete(sample, block, axis=0) for sample in samples)) for block in blocks]
-    n = len(blocks)
-    return n * estimator(*samples) - (n - 1) * float(np.mean(without)), float(np.sqrt((n - 1) * np.var(without)))
-
-
-def specific_heat(energies: Floats, temperature: float, n_sites: int) -> float:
-    """C / N = (<E^2> - <E>^2) / (N T^2), in units of k_B."""
-    return float(np.var(energies)) / (n_sites * temperature**2)
-
-
-def susceptibility(magnetizations: Floats, temperature: float, n_sites: int) -> float:
-    """chi / N = N (<m^2> - <|m|>^2) / T: of |m|, since on a finite lattice m itself vanishes on average at every T."""
-    return n_sites * float(np.var(np.abs(magnetizations))) / temperature
-
-
-def binder_cumulant(magnetizations: Floats) -> float:
-    """U_4 = 1 - <m^4> / (3 <m^2>^2): 2/3 in the ordered phase, 0 in the other, 0.61069 at T_c of a large lattice.
-
-    K. Binder, Z. Phys. B 43, 119 (1981); the value at T_c: G. Kamieniarz, H. W. J. Bloete, J. Phys. A 26, 201 (1993).
-    """
-    return 1 - float(np.mean(magnetizations**4)) / (3 * float(np.mean(magnetizations**2)) ** 2)
-
-
-class Curves(NamedTuple):
-    """An observable on lattices of several sizes near T_c; arrays (n,) that belong together."""
-
-    sizes: NDArray[np.int64]
-    temperatures: Floats  # in J / k_B
-    values: Floats
-    errors: Floats  # one standard error
-    exponent: float | None = None  # a first guess of kappa, if the observable grows as L^kappa at T_c
-    stretch: Floats | float = 1.0  # what x is multiplied by besides, such as a logarithm of L
+    degree: int = 4  # of the polynomials
+    omega: float = 1.75  # exponent of the corrections
+    smallest_size: int = 0  # that is used
+    window: float = 1.0  # share of the range of |x| that is used
 
 
 class Scaling(NamedTuple):
-    """What finite-size scaling makes of some observables."""
+    """The result of a fit, with statistical errors."""
 
     t_c: float
+    t_c_error: float
     nu: float
-    exponents: tuple[float, ...]  # kappa, of the observables that have one
-    chi2_per_dof: float
+    nu_error: float
+    exponents: tuple[float, ...]  # kappa of the observables that grow
+    exponent_errors: tuple[float, ...]
+    chi2: float
+    dof: int
     coefficients: tuple[Floats, ...]  # for each observable: of the functions in scaling_basis
 
+    @property
+    def p_value(self) -> float:
+        """Probability of a chi-square as large as this or larger, if the fitted form and the errors are right."""
+        return float(gammaincc(self.dof / 2, self.chi2 / 2))
 
-def scaling_basis(x: Floats, sizes: NDArray[np.int64], degree: int, grows: bool, omega: float = 1.75) -> Floats:
-    """The functions that a scaling function is made of, (n, degree + 5 or 6): x^k, and what vanishes as L grows.
 
-    What scales is not T - T_c itself but, in this model, sinh(2 / T) - 1 / sinh(2 / T), which is not linear in it:
-    hence x^2 / L and x^3 / L. The amplitude of what grows as a power of L depends on T as well: hence x / L, one
-    function more. The background of the magnetisation's moments is smaller than what scales by L^-gamma/nu = L^-7/4.
+def scaling_basis(x: Floats, sizes: NDArray[np.int64], grows: bool, degree: int, omega: float) -> Floats:
+    """The functions of which a scaling function is made, (n, degree + 5 or 6): powers of x, and corrections.
+
+    What scales is not T - T_c itself, but a smooth function of it: hence x^2 / L and x^3 / L. The amplitude of what
+    grows as a power of L depends on T as well: hence x / L, one function more. The corrections L^-omega are those of
+    irrelevant operators (omega = 2) and, of the moments of m, of a background smaller by L^-gamma/nu = L^-7/4.
     """
-    corrections = [x**2 / sizes, x**3 / sizes, sizes**-omega, x * sizes**-omega, *([x / sizes] if grows else [])]
+    corrections = [x**2 / sizes, x**3 / sizes, sizes**-omega, x * sizes**-omega]
+    if grows and omega != 1:
+        corrections.append(x / sizes)
     return np.column_stack([*(x**k for k in range(degree + 1)), *corrections])
 
 
-def fit_scaling(observables: Sequence[Curves], degree: int = 3) -> Scaling:
-    """T_c and nu from curves that fall onto each other in the right units, by least squares.
+def fit_scaling(data: Measurements, degree: int = 4, omega: float = 1.75) -> Scaling:
+    """T_c and nu from curves of several sizes that collapse in the right variables, by generalised least squares.
 
     A(T, L) = L^kappa [f(x) + corrections] with x = (T - T_c) L^(1 / nu), a polynomial f for each observable, and T_c
-    and nu common to all: K. Binder, Z. Phys. B 43, 119 (1981). At given T_c, nu and kappa the rest is linear, so that
-    only these are searched for.
+    and nu common to all: K. Binder, Z. Phys. B 43, 119 (1981). The observables of one sample are correlated, and the
+    covariance weights their residuals: M. Weigel, W. Janke, Phys. Rev. Lett. 102, 100601 (2009). At given T_c, nu and
+    kappa the rest is linear, so that only these are searched for (variable projection). The search begins at several
+    places, and two of them have to lead to the best fit.
 
     Raises:
-        ValueError: there are fewer values than there are numbers to fit.
+        ValueError: the data are invalid, or do not determine T_c and nu. Says why.
     """
-    free = [curves.exponent for curves in observables if curves.exponent is not None]
-    n_values = sum(len(curves.values) for curves in observables)
-    n_numbers = 2 + 2 * len(free) + len(observables) * (degree + 5)
+    n_values, n_growing = data.values.size, sum(data.grows)
+    n_numbers = 2 + n_growing + sum(degree + 5 + (grows and omega != 1) for grows in data.grows)
+    sizes = np.unique(data.sizes)
+    if len(sizes) < 3:
+        raise ValueError(f"{len(sizes)} lattice sizes: scaling and its corrections need three or more")
     if n_values <= n_numbers:
         raise ValueError(f"{n_values} values are too few for {n_numbers} numbers")
+    try:
+        whitening = np.linalg.inv(np.linalg.cholesky(data.covariances))
+    except np.linalg.LinAlgError:
+        raise ValueError("a covariance is not positive definite: every value needs an error") from None
+    if not all(np.isfinite(each).all() for each in (*data[:4], whitening)):
+        raise ValueError("a value is not finite")
 
-    def solve(parameters: Floats) -> tuple[list[Floats], Floats]:
-        t_c, nu, *kappas = parameters
+    wanted = (whitening @ data.values[:, :, None]).reshape(-1)
+    constant = (whitening[:, :, None] * (data.sizes[:, None] == sizes)[:, None, :, None]).reshape(n_values, -1)
+    rest = constant @ np.linalg.lstsq(constant, wanted)[0] - wanted
+    if gammaincc((n_values - constant.shape[1]) / 2, float(rest @ rest) / 2) > ACCEPTABLE:
+        raise ValueError("the data do not determine T_c and nu: within their errors they do not depend on temperature")
+
+    def solve(parameters: Floats) -> tuple[list[Floats], Floats, bool]:
+        """Coefficients, residuals, and whether the data determine the coefficients."""
+        t_c, inverse_nu, *kappas = parameters
+        x = (data.temperatures - t_c) * data.sizes**inverse_nu
         remaining = iter(kappas)
-        coefficients: list[Floats] = []
-        residuals: list[Floats] = []
-        for curves in observables:
-            kappa = 0.0 if curves.exponent is None else next(remaining)
-            x = (curves.temperatures - t_c) * curves.sizes ** (1 / nu) * curves.stretch
-            scale = curves.sizes**kappa / curves.errors
-            basis = scaling_basis(x, curves.sizes, degree, curves.exponent is not None) * scale[:, None]
-            wanted = curves.values / curves.errors
-            coefficients.append(np.asarray(np.linalg.lstsq(basis, wanted, rcond=None)[0], np.float64))
-            residuals.append(basis @ coefficients[-1] - wanted)
-        return coefficients, np.concatenate(residuals)
+        columns = []
+        for k, grows in enumerate(data.grows):
+            basis = scaling_basis(x, data.sizes, grows, degree, omega)
+            basis = basis * data.sizes[:, None] ** (next(remaining) if grows else 0.0)
+            columns.append(whitening[:, :, k, None] * basis[:, None])  # (n, k, functions)
+        design = np.concatenate(columns, axis=2).reshape(n_values, -1)
+        norms = np.linalg.norm(design, axis=0)
+        solution, _, rank, _ = np.linalg.lstsq(design / norms, wanted, rcond=1e-12)
+        ends = np.cumsum([basis.shape[2] for basis in columns])[:-1]
+        return np.split(solution / norms, ends), design @ (solution / norms) - wanted, rank == len(norms)
 
-    middle = float(np.mean(np.concatenate([curves.temperatures for curves in observables])))
-    start = np.array([middle, 1.0, *free])
-    found = least_squares(lambda p: solve(p)[1], start, x_scale=np.array([0.01, 0.1, *(0.1 for _ in free)]))
-    coefficients, residuals = solve(found.x)
-    t_c, nu, *kappas = found.x.tolist()
-    return Scaling(t_c, nu, tuple(kappas), float(residuals @ residuals) / (n_values - n_numbers), tuple(coefficients))
+    best = _search(lambda p: solve(p)[1], data)
+    coefficients, residuals, determined = solve(best.x)
+    spans = np.linalg.svd(best.jac, compute_uv=False)
+    t_c, inverse_nu, *kappas = best.x.tolist()
+    nu = 1 / inverse_nu
+    if not determined or spans[-1] <= 1e-10 * spans[0]:
+        raise ValueError(f"the data do not determine T_c and nu: {t_c:.4g} and {nu:.3g} are one fit of many")
+    t_c_error, error, *kappa_errors = np.sqrt(np.linalg.inv(best.jac.T @ best.jac).diagonal()).tolist()
+    nu_error = error * nu**2
+    if t_c_error > np.ptp(data.temperatures) or nu_error > nu / 2:
+        raise ValueError(
+            f"the data do not determine T_c = {t_c:.4g} ± {t_c_error:.1g} and nu = {nu:.3g} ± {nu_error:.1g}"
+        )
+    return Scaling(
+        *(t_c, t_c_error, nu, nu_error, tuple(kappas), tuple(kappa_errors)),
+        *(float(residuals @ residuals), n_values - n_numbers, tuple(coefficients)),
+    )
 
 
-def bootstrap_scaling(
-    draw: Callable[..., Sequence[Curves]], degree: int = 3, n_times: int = 100, seed: int = 0
-) -> tuple[Scaling, float, float]:
-    """A fit, and the standard errors of its T_c and nu: the scatter of fits to data that were drawn again.
+def _search(residuals: Callable[[Floats], Floats], data: Measurements) -> OptimizeResult:
+    """The best of the fits from all starts, with T_c in the range of the data or near it, and 0.1 < nu < 10.
 
-    Args:
-        draw: gives the curves as they are or, with a generator `rng`, of data drawn with replacement.
+    Far from there, corrections can imitate anything.
+
+    Raises:
+        ValueError: no two starts lead to it.
     """
-    rng = np.random.default_rng(seed)
-    again = [fit_scaling(draw(rng=rng), degree) for _ in range(n_times)]
-    return fit_scaling(draw(), degree), float(np.std([f.t_c for f in again])), float(np.std([f.nu for f in again]))
+    low, high = float(data.temperatures.min()), float(data.temperatures.max())
+    slopes = [
+        float(np.polyfit(np.log(data.sizes), np.log(np.abs(data.values[:, k]) + 1e-300), 1)[0])
+        for k, grows in enumerate(data.grows)
+        if grows
+    ]
+    scales = np.array([0.1 * (high - low), 0.1, *(0.1 for _ in slopes)])
+    found = []
+    for t_c, nu in product(np.linspace(low, high, 6), STARTS_OF_NU):
+        with np.errstate(all="ignore"):  # a start may be hopeless
+            try:
+                fit = least_squares(residuals, [t_c, 1 / nu, *slopes], method="lm", x_scale=scales, max_nfev=2000)
+            except (ValueError, np.linalg.LinAlgError):
+                continue
+        is_near = low - (high - low) < fit.x[0] < high + (high - low) and 0.1 < fit.x[1] < 10
+        if fit.success and np.isfinite(fit.cost) and is_near:
+            found.append(fit)
+    found.sort(key=lambda fit: fit.cost)
+    if len(found) < 2 or found[1].cost > found[0].cost + 0.01:
+        raise ValueError("the fit does not converge: no two starts lead to the same best fit")
+    return found[0]
+
+
+def vary(data: Measurements, choices: Sequence[Choice]) -> dict[Choice, Scaling | str]:
+    """Fits with different choices, or why one was refused. x in the windows is that of the first choice's fit."""
+    first = choices[0]
+    fit = fit_scaling(data.where(data.sizes >= first.smallest_size), first.degree, first.omega)
+    x = np.abs((data.temperatures - fit.t_c) * data.sizes ** (1 / fit.nu))
+    fits: dict[Choice, Scaling | str] = {}
+    for choice in choices:
+        chosen = (data.sizes >= choice.smallest_size) & (x <= choice.window * x.max() * (1 + 1e-9))
+        try:
+            fits[choice] = fit_scaling(data.where(chosen), choice.degree, choice.omega)
+        except ValueError as error:
+            fits[choice] = str(error)
+    return fits
+
+
+def systematic_errors(fits: Sequence[Scaling | str]) -> tuple[float, float]:
+    """How far T_c and nu move from the first fit in any other that is acceptable (p > 0.01)."""
+    first, *others = [fit for fit in fits if isinstance(fit, Scaling)]
+    accepted = [fit for fit in others if fit.p_value > ACCEPTABLE]
+    return (
+        max((abs(fit.t_c - first.t_c) for fit in accepted), default=0.0),
+        max((abs(fit.nu - first.nu) for fit in accepted), default=0.0),
+    )

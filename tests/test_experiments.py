@@ -44,7 +44,7 @@ def test_an_experiment_has_left_its_numbers_and_its_figure(name: str) -> None:
     assert f"python -m experiments.{name}" in (ROOT / "journal.md").read_text()
 
 
-@pytest.mark.parametrize("name", [*EXPERIMENTS, "collapse"])
+@pytest.mark.parametrize("name", [*EXPERIMENTS, "classifiers"])
 def test_an_experiment_is_short(name: str) -> None:
     text = (ROOT / "experiments" / f"{name}.py").read_text()
     others: set[int] = set()  # lines of documentation and imports
@@ -55,7 +55,7 @@ def test_an_experiment_is_short(name: str) -> None:
             continue
         others |= set(range(node.lineno, (node.end_lineno or 0) + 1))
     own = [line.strip() for k, line in enumerate(text.splitlines(), 1) if k not in others]
-    assert len([line for line in own if line and not line.startswith("#")]) <= 80
+    assert len([line for line in own if line and not line.startswith("#")]) <= 120
 
 
 def noted(folder: str, n: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ising import exact, kernel, lattice, metropolis, multispin, scaling
+from ising import exact, kernel, lattice, metropolis, multispin, statistics
 from ising.exact import T_CRITICAL
 from ising.metropolis import equilibration_sweeps
 from ising.multispin import sample
@@ -65,7 +65,7 @@ def test_energy_and_specific_heat_are_kaufmans(size: int, n: int, temperature: f
     energies = lattice.energy(draw(size, temperature, n, seed=size)).astype(np.float64)
     energy, specific_heat = (float(value) for value in exact.kaufman(temperature, size))
     assert abs(energies.mean() / size**2 - energy) < 4 * temperature * np.sqrt(specific_heat / (n * size**2))
-    measured, error = scaling.jackknife(lambda e: scaling.specific_heat(e, temperature, size**2), energies)
+    measured, error = statistics.jackknife(lambda e: statistics.specific_heat(e, temperature, size**2), energies)
     assert abs(measured - specific_heat) < 4 * error
 
 
@@ -75,9 +75,9 @@ def test_magnetisation_4x4_at_the_critical_temperature() -> None:
         (lambda m: float(np.abs(m).mean()), 0.8438604448),
         (lambda m: float((m**2).mean()), 0.7613589086),
         (lambda m: float(m.mean()), 0.0),
-        (scaling.binder_cumulant, 0.6171993),
+        (statistics.binder_cumulant, 0.6171993),
     ):
-        value, error = scaling.jackknife(estimator, m)
+        value, error = statistics.jackknife(estimator, m)
         assert abs(value - expected) < 4 * error
 
 

@@ -15,7 +15,7 @@ from engine.figures import parity
 from ising.exact import T_CRITICAL
 from plots import bayes_ceiling, configurations, error_by_temperature, figures, phase_by_temperature
 from problem import PROBLEM
-from task import TASKS, bayes_log_odds
+from task import TASKS, bayes_log_odds, by_temperature
 from tests.conftest import read, run_command
 
 RUN_FIGURES = {"training_curves.png", "parity.png", "error_by_temperature.png", "configurations.png"}
@@ -141,19 +141,31 @@ def test_error_by_temperature_is_a_mean_with_its_standard_error(coldest: float, 
     rng = np.random.default_rng(0)
     temperatures = np.concatenate([[coldest, 4.0], rng.uniform(coldest, 4.0, 998)])
     errors = rng.normal(size=1000)
-    (axes,) = error_by_temperature(temperatures, errors, n_bins=5).axes
+    (axes,) = error_by_temperature(temperatures, errors).axes
     container = axes.containers[0]
     points, bars = container[0].get_xydata(), container[2][0].get_segments()
-    assert len(points) == 5
+    assert len(points) == 20
     order = np.argsort(temperatures)
     for i, ((x, y), bar) in enumerate(zip(points, bars, strict=True)):
-        chosen = order[200 * i : 200 * (i + 1)]
+        chosen = order[50 * i : 50 * (i + 1)]
         inside = np.abs(errors[chosen])
         assert x == pytest.approx(temperatures[chosen].mean())
         assert y == pytest.approx(inside.mean())
-        assert (bar[1, 1] - bar[0, 1]) / 2 == pytest.approx(inside.std(ddof=1) / np.sqrt(200))
+        assert (bar[1, 1] - bar[0, 1]) / 2 == pytest.approx(inside.std(ddof=1) / np.sqrt(50))
     labels = axes.get_legend_handles_labels()[1]
     assert any(f"{T_CRITICAL:.3f}" in label for label in labels) == marked
+
+
+def test_a_figure_has_a_point_for_every_row_of_the_json() -> None:
+    # Of a few temperatures, each is a point and a row: none is split, or mixed with its neighbours across T_c.
+    temperatures = np.random.default_rng(3).permutation(np.repeat([2.0, 2.25, 2.5], [667, 667, 666]))
+    spins = np.ones((2000, 4, 4), np.int8)
+    columns = {"spins": spins, "temperatures": temperatures}
+    predictions = TASKS["energy"].target(columns) + 0.1 * temperatures
+    rows = by_temperature(TASKS["energy"], columns, predictions)
+    assert [(row["temperature"], row["n"]) for row in rows] == [(2.0, 667), (2.25, 667), (2.5, 666)]
+    (axes,) = error_by_temperature(temperatures, 0.1 * temperatures).axes
+    np.testing.assert_allclose(axes.containers[0][0].get_xydata(), [(row["temperature"], row["mae"]) for row in rows])
 
 
 @pytest.mark.parametrize("n", [1, 2, 15])
@@ -191,7 +203,7 @@ def test_phases_are_shown_with_their_standard_errors() -> None:
     odds[:5] = -1.0  # a tenth of the cold ones are wrong
     ceiling = bayes_ceiling(DataConfig(lattice_size=8, temp_min=1.5, temp_max=3.0))
     assert ceiling is not None
-    left, right = phase_by_temperature(temperatures, {"network": odds}, ceiling, n_bins=2).axes
+    left, right = phase_by_temperature(temperatures, {"network": odds}, ceiling).axes
     np.testing.assert_array_equal(right.lines[-2].get_xydata(), np.transpose(ceiling))
     p = 1 / (1 + np.exp(-1))
     for axes, cold, hot in ((left, 0.9 * p + 0.1 * (1 - p), 1 - p), (right, 0.9, 1.0)):

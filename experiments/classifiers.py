@@ -1,0 +1,65 @@
+"""Phase classifiers that several experiments train: 100 sigmoid units, and a convolutional network.
+
+The labels say whether T is below a temperature T_label, which is T_c in most uses of this method.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from config import DataConfig, ExperimentConfig, ModelConfig
+from engine.config import TrainConfig
+from engine.prediction import predict
+from engine.problem import Columns, Splits
+from experiments.common import sampled, trained
+from ising import lattice
+from problem import PROBLEM
+from task import TASKS
+
+# Each network with its training, and the number of copies of a training configuration, each of them shifted, rotated,
+# mirrored and flipped at random. Without copies, networks for large lattices overfit; a cnn does not need them. The
+# weight decay of the sigmoid units keeps them from using the energy as well. They can only do this on small lattices,
+# so that P(T) would be a different function at each size.
+NETWORKS = {
+    "sigmoid units": (
+        ModelConfig(hidden=(100,), activation="sigmoid", dropout=0.0),
+        TrainConfig(epochs=2, lr=0.003, batch_size=128, weight_decay=0.3),
+        32,
+    ),
+    "cnn": (
+        ModelConfig(architecture="cnn", activation="relu", dropout=0.0),
+        TrainConfig(epochs=4, lr=0.05, batch_size=32),
+        1,
+    ),
+    "64 relu units": (
+        ModelConfig(hidden=(64,), activation="relu", dropout=0.0),
+        TrainConfig(epochs=100, lr=0.001, batch_size=200, optimizer="adam", scheduler="none", weight_decay=1e-4),
+        1,
+    ),
+}
+
+
+def between(low: float, high: float, size: int, seed: int, **numbers: int) -> Splits:
+    """Configurations at temperatures from low to high."""
+    sizes = {"num_train": 1, "num_val": 1, "num_test": 1, **numbers}
+    data = DataConfig(lattice_size=size, temp_min=low, temp_max=high, cache=False, **sizes)  # type: ignore[arg-type]
+    return sampled(data, seed)
+
+
+def log_odds(name: str, seed: int, splits: Splits, test: Columns) -> NDArray[np.float64]:
+    """Log-odds of T < T_c for the test configurations, by a classifier that is trained on the splits.
+
+    `magnetization` is logistic regression on |m|.
+    """
+    if name == "magnetization":
+        return TASKS["phase"].baselines(splits.train, test)[name]
+    model, training, copies = NETWORKS[name]
+    rng = np.random.default_rng(seed)
+    spins = np.concatenate([lattice.random_symmetries(splits.train["spins"], rng) for _ in range(copies)])
+    train = {"spins": spins, "temperatures": np.tile(splits.train["temperatures"], copies)}
+    config = ExperimentConfig(task="phase", seed=seed, model=model, train=training)
+    return predict(PROBLEM, config, trained(config, splits._replace(train=train)), test)
+
+
+def relabelled(columns: Columns, shift: float) -> Columns:
+    """Columns whose labels say whether T is below T_c + shift: the temperatures are moved, the spins are not."""
+    return {**columns, "temperatures": columns["temperatures"] - shift}

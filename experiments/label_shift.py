@@ -1,0 +1,157 @@
+"""What do T_c and nu from phase classifiers depend on? They return the label.
+
+python -m experiments.label_shift [--quick]
+
+A network learns to distinguish T < T_c from T > T_c. The curves of its mean answer P(T) on lattices of several sizes
+collapse in x = (T - T_c) L^(1 / nu): J. Carrasquilla, R. G. Melko, Nature Phys. 13, 431 (2017). Here the labels say
+whether T < T_label, with T_label from 0.05 J below T_c to 0.10 J above it, and the ranges of temperature are centred on
+T_label, as they would be for somebody who believes that T_c is there. If the method measured T_c, the fit would return
+T_c.
+
+The ranges shrink as 8 / L in training and 2.5 / L in the test, for which nu = 1 has to be known. As a control, logistic
+regression on |m| is also trained and tested in ranges that shrink as L^-1/2, as for nu = 2. The units `away from T_c`
+are trained on T < 1.8 and T > 2.8 only, and tested around T_c, so that their labels do not depend on T_c.
+
+Each seed has its own training and test configurations, and its own fit. Errors are standard errors over the seeds. The
+chi-square of a fit counts the noise of the test configurations, but not the differences between two trainings.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from scipy.special import expit
+
+from engine.problem import Columns
+from experiments.classifiers import between, log_odds, relabelled
+from experiments.common import Row, Study, case_seed
+from ising.exact import T_CRITICAL
+from ising.scaling import Measurements, Scaling, fit_scaling
+from ising.statistics import temperature_bins
+from utils import print_line
+
+Setting = tuple[str, float, float]
+
+SHIFTS = (-0.05, -0.02, 0.0, 0.05, 0.1)  # of T_label, in J / k_B
+# Classifier, the exponent with which its temperature ranges shrink, and the shift of its labels.
+SETTINGS: list[Setting] = [
+    *(("magnetization", exponent, shift) for exponent in (1.0, 0.5) for shift in SHIFTS),
+    *((name, 1.0, shift) for name in ("sigmoid units", "cnn") for shift in (-0.05, 0.0, 0.1)),
+    ("sigmoid units, away from T_c", 1.0, 0.0),
+]
+TRAINED, TESTED, REFERENCE = 8.0, 2.5, 16  # half the widths times L, and the size at which they are those of nu = 1
+
+
+def away_from_tc(columns: Columns) -> Columns:
+    """The configurations at T < 1.8 and T > 2.8."""
+    away = (columns["temperatures"] < 1.8) | (columns["temperatures"] > 2.8)
+    return {name: column[away] for name, column in columns.items()}
+
+
+def classify(name: str, exponent: float, shift: float, size: int, seed: int, n: int, n_test: int) -> Row:  # noqa: PLR0917
+    """P(T) of a classifier around T_label, in bins: mean temperature, mean probability and its standard error."""
+    case, label = case_seed(name, exponent, shift, size, seed), T_CRITICAL + shift
+    trained, tested = (width * REFERENCE ** (exponent - 1) / size**exponent for width in (TRAINED, TESTED))
+    away = name.endswith("T_c")
+    width = 1.0 if away else trained
+    splits = between(label - width, label + width, size, case, num_train=n, num_val=2000)
+    splits = splits._replace(train=relabelled(splits.train, shift), val=relabelled(splits.val, shift))
+    if away:
+        splits = splits._replace(train=away_from_tc(splits.train), val=away_from_tc(splits.val))
+    test = between(label - tested, label + tested, size, case + 1, num_test=n_test).test
+    p, t = expit(log_odds(name.partition(",")[0], case, splits, test)), test["temperatures"]
+    row: Row = {"t": [], "p": [], "error": []}
+    for chosen in temperature_bins(t):
+        line = np.polynomial.Polynomial.fit(t[chosen], p[chosen], 1)  # the slope within a bin is no noise
+        row["t"].append(float(t[chosen].mean()))
+        row["p"].append(float(p[chosen].mean()))
+        row["error"].append(float((p[chosen] - line(t[chosen])).std(ddof=2) / np.sqrt(len(chosen))))
+    return row
+
+
+def curves(rows: list[Row]) -> Measurements:
+    """P(T) of the classifiers of one seed, for all sizes."""
+    sizes = np.repeat([row["case"][4] for row in rows], [len(row["t"]) for row in rows])
+    t, p, error = (np.concatenate([row[key] for row in rows]) for key in ("t", "p", "error"))
+    return Measurements(sizes, t, p[:, None], error[:, None, None] ** 2, (False,))
+
+
+def fitted(rows: list[Row]) -> Scaling | None:
+    """T_c and nu of the classifiers of one seed, if they can be determined."""
+    try:
+        return fit_scaling(curves(rows), degree=5)
+    except ValueError as error:
+        print_line(f"refused: {error}")
+        return None
+
+
+def plot(fits: dict[Setting, list[Scaling]]) -> Figure:
+    """T_c and nu of the fits against the shift of the label, with standard errors over the seeds."""
+    figure = Figure(figsize=(10, 4.5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for k, method in enumerate(dict.fromkeys(setting[:2] for setting in fits)):
+        each = {shift: found for (*other, shift), found in fits.items() if tuple(other) == method and found}
+        shifts = np.array([*each]) + 0.0015 * (k - 2)  # side by side
+        for axes, key, offset in ((left, "t_c", T_CRITICAL), (right, "nu", 0.0)):
+            values = [mean_with_error([getattr(fit, key) - offset for fit in found]) for found in each.values()]
+            means, errors = zip(*values, strict=True)
+            axes.errorbar(shifts, means, errors, fmt="os^vD"[k], capsize=3, markersize=5, label=in_words(*method))
+    ends = np.array([SHIFTS[0] - 0.01, SHIFTS[-1] + 0.01])
+    left.plot(ends, ends, "k--", linewidth=0.8, label="the label is returned")
+    left.axhline(0, color="0.5", linestyle=":", label="$T_c$ is found")
+    right.axhline(1, color="0.5", linestyle=":", label=r"$\nu$ = 1, exact")
+    left.set(ylabel="fitted $T_c$ $-$ exact $T_c$ [J / $k_B$]")
+    right.set(ylabel=r"fitted $\nu$")
+    for axes in (left, right):
+        axes.set_xlabel(r"$T_\mathrm{label} - T_c$ [J / $k_B$]")
+        axes.legend(fontsize="x-small")
+    return figure
+
+
+def mean_with_error(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and its standard error, which is not a number for a single value."""
+    n = len(values)
+    return float(np.mean(values)), float(np.std(values, ddof=1)) / n**0.5 if n > 1 else float("nan")
+
+
+def in_words(name: str, exponent: float) -> str:
+    """A method for tables and legends."""
+    return name if exponent == 1 else f"{name}, ranges as L^-{exponent:g}"
+
+
+def main() -> None:
+    study = Study(__file__, __doc__)
+    sizes, seeds, n, n_test = (
+        ([4, 6, 8, 12], [1], 4_000, 10_000) if study.quick else ([8, 12, 16, 24, 32], [1, 2, 3], 15_000, 20_000)
+    )
+    settings = SETTINGS[:2] if study.quick else SETTINGS
+    cases = [(*setting, size, seed, n, n_test) for setting in settings for size in reversed(sizes) for seed in seeds]
+    rows = study.measure(classify, cases)
+    lines = [
+        "| classifier | label - T_c | T_c - exact | nu | median chi2/dof | fits |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    fits: dict[Setting, list[Scaling]] = {}
+    for setting in settings:
+        mine = [row for row in rows if tuple(row["case"][1:4]) == setting]
+        found = [fitted([row for row in mine if row["case"][5] == seed]) for seed in seeds]
+        fits[setting] = accepted = [fit for fit in found if fit is not None]
+        cells = ["", "", ""]
+        if accepted:
+            t_c = mean_with_error([fit.t_c - T_CRITICAL for fit in accepted])
+            nu = mean_with_error([fit.nu for fit in accepted])
+            chi2 = np.median([fit.chi2 / fit.dof for fit in accepted])
+            cells = [f"{t_c[0]:+.4f} ± {t_c[1]:.4f}", f"{nu[0]:.3f} ± {nu[1]:.3f}", f"{chi2:.2f}"]
+        of_all = f"{len(accepted)} of {len(seeds)}"
+        lines.append(f"| {in_words(*setting[:2])} | {setting[2]:+.2f} | {' | '.join(cells)} | {of_all} |")
+    summary = {
+        f"{in_words(*setting[:2])}, {setting[2]:+.2f}": [
+            {**{k: v for k, v in fit._asdict().items() if k != "coefficients"}, "p": fit.p_value} for fit in each
+        ]
+        for setting, each in fits.items()
+    }
+    study.finish(summary, plot(fits), *lines)
+
+
+if __name__ == "__main__":
+    main()

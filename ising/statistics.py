@@ -1,0 +1,150 @@
+"""From samples to numbers with errors: autocorrelation times, the jackknife, observables, bins of temperatures.
+
+Estimators take samples along the last axis. Magnetisations are per spin, energies those of the whole lattice; units and
+signs are those of lattice.py.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+
+N_BINS = 20  # of temperatures, in metrics, figures and checks
+PER_BIN = 10  # configurations in a bin, if there are so many
+
+
+def autocorrelation_time(series: ArrayLike, s: float = 1.5) -> tuple[float, float]:
+    """Integrated autocorrelation time of equilibrium time series, with its standard error, in steps of the series.
+
+    tau = 1/2 + sum_t rho(t), such that n steps are worth n / (2 tau) independent ones. The sum ends at the window W in
+    which the statistical error of tau and the neglected rest are balanced: U. Wolff, Comput. Phys. Commun. 156, 143
+    (2004), eqs. 49 to 52. Where Wolff takes the decay of rho from tau itself, it is taken from the sum of |rho| here.
+    For series without negative correlations this is the same, and for others it keeps the window open: the sum over
+    rho alone would close it at the first negative value.
+
+    Args:
+        series: (chains, steps) or (steps,): independent chains of one process, which are averaged over.
+        s: ratio of the slowest decay time to the integrated one, from 1 to 2.
+
+    Raises:
+        ValueError: the series is constant, not finite, too short for its autocorrelation time, or not in equilibrium.
+    """
+    values = np.atleast_2d(np.asarray(series, dtype=np.float64))
+    if values.ndim != 2 or values.size == 0 or not np.isfinite(values).all():
+        raise ValueError(f"a series of the shape {values.shape}: it must be (steps,) or (chains, steps), and finite")
+    mean = values.mean()
+    values = values - mean
+    n_chains, n_steps = values.shape
+    squares = (values**2).mean(axis=0)
+    if squares.mean() <= (1e-12 * mean) ** 2:
+        raise ValueError("the series is constant: it has no autocorrelation time")
+    late = squares[n_steps // 2 :].sum() / squares.sum()
+    if n_steps >= 20 and not 0.05 < late < 0.95:
+        raise ValueError(
+            f"{max(late, 1 - late):.0%} of the variance is in one half of the series: it is not in equilibrium, or "
+            "its events are too rare"
+        )
+    spectrum = np.abs(np.fft.rfft(values, 2 * n_steps)) ** 2  # padded with zeros: the series is not periodic
+    covariance = np.fft.irfft(spectrum)[:, :n_steps].mean(axis=0) / np.arange(n_steps, 0, -1)
+    rho = covariance / covariance[0]
+    decay = np.cumsum(np.abs(rho)) - 0.5
+    window = np.arange(1, n_steps)
+    with np.errstate(divide="ignore"):
+        slowest = s / np.log1p(1 / np.maximum(decay[1:] - 0.5, 1e-12))
+    closes = np.exp(-window / slowest) < slowest / np.sqrt(window * n_chains * n_steps)
+    cut = int(window[closes][0]) if closes.any() else n_steps
+    if cut > n_steps / 10 or 100 * decay[cut] > n_steps:
+        tau = decay[min(cut, n_steps // 10)]
+        raise ValueError(f"{n_steps} steps are too few for a series with correlations over {tau:.3g} steps or more")
+    weights = np.ones(cut + 1)
+    weights[[0, -1]] = 0.5  # the last one so that correlations of alternating sign cancel beyond the window
+    tau = float(weights @ rho[: cut + 1]) * (1 + (2 * cut + 1) / values.size)  # the mean of the series was subtracted
+    # Bartlett's variance of a sum over rho, as a mean over frequencies: M. B. Priestley, Spectral Analysis and Time
+    # Series (1981), section 5.3. For W much longer than the correlations it is Wolff's (4 W + 2) tau^2 / n.
+    kernel, spectrum = np.fft.fft([weights, 2 * weights * rho[: cut + 1]], 4 * cut + 4).real
+    error = float(np.sqrt(2 * np.mean(((kernel - tau) * spectrum) ** 2) / values.size))
+    if tau <= 2 * error:
+        raise ValueError(f"the correlations cancel: {tau:.2g} ± {error:.1g} cannot be distinguished from zero")
+    return tau, error
+
+
+def jackknife(
+    estimator: Callable[..., float], *samples: NDArray[np.generic], n_blocks: int = 50
+) -> tuple[float, float]:
+    """The value of an estimator for independent samples without its leading bias, and its standard error.
+
+    The estimator is evaluated without each block of samples in turn (M. H. Quenouille 1956, J. W. Tukey 1958). Blocks
+    may differ in length by one, and are weighted as in F. M. T. A. Busing et al., Statistics and Computing 9, 3 (1999).
+
+    Args:
+        estimator: takes arrays such as `samples`, returns a number.
+        samples: arrays (N, ...) that belong together along their first axis.
+        n_blocks: at least 2; N if there are fewer samples.
+
+    Raises:
+        ValueError: there are fewer than two samples or blocks, or the arrays have different lengths.
+    """
+    n = len(samples[0])
+    if min(n, n_blocks) < 2:
+        raise ValueError(f"{n} samples in {n_blocks} blocks: a standard error needs two or more of both")
+    if any(len(sample) != n for sample in samples):
+        raise ValueError(
+            f"arrays of the lengths {', '.join(str(len(sample)) for sample in samples)}: they must be equal"
+        )
+    blocks = np.array_split(np.arange(n), min(n_blocks, n))
+    value = estimator(*samples)
+    without = np.array([estimator(*(np.delete(sample, block, axis=0) for sample in samples)) for block in blocks])
+    inverse = n / np.array([len(block) for block in blocks])  # of the share of each block
+    pseudo = inverse * value - (inverse - 1) * without
+    unbiased = len(blocks) * value - float(((1 - 1 / inverse) * without).sum())
+    return unbiased, float(np.sqrt(np.mean((pseudo - unbiased) ** 2 / (inverse - 1))))
+
+
+def specific_heat(energies: ArrayLike, temperature: float, n_sites: int) -> float:
+    """C / N = (<E^2> - <E>^2) / (N T^2), in units of k_B."""
+    return float(np.var(np.asarray(energies, np.float64))) / (n_sites * temperature**2)
+
+
+def susceptibility(magnetizations: ArrayLike, temperature: float, n_sites: int) -> float:
+    """chi / N = N (<m^2> - <|m|>^2) / T: of |m|, since on a finite lattice m itself vanishes on average at every T."""
+    return n_sites * float(np.var(np.abs(np.asarray(magnetizations, np.float64)))) / temperature
+
+
+def binder_cumulant(magnetizations: ArrayLike) -> float:
+    """U_4 = 1 - <m^4> / (3 <m^2>^2): 2/3 in the ordered phase, 0 in the other, 0.61069 at T_c of a large lattice.
+
+    K. Binder, Z. Phys. B 43, 119 (1981); the value at T_c: G. Kamieniarz, H. W. J. Bloete, J. Phys. A 26, 201 (1993).
+
+    Raises:
+        ValueError: all magnetisations vanish.
+    """
+    squares = np.asarray(magnetizations, np.float64) ** 2
+    if not squares.any():
+        raise ValueError("all magnetisations vanish: the Binder cumulant is not defined")
+    return 1 - float(np.mean(squares**2)) / (3 * float(np.mean(squares)) ** 2)
+
+
+def temperature_bins(temperatures: ArrayLike, n_bins: int = N_BINS) -> list[NDArray[np.intp]]:
+    """Bins of neighbouring temperatures, from cold to hot: for each, the indices of its configurations.
+
+    If the configurations were taken at a few temperatures, each of these is a bin. Otherwise there are about `n_bins`
+    bins with equally many configurations, at least ten if there are so many. Equal temperatures are always in one bin.
+
+    Args:
+        temperatures: (N,), in any order.
+    """
+    values = np.asarray(temperatures)
+    order = np.argsort(values, kind="stable")
+    sorted_values = values[order]
+    firsts = np.flatnonzero(np.append(True, sorted_values[1:] > sorted_values[:-1]))  # one for each distinct value
+    if len(firsts) <= min(len(values) // 2, max(n_bins, len(values) // PER_BIN)):
+        return np.split(order, firsts[1:])
+    n = max(1, min(n_bins, len(values) // PER_BIN))
+    ends = np.cumsum([len(part) for part in np.array_split(order, n)])[:-1]
+    # An edge between equal temperatures moves behind them, and a temperature that would fill a bin is one of its own.
+    lasts = np.append(firsts[1:], len(values))
+    many = lasts - firsts >= len(values) / n
+    edges = np.concatenate([lasts[np.searchsorted(lasts, ends)], firsts[many], lasts[many]])
+    return np.split(order, np.setdiff1d(edges, [0, len(values)]))

@@ -1,0 +1,226 @@
+"""Errors and observables against processes and lattices for which they are known, and against pyerrors."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.signal import lfilter
+
+from ising import exact, lattice, metropolis, statistics
+from ising.exact import T_CRITICAL
+
+
+def autoregressive(memory: float, shape: tuple[int, int], seed: int) -> NDArray[np.float64]:
+    """x_t = memory x_{t-1} + noise, in equilibrium, whose autocorrelation is memory^t: (chains, steps)."""
+    noise = np.random.default_rng(seed).standard_normal(shape)
+    noise[:, 0] /= np.sqrt(1 - memory**2)
+    return np.asarray(lfilter([1], [1, -memory], noise, axis=1))
+
+
+def moving_average(weight: float, shape: tuple[int, int], seed: int) -> NDArray[np.float64]:
+    """x_t = noise_t + weight noise_{t-1}: correlations over one step only, weight / (1 + weight^2)."""
+    noise = np.random.default_rng(seed).standard_normal((shape[0], shape[1] + 1))
+    return noise[:, 1:] + weight * noise[:, :-1]
+
+
+def require_unbiased_with_honest_errors(estimates: NDArray[np.float64], expected: float) -> None:
+    """Estimates (n, 2) of a value with their errors: the mean is right, and the errors are the scatter."""
+    deviations = (estimates[:, 0] - expected) / estimates[:, 1]
+    assert abs(deviations.mean()) < 4 / np.sqrt(len(estimates))
+    assert 0.75 < deviations.std() < 1.35
+
+
+@pytest.mark.parametrize("memory", [-0.95, -0.9, -0.5, -0.2, 0.0, 0.5, 0.9, 0.97])
+def test_autocorrelation_time_of_autoregressive_series(memory: float) -> None:
+    # tau = 1/2 + sum_t memory^t = (1 + memory) / (2 (1 - memory))
+    estimates = [statistics.autocorrelation_time(autoregressive(memory, (4, 20_000), seed)) for seed in range(40)]
+    require_unbiased_with_honest_errors(np.array(estimates), (1 + memory) / (2 * (1 - memory)))
+
+
+@pytest.mark.parametrize("weight", [-0.7, -0.3, 0.3, 0.9])
+def test_autocorrelation_time_of_moving_averages(weight: float) -> None:
+    estimates = [statistics.autocorrelation_time(moving_average(weight, (4, 20_000), seed)) for seed in range(40)]
+    require_unbiased_with_honest_errors(np.array(estimates), 0.5 + weight / (1 + weight**2))
+
+
+def test_autocorrelation_time_of_one_chain() -> None:
+    series = autoregressive(0.8, (1, 50_000), seed=1)
+    assert statistics.autocorrelation_time(series[0]) == statistics.autocorrelation_time(series)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("memory", [0.3, 0.8, 0.97])
+def test_autocorrelation_time_is_that_of_pyerrors(memory: float) -> None:
+    # For positive correlations both implement U. Wolff's window. For negative ones pyerrors returns at least 1/2.
+    import pyerrors  # which warns when it is loaded
+
+    series = autoregressive(memory, (1, 40_000), seed=3)[0]
+    observable = pyerrors.Obs([series], ["chain"])
+    observable.gamma_method(S=1.5)
+    tau, error = statistics.autocorrelation_time(series)
+    assert tau == pytest.approx(observable.e_tauint["chain"], abs=0.5 * error)
+    assert error == pytest.approx(observable.e_dtauint["chain"], rel=0.25)
+    error_of_mean = series.std() * np.sqrt(2 * tau / len(series))
+    assert error_of_mean == pytest.approx(observable.dvalue, rel=0.03)
+
+
+def test_the_magnetisation_of_a_hot_checkerboard_is_anticorrelated() -> None:
+    # Nearly every flip is accepted at T = 6, so that the lattice turns over in each sweep. The scatter between chains
+    # gives the error of their means without any autocorrelation time.
+    rng, temperatures = np.random.default_rng(0), np.full(64, 6.0, np.float32)
+    spins = np.ascontiguousarray(np.moveaxis(metropolis.sample(8, temperatures, 100, seed=1), 0, -1))
+    series = np.empty((64, 2000))
+    for step in range(series.shape[1]):
+        metropolis.sweep(spins, temperatures, rng)
+        series[:, step] = lattice.magnetization(np.moveaxis(spins, -1, 0))
+    tau, error = statistics.autocorrelation_time(series)
+    from_chains = series.mean(axis=1).var(ddof=1) * series.shape[1] / (2 * series.var())
+    assert error < 0.01
+    assert tau == pytest.approx(0.275, abs=4 * error)  # as from 512 chains
+    assert tau == pytest.approx(from_chains, rel=4 * np.sqrt(2 / 63))
+
+
+@pytest.mark.parametrize(
+    ("series", "reason"),
+    [
+        (np.ones((2, 1000)), "constant"),
+        (np.full(100, 0.1), "constant"),
+        (np.repeat([[0.5], [-0.5]], 500, axis=1), "too few"),  # two chains that never move
+        (autoregressive(0.99, (2, 200), seed=2), "200 steps are too few"),
+        (np.cumsum(np.random.default_rng(0).standard_normal(10_000)), "too few"),
+        (np.arange(1000.0), "too few"),
+        (np.exp(np.arange(300.0)), "one half"),
+        (np.eye(1, 1000, 700)[0], "one half"),  # one event
+        (np.resize([1.0, -1.0], 1000), "too few"),
+        (np.array([1.0]), "constant"),
+        (np.array([1.0, 2.0, 1.5]), "too few"),
+        (np.array([1.0, np.nan, 2.0] * 100), "finite"),
+        (np.zeros((0, 5)), "must be"),
+        (np.zeros((2, 2, 2)), "must be"),
+        (np.diff(np.random.default_rng(1).standard_normal(20_001)), "cancel"),
+    ],
+)
+def test_autocorrelation_time_refuses_what_it_cannot_determine(series: NDArray[np.float64], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        statistics.autocorrelation_time(series)
+
+
+def test_short_series_give_no_confident_small_number() -> None:
+    wrong = 0
+    for n in (5, 10, 20, 50, 100, 200, 500, 1000):
+        for seed in range(50):
+            try:
+                tau, error = statistics.autocorrelation_time(autoregressive(99 / 101, (1, n), seed))  # tau = 50
+            except ValueError:
+                continue
+            wrong += (50 - tau) / error > 4
+    assert wrong == 0
+
+
+def test_jackknife_of_a_mean_is_its_standard_error() -> None:
+    samples = np.random.default_rng(3).exponential(size=1000)
+    value, error = statistics.jackknife(lambda x: float(x.mean()), samples, n_blocks=1000)
+    assert value == pytest.approx(samples.mean(), rel=1e-12)
+    assert error == pytest.approx(samples.std(ddof=1) / np.sqrt(1000), rel=1e-9)
+
+
+@pytest.mark.parametrize(("n", "n_blocks"), [(1003, 50), (51, 50), (99, 2)])
+def test_jackknife_with_blocks_of_different_lengths(n: int, n_blocks: int) -> None:
+    samples = [np.random.default_rng(seed).exponential(size=n) for seed in range(300)]
+    found = np.array([statistics.jackknife(lambda x: float(x.mean()), x, n_blocks=n_blocks) for x in samples])
+    np.testing.assert_allclose(found[:, 0], [x.mean() for x in samples], rtol=1e-12)
+    assert np.mean(found[:, 1] ** 2) == pytest.approx(1 / n, rel=4 * np.sqrt(2 / (300 * (n_blocks - 1))))
+
+
+def test_jackknife_removes_the_bias_of_a_variance() -> None:
+    samples = np.random.default_rng(4).standard_normal(40)
+    value, _ = statistics.jackknife(lambda x: float(x.var()), samples, n_blocks=40)
+    assert value == pytest.approx(samples.var(ddof=1), rel=1e-12)
+
+
+def test_jackknife_keeps_samples_together() -> None:
+    x = np.random.default_rng(5).standard_normal(500)
+    value, error = statistics.jackknife(lambda a, b: float((a - b).mean()), x, x - 1)
+    assert value == pytest.approx(1)
+    assert error == pytest.approx(0, abs=1e-12)
+
+
+def test_jackknife_refuses_what_has_no_error() -> None:
+    def difference(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+        return float(a.mean() - b.mean())
+
+    for n, n_blocks in ((1, 50), (0, 50), (10, 1), (10, 0)):
+        with pytest.raises(ValueError, match="two or more"):
+            statistics.jackknife(difference, np.ones(n), np.ones(n), n_blocks=n_blocks)
+    with pytest.raises(ValueError, match="lengths 10, 9"):
+        statistics.jackknife(difference, np.ones(10), np.ones(9))
+
+
+def test_observables_4x4_are_those_of_enumeration() -> None:
+    spins = exact.enumerate_configurations()
+    weights = np.exp(-lattice.energy(spins) / T_CRITICAL)
+    weights /= weights.sum()
+    m = lattice.magnetization(spins)
+    m1, m2, m4 = (float(weights @ np.abs(m) ** k) for k in (1, 2, 4))
+    drawn = exact.sample(4, T_CRITICAL, 100_000, seed=6)
+    energies, magnetizations = lattice.energy(drawn), lattice.magnetization(drawn)
+    for (value, error), expected in (
+        (statistics.jackknife(statistics.binder_cumulant, magnetizations), 1 - m4 / (3 * m2**2)),
+        (
+            statistics.jackknife(lambda m: statistics.susceptibility(m, T_CRITICAL, 16), magnetizations),
+            16 * (m2 - m1**2) / T_CRITICAL,
+        ),
+        (
+            statistics.jackknife(lambda e: statistics.specific_heat(e, T_CRITICAL, 16), energies),
+            float(exact.kaufman(T_CRITICAL, 4)[1]),
+        ),
+    ):
+        assert abs(value - expected) < 4 * error
+        assert error < 0.02 * abs(expected)
+
+
+def test_binder_cumulant_of_order_and_disorder() -> None:
+    assert statistics.binder_cumulant([-1.0, 1.0, 1.0]) == pytest.approx(2 / 3)
+    gaussian = np.random.default_rng(7).standard_normal(1_000_000)
+    assert statistics.binder_cumulant(gaussian) == pytest.approx(0, abs=0.01)
+    with pytest.raises(ValueError, match="vanish"):
+        statistics.binder_cumulant(np.zeros(3))
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int32, np.int64, np.float32])
+def test_observables_do_not_overflow(dtype: type) -> None:
+    totals: NDArray[np.generic] = np.array([100, -120, 127], dtype)
+    wide = totals.astype(np.float64)
+    assert statistics.binder_cumulant(totals) == pytest.approx(statistics.binder_cumulant(wide), rel=1e-12)
+    assert statistics.susceptibility(totals, 2.0, 16) == pytest.approx(statistics.susceptibility(wide, 2.0, 16))
+    assert statistics.specific_heat(totals, 2.0, 16) == pytest.approx(statistics.specific_heat(wide, 2.0, 16))
+
+
+def test_a_binder_cumulant_of_a_large_lattice_does_not_overflow() -> None:
+    totals = np.array([10**6, -(10**6), 2**20])  # whose fourth powers exceed 2^63
+    assert statistics.binder_cumulant(totals) == pytest.approx(2 / 3, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("temperatures", "sizes"),
+    [
+        (np.repeat([2.0, 2.25, 2.5], [667, 667, 666]), [667, 667, 666]),
+        (np.repeat([1.0, 2.0, 3.0], 5), [5, 5, 5]),
+        (np.repeat(np.linspace(1, 4, 41), 50), [50] * 41),
+        (np.linspace(1, 4, 2000), [100] * 20),
+        (np.linspace(1, 4, 15), [15]),
+        (np.linspace(1, 4, 25), [13, 12]),
+        (np.array([2.0]), [1]),
+        (np.full(100, 2.0), [100]),
+        (np.repeat(np.linspace(1, 4, 1001), 2), [102, 100] + [100] * 18),
+        (np.append(np.linspace(1, 2, 100), np.full(100, 2.5)), [*[10] * 10, 100]),
+    ],
+)
+def test_bins_never_split_or_mix_conditions(temperatures: NDArray[np.float64], sizes: list[int]) -> None:
+    shuffled = np.random.default_rng(0).permutation(temperatures)
+    bins = statistics.temperature_bins(shuffled)
+    assert sorted(np.concatenate(bins)) == list(range(len(shuffled)))
+    assert [len(chosen) for chosen in bins] == sizes
+    for colder, hotter in pairwise(bins):
+        assert shuffled[colder].max() < shuffled[hotter].min()

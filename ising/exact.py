@@ -12,7 +12,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ising.lattice import check_lattice_size
+from ising.lattice import check_integer, check_lattice_size, check_seed
 
 Floats = NDArray[np.float64]
 
@@ -288,9 +288,12 @@ def sample(lattice_size: int, temperature: float, n: int, seed: int | np.random.
     M(r_{i-1}, b) M^{L-i}(b, r_0) / M^{L-i+1}(r_{i-1}, r_0).
 
     Raises:
-        ValueError: another lattice size, or the temperature is not finite or below 1e-200.
+        ValueError: another lattice size, the temperature is not finite or below 1e-200, n is not an integer of at
+            least 0, or the seed is neither an integer of at least 0 nor a SeedSequence.
     """
     rows, unlike_within = _rows(lattice_size)
+    check_integer("n", n, 0)
+    check_seed(seed)
     unlike = np.bitwise_count(rows[:, None] ^ rows) + unlike_within
     powers = [np.eye(len(rows)), np.exp(-2 * float(_couplings(float(temperature))) * unlike)]
     while len(powers) <= lattice_size:

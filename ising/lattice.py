@@ -6,6 +6,8 @@ Every array of spins has the shape (..., L, L), rows before columns, and a signe
 that take spins raise ValueError otherwise; they do not check the values.
 """
 
+import numbers
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,6 +20,18 @@ def check_lattice_size(lattice_size: int) -> None:
     """
     if lattice_size < 4 or lattice_size % 2:
         raise ValueError(f"lattice size {lattice_size}: must be even and at least 4")
+
+
+def check_integer(name: str, value: object, minimum: int, alternative: str = "") -> None:
+    """Raise ValueError unless an argument of a sampler, such as its number of sweeps, is an integer >= minimum."""
+    if not isinstance(value, numbers.Integral) or int(value) < minimum:
+        raise ValueError(f"{name} {value!r}: must be an integer, at least {minimum}{alternative}")
+
+
+def check_seed(seed: object) -> None:
+    """Raise ValueError unless a seed is a non-negative integer or a SeedSequence; None would not be reproducible."""
+    if not isinstance(seed, np.random.SeedSequence):
+        check_integer("seed", seed, 0, ", or a SeedSequence")
 
 
 def _check_spins(spins: NDArray[np.int8]) -> None:

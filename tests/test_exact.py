@@ -187,6 +187,18 @@ def test_impossible_temperatures_are_refused(temperature: float) -> None:
             call()
 
 
+@pytest.mark.parametrize("n", [-1, 2.0, None])
+def test_exact_samples_are_a_whole_number(n: int) -> None:
+    with pytest.raises(ValueError, match=f"n {n}: must be an integer, at least 0"):
+        sample(4, 1.0, n, seed=0)
+
+
+@pytest.mark.parametrize("seed", [None, -1, 0.5, "0"])
+def test_seeds_that_do_not_reproduce_are_refused(seed: int) -> None:
+    with pytest.raises(ValueError, match=f"seed {seed!r}: must be an integer, at least 0, or a SeedSequence"):
+        sample(4, 1.0, 1, seed=seed)
+
+
 @pytest.mark.parametrize("size", [2, 15])
 def test_kaufman_refuses_lattices_that_the_sampler_refuses(size: int) -> None:
     with pytest.raises(ValueError, match="must be even and at least 4"):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from config import DataConfig, ExperimentConfig
 
 SPINS_PER_BLOCK = 2**18  # of the NumPy sampler: chains that fit a core's cache, and whose temporaries are small
-HOTTEST = 1e6  # above it the exact energy, -2 / T per spin, is lost in rounding
+HOTTEST = 1e6  # the highest temperature accepted from a file: spins are independent long before
 
 
 def generate(config: "ExperimentConfig", n: int, seed: np.random.SeedSequence) -> Columns:
@@ -95,8 +95,8 @@ def read(config: "ExperimentConfig", columns: Columns) -> Columns:
         raise ValueError(f"the lattices are {spins.shape[1]} x {spins.shape[1]}; L must be even, from 4 to 1024")
     if temperatures.shape != spins.shape[:1]:
         raise ValueError(f"temperatures have the shape {temperatures.shape}, and must be ({len(spins)},)")
-    if not np.all((temperatures > 0) & (temperatures <= HOTTEST)):
-        raise ValueError(f"temperatures must be positive and at most {HOTTEST:.0f}")
+    if not np.all((temperatures >= exact.COLDEST) & (temperatures <= HOTTEST)):
+        raise ValueError(f"temperatures must be positive and at most {HOTTEST:.0f}, and not below {exact.COLDEST:g}")
     if not np.all((spins == 1) | (spins == -1)):
         raise ValueError("spins must be -1 or +1 (2 * bits - 1 converts 0 and 1)")
     return {"spins": spins.astype(np.int8), "temperatures": temperatures}

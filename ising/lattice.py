@@ -2,8 +2,11 @@
 
 Units and signs, stated once for the whole project: H = -J * sum over nearest-neighbour pairs of s_i s_j with
 J = k_B = 1 (ferromagnetic, no field) and spins s = -1 or +1. Energies are in units of J, temperatures in J / k_B.
-Every array of spins has the shape (..., L, L), rows before columns.
+Every array of spins has the shape (..., L, L), rows before columns, and a signed integer or floating type. Functions
+that take spins raise ValueError otherwise; they do not check the values.
 """
+
+import numbers
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +22,35 @@ def check_lattice_size(lattice_size: int) -> None:
         raise ValueError(f"lattice size {lattice_size}: must be even and at least 4")
 
 
+def check_integer(name: str, value: object, minimum: int, alternative: str = "") -> None:
+    """Raise ValueError unless an argument of a sampler, such as its number of sweeps, is an integer >= minimum."""
+    if not isinstance(value, numbers.Integral) or int(value) < minimum:
+        raise ValueError(f"{name} {value!r}: must be an integer, at least {minimum}{alternative}")
+
+
+def check_seed(seed: object) -> None:
+    """Raise ValueError unless a seed is a non-negative integer or a SeedSequence; None would not be reproducible."""
+    if not isinstance(seed, np.random.SeedSequence):
+        check_integer("seed", seed, 0, ", or a SeedSequence")
+
+
+def _check_spins(spins: NDArray[np.int8]) -> None:
+    """Raise ValueError unless spins are (..., L, L) and of a type that holds -1: sums of bits or unsigned are wrong."""
+    if spins.ndim < 2 or spins.shape[-1] != spins.shape[-2]:
+        raise ValueError(f"spins of shape {spins.shape}: must be (..., L, L)")
+    if spins.dtype.kind not in "if":
+        raise ValueError(
+            f"spins of type {spins.dtype}: must be -1 or +1 in a signed integer or floating type; "
+            "use 2 * bits.astype(np.int8) - 1 for bits"
+        )
+
+
 def energy(spins: NDArray[np.int8]) -> NDArray[np.int64]:
     """Total energy, in units of J: spins (..., L, L) -> (...).
 
     The levels lie 4 apart, from -2 L^2 to 2 L^2, except that the outermost two at either end lie 8 apart.
     """
+    _check_spins(spins)
     right_and_down = np.roll(spins, -1, axis=-1) + np.roll(spins, -1, axis=-2)  # counts every bond once
     energies: NDArray[np.int64] = -(spins * right_and_down).sum(axis=(-2, -1), dtype=np.int64)
     return energies
@@ -31,6 +58,7 @@ def energy(spins: NDArray[np.int8]) -> NDArray[np.int64]:
 
 def magnetization(spins: NDArray[np.int8]) -> NDArray[np.float64]:
     """Signed magnetisation per spin, from -1 to 1: spins (..., L, L) -> (...)."""
+    _check_spins(spins)
     magnetizations: NDArray[np.float64] = spins.mean(axis=(-2, -1), dtype=np.float64)
     return magnetizations
 
@@ -42,6 +70,7 @@ def correlations(spins: NDArray[np.int8]) -> NDArray[np.float64]:
     class: 14 of them at L = 8, nearest neighbours first. The autocorrelation comes from its Fourier transform
     (Wiener and Khinchin) and is rounded to the integer that it is, so the values are exact.
     """
+    _check_spins(spins)
     lattice_size = spins.shape[-1]
     power = np.abs(np.fft.rfft2(spins)) ** 2
     sums = np.rint(np.fft.irfft2(power, s=spins.shape[-2:]))  # (..., L, L): sum over i of s_i s_{i + d}
@@ -60,6 +89,9 @@ def random_symmetries(spins: NDArray[np.int8], rng: np.random.Generator) -> NDAr
 
     All of this leaves energies as they are, and so gives configurations as likely as those that there were.
     """
+    _check_spins(spins)
+    if spins.ndim != 3:
+        raise ValueError(f"spins of shape {spins.shape}: must be (N, L, L)")
     n, size = spins.shape[:2]
 
     def places() -> NDArray[np.int64]:  # along one axis: shifted, and run through to or fro

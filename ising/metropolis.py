@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ising.exact import T_CRITICAL
-from ising.lattice import check_lattice_size
+from ising.lattice import check_integer, check_lattice_size, check_seed
 
 
 def sweep(spins: NDArray[np.int8], temperatures: NDArray[np.float32], rng: np.random.Generator) -> None:
@@ -41,7 +41,11 @@ def equilibration_sweeps(lattice_size: int) -> int:
     16, 32 and 64 (experiments/equilibration.py), or 3 (L / 8)^2.17 and less, with the exponent of large lattices of
     M. P. Nightingale and H. W. J. Bloete, Phys. Rev. Lett. 76, 4548 (1996). At least 100, since at T = 10 nearly every
     flip is accepted, the lattice turns over as a whole, and takes about 5 sweeps to forget.
+
+    Raises:
+        ValueError: the lattice size is odd or below 4.
     """
+    check_lattice_size(lattice_size)
     autocorrelation_time = 3 * math.pow(lattice_size / 8, 2.17)
     return max(100, round(20 * autocorrelation_time))
 
@@ -55,9 +59,12 @@ def sample(
     flips a chain as a whole or not, so that both signs of the magnetisation are equally likely.
 
     Raises:
-        ValueError: the lattice size is odd or below 4, or a temperature is not positive and finite.
+        ValueError: the lattice size is odd or below 4, a temperature is not positive and finite, the number of sweeps
+            is not an integer of at least 0, or the seed is neither an integer of at least 0 nor a SeedSequence.
     """
     check_lattice_size(lattice_size)
+    check_integer("n_sweeps", n_sweeps, 0)
+    check_seed(seed)
     temperatures = np.asarray(temperatures, dtype=np.float32)
     if not np.all((temperatures > 0) & np.isfinite(temperatures)):
         raise ValueError("temperatures must be positive and finite")

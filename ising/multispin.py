@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ising import kernel
-from ising.lattice import check_lattice_size
+from ising.lattice import check_integer, check_lattice_size, check_seed
 
 SPINS_PER_TASK = 2**20  # what a thread takes at a time: enough for a long call, few enough for a small memory
 UPDATES_PER_CALL = 2**29  # a twentieth of a second: how often progress is told and an interrupt heard
@@ -62,15 +62,20 @@ def sample(
         advance: told from time to time how many spins have been offered a flip since the last time.
 
     Raises:
-        ValueError: the lattice size is odd or below 4, or the temperatures are not (N,), positive and finite.
+        ValueError: the lattice size is odd or below 4, the temperatures are not (N,), positive and finite, the number
+            of sweeps is not an integer of at least 0, the seed is neither an integer of at least 0 nor a SeedSequence,
+            or the number of threads is not an integer of at least 1.
     """
+    n_threads = available_cores() if n_threads is None else n_threads
     check_lattice_size(lattice_size)
+    check_integer("n_sweeps", n_sweeps, 0)
+    check_integer("n_threads", n_threads, 1)
+    check_seed(seed)
     temperatures = np.asarray(temperatures, dtype=np.float64)
     if temperatures.ndim != 1 or not np.all((temperatures > 0) & np.isfinite(temperatures)):
         raise ValueError("temperatures must be positive and finite, one for each chain")
     sequence = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
     key = sequence.generate_state(4, np.uint64).astype(np.uint64)
-    n_threads = available_cores() if n_threads is None else n_threads
 
     spins = np.empty((len(temperatures), lattice_size, lattice_size), np.int8)
     whole_words = np.ones((-(-len(temperatures) // 64), 64))  # 1: any temperature will do for chains nobody asked for

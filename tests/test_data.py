@@ -239,6 +239,7 @@ UNUSABLE: dict[str, tuple[dict[str, Any], str]] = {
     "too few temperatures": ({**good(4), "temperatures": np.ones(3)}, "(3,)"),
     "no temperature": ({**good(4), "temperatures": np.array([1, 2, np.nan, 3])}, "positive and at most"),
     "absolute zero": ({**good(4), "temperatures": np.array([1, 2, 0, 3])}, "positive and at most"),
+    "too cold": ({**good(4), "temperatures": np.array([1, 2, 1e-201, 3])}, "not below 1e-200"),
     "too hot": ({**good(4), "temperatures": np.array([1, 2, 1e160, 3])}, "positive and at most"),
     "infinite halves": ({**good(4), "temperatures": np.array([1, 2, np.inf, 3], np.float16)}, "positive and at most"),
 }

@@ -1,9 +1,13 @@
 """The exact results against published numbers, against enumeration and against each other."""
 
+import decimal
+import functools
 import itertools
+from decimal import Decimal
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from ising import exact, lattice
 from ising.exact import T_CRITICAL, density_of_states, enumerate_configurations, kaufman, onsager_energy, sample
@@ -68,13 +72,83 @@ def test_specific_heat_is_the_slope_of_the_energy(size: int) -> None:
     np.testing.assert_allclose(kaufman(temperatures, size)[1], slope, rtol=1e-5)
 
 
-def test_limits_of_temperature() -> None:
-    coldest = kaufman(np.array([1e-300, 1e-3, 0.02, 0.05]), 8)
-    np.testing.assert_allclose(coldest[0], -2, rtol=1e-14)
-    np.testing.assert_allclose(coldest[1], 0, atol=1e-12)
-    energy, specific_heat = kaufman(1e4, 8)  # the first terms of the high-temperature series: -2 / T and 2 / T^2
-    assert energy == pytest.approx(-2e-4, rel=1e-6)
-    assert specific_heat == pytest.approx(2e-8, rel=1e-6)
+# Very cold, very hot, both sides of the temperatures where the series take the place of the closed form, and between.
+EDGES = [np.nextafter(0.5, 0), 0.5, np.nextafter(0.5, 1), np.nextafter(1000, 0), 1000, np.nextafter(1000, 2000)]
+COLD = [1e-6, 1e-3, 0.01, 0.015, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 1.0]
+ALL_TEMPERATURES = np.array([*EDGES, *COLD, 2.0, T_CRITICAL, 2.5, 4.0, 10.0, 100.0, 1e4, 1e6, 1e9])
+
+
+@functools.cache
+def by_direct_sum(size: int) -> NDArray[np.float64]:
+    """ln Z, U / N, C / N and each p(E) from the density of states, in 60 digits: (3 + levels, ALL_TEMPERATURES)."""
+    levels, counts = (array.tolist() for array in density_of_states(size))
+    results = []
+    with decimal.localcontext(prec=60):
+        for coupling in (1 / Decimal(temperature) for temperature in ALL_TEMPERATURES.tolist()):
+            weights = [
+                count * ((levels[0] - level) * coupling).exp() for level, count in zip(levels, counts, strict=True)
+            ]
+            z = sum(weights)
+            p = [weight / z for weight in weights]
+            mean = sum(p_i * level for p_i, level in zip(p, levels, strict=True))
+            variance = sum(p_i * (level - mean) ** 2 for p_i, level in zip(p, levels, strict=True))
+            log_z = z.ln() - levels[0] * coupling
+            results.append([log_z, mean / size**2, variance * coupling**2 / size**2, *p])
+    return np.array(results, np.float64).T
+
+
+@pytest.mark.parametrize("size", [4, 6, 8])
+def test_everything_is_the_direct_sum_at_every_temperature(size: int) -> None:
+    log_z, energy, specific_heat, *p = by_direct_sum(size)
+    np.testing.assert_allclose(exact.log_partition_function(ALL_TEMPERATURES, size), log_z, rtol=1e-14)
+    found = kaufman(ALL_TEMPERATURES, size)
+    np.testing.assert_allclose(found[0], energy, rtol=1e-9)
+    np.testing.assert_allclose(found[1], specific_heat, rtol=1e-9)
+    cold = ALL_TEMPERATURES <= 1
+    np.testing.assert_allclose(found[0][cold], energy[cold], rtol=1e-15)  # U + 2 has the digits that are left
+    _, distribution = exact.energy_distribution(ALL_TEMPERATURES, size)
+    np.testing.assert_allclose(distribution.T, p, rtol=1e-9)
+
+
+def test_values_by_hand_at_extreme_temperatures() -> None:
+    # The ground states: ln Z = 2 N / T + ln 2. The first excitation costs 8: U + 2 = 8 exp(-8 / T), C = (8 / T)^2 ...
+    assert exact.log_partition_function(0.01, 8) == pytest.approx(12800 + np.log(2), rel=1e-15)
+    assert exact.log_partition_function(1e-200, 1024) == pytest.approx(2 * 1024**2 * 1e200, rel=1e-15)
+    for temperature in (0.02, 0.05, 0.1, 0.2):
+        energy, specific_heat = kaufman(temperature, 1024)
+        assert specific_heat == pytest.approx((8 / temperature) ** 2 * np.exp(-8 / temperature), rel=1e-7)
+        assert energy == pytest.approx(-2, abs=1e-15)
+    np.testing.assert_array_equal(kaufman(1e-200, 1024), (-2, 0))
+    # Independent bonds: U = -2 / T, C = 2 / T^2.
+    for size in (4, 6, 1024):
+        np.testing.assert_allclose(kaufman(1e6, size), (-2e-6, 2e-12), rtol=1e-10)
+        np.testing.assert_allclose(kaufman(1e300, size), (-2e-300, 0), rtol=1e-15)
+        assert exact.log_partition_function(1e300, size) == pytest.approx(size**2 * np.log(2), rel=1e-15)
+
+
+@pytest.mark.parametrize("size", [10, 16, 64, 1024])
+def test_large_lattices_follow_the_low_temperature_series(size: int) -> None:
+    # The partition function per spin is exp(2 K) times this sum, with z = exp(-4 K): C. Domb, Adv. Phys. 9, 149 (1960).
+    temperatures = np.array([0.05, 0.1, 0.2, 0.3, 0.4, np.nextafter(0.5, 0), 0.5, np.nextafter(0.5, 1), 0.6])
+    per_spin = np.polynomial.Polynomial([1, 0, 1, 2, 5, 14, 44, 152, 566])
+    z = np.exp(-4 / temperatures)
+    first = z * per_spin.deriv()(z) / per_spin(z)  # z d/dz of the logarithm, and again
+    second = first + z**2 * per_spin.deriv(2)(z) / per_spin(z) - first**2
+    energy, specific_heat = kaufman(temperatures, size)
+    np.testing.assert_allclose(energy, 4 * first - 2, rtol=1e-15)
+    np.testing.assert_allclose(specific_heat, 16 * second / temperatures**2, rtol=1e-9)
+    log_z = exact.log_partition_function(temperatures, size)
+    np.testing.assert_allclose(log_z, np.log(2) + size**2 * (2 / temperatures + np.log(per_spin(z))), rtol=1e-14)
+
+
+@pytest.mark.parametrize("size", [4, 6, 8, 10, 64, 1024])
+@pytest.mark.parametrize("temperature", [0.5, 1000.0])
+def test_series_and_closed_form_join(size: int, temperature: float) -> None:
+    below, above = (np.nextafter(temperature, end) for end in (0, np.inf))
+    np.testing.assert_allclose(kaufman(below, size), kaufman(above, size), rtol=5e-10)
+    np.testing.assert_allclose(onsager_energy(below), onsager_energy(above), rtol=5e-10)
+    log_z = exact.log_partition_function([below, above], size)
+    assert log_z[0] == pytest.approx(log_z[1], rel=1e-14)
 
 
 def test_large_lattices_approach_onsager() -> None:
@@ -85,7 +159,8 @@ def test_large_lattices_approach_onsager() -> None:
 def test_onsager() -> None:
     assert onsager_energy(T_CRITICAL) == pytest.approx(-np.sqrt(2), abs=1e-14)
     assert onsager_energy(0.01) == pytest.approx(-2, rel=1e-14)
-    assert onsager_energy(1e4) == pytest.approx(-2e-4, rel=1e-6)
+    extreme = np.array([1e-200, 1e-6, 0.1, 0.5, 10, 100, 999, 1000, 1001, 1e4, 1e6, 1e300])
+    np.testing.assert_allclose(onsager_energy(extreme), kaufman(extreme, 64)[0], rtol=1e-9)
     around = onsager_energy(T_CRITICAL + np.array([-1e-12, 0, 1e-12]))  # continuous at T_c, where its slope diverges
     np.testing.assert_allclose(around, -np.sqrt(2), atol=1e-10)
 
@@ -95,12 +170,33 @@ def test_shapes_follow_the_temperatures() -> None:
     assert kaufman(grid, 8)[0].shape == kaufman(grid, 8)[1].shape == onsager_energy(grid).shape == (2, 3)
 
 
-@pytest.mark.parametrize("temperature", [0.0, -1.0, np.nan, np.inf])
+@pytest.mark.parametrize("temperature", [0.0, -1.0, np.nan, np.inf, 5e-324, 9e-201])
 def test_impossible_temperatures_are_refused(temperature: float) -> None:
-    with pytest.raises(ValueError, match="temperatures must be positive"):
-        kaufman(temperature, 8)
-    with pytest.raises(ValueError, match="temperatures must be positive"):
-        onsager_energy([1.0, temperature])
+    two = np.array([1.0, temperature])
+    for call in (
+        lambda: kaufman(temperature, 8),
+        lambda: exact.log_partition_function(two, 8),
+        lambda: onsager_energy(two),
+        lambda: exact.yang_magnetization(two),
+        lambda: exact.energy_distribution(two, 8),
+        lambda: exact.phase_log_odds([0], two, 8),
+        lambda: exact.phase_accuracy(two, np.ones(1), 8),
+        lambda: sample(4, temperature, 1, seed=0),
+    ):
+        with pytest.raises(ValueError, match="temperatures must be positive and finite, and at least 1e-200"):
+            call()
+
+
+@pytest.mark.parametrize("n", [-1, 2.0, None])
+def test_exact_samples_are_a_whole_number(n: int) -> None:
+    with pytest.raises(ValueError, match=f"n {n}: must be an integer, at least 0"):
+        sample(4, 1.0, n, seed=0)
+
+
+@pytest.mark.parametrize("seed", [None, -1, 0.5, "0"])
+def test_seeds_that_do_not_reproduce_are_refused(seed: int) -> None:
+    with pytest.raises(ValueError, match=f"seed {seed!r}: must be an integer, at least 0, or a SeedSequence"):
+        sample(4, 1.0, 1, seed=seed)
 
 
 @pytest.mark.parametrize("size", [2, 15])
@@ -200,6 +296,7 @@ def test_the_spontaneous_magnetisation_vanishes_at_the_critical_temperature_with
     assert np.log(near[0] / near[1]) / np.log(100) == pytest.approx(1 / 8, rel=1e-4)
     # Far below T_c, the first excitation: m = 1 - 2 exp(-8 / T).
     assert 1 - exact.yang_magnetization(0.5) == pytest.approx(2 * np.exp(-8 / 0.5), rel=5e-3)
+    assert exact.yang_magnetization([1e-200, 1e-6, 0.02, 100, 1e300]).tolist() == [1, 1, 1, 0, 0]
 
 
 def test_the_partition_function_is_the_sum_over_all_configurations() -> None:
@@ -226,6 +323,17 @@ def test_log_odds_of_the_phase_are_bayes_rule() -> None:
     np.testing.assert_allclose(many, exact.phase_log_odds(levels, np.linspace(1, 4, 999), 4), atol=0.01)
     assert np.all(exact.phase_log_odds(levels, temperatures[below], 4) == 1000)
     assert np.all(exact.phase_log_odds(levels, temperatures[~below], 4) == -1000)
+
+
+@pytest.mark.parametrize("cold", [1e-200, 1e-6, 1e-3, 0.01])
+def test_log_odds_of_the_phase_are_right_far_from_the_critical_temperature(cold: float) -> None:
+    # When cold, a configuration has the probability exp(-(E + 32) / T) / 2; when hot, 2^-16. Beyond 1000 is cut off.
+    odds = exact.phase_log_odds([-32, -24, 0], np.array([cold, 1e300]), 4)
+    expected = 15 * np.log(2) - np.array([0, 8, 32]) / cold
+    np.testing.assert_allclose(odds, np.maximum(expected, -1000), rtol=1e-14)
+    # Two cold temperatures, each with 1 / 2 for a ground state, against one hot temperature.
+    ground = exact.phase_log_odds([-128], np.array([cold, 2 * cold, 10.0]), 8)
+    np.testing.assert_allclose(ground, exact.log_partition_function(10.0, 8) - 128 / 10, rtol=1e-14)
 
 
 def test_no_threshold_of_the_energy_tells_phases_better_than_the_sign_of_the_log_odds() -> None:

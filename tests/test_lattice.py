@@ -1,5 +1,8 @@
 """Energies, magnetisations and correlations, against sums written out bond by bond and against symmetry."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -45,6 +48,41 @@ def test_known_configurations() -> None:
     assert lattice.magnetization(spins).tolist() == [1, -1, 0, 14 / 16]
     assert lattice.energy(spins).dtype == np.int64
     assert lattice.magnetization(spins).dtype == np.float64
+
+
+FUNCTIONS = [
+    lattice.energy,
+    lattice.magnetization,
+    lattice.correlations,
+    lambda spins: lattice.random_symmetries(spins, np.random.default_rng(0)),
+]
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.uint64, complex, object])
+def test_bits_and_unsigned_spins_are_refused(function: Callable[..., NDArray[Any]], dtype: type) -> None:
+    with pytest.raises(ValueError, match=r"use 2 \* bits.astype\(np.int8\) - 1 for bits"):
+        function(np.ones((3, 4, 4), dtype))
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("dtype", [np.int16, np.int32, np.int64, np.float16, np.float32, np.float64])
+def test_wider_types_give_the_same(function: Callable[..., NDArray[Any]], dtype: type) -> None:
+    spins = np.random.default_rng(1).choice(np.array([-1, 1], np.int8), (5, 16, 16))
+    np.testing.assert_array_equal(function(spins.astype(dtype)), function(spins))
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("shape", [(), (4,), (4, 6), (3, 4, 6)])
+def test_other_shapes_are_refused(function: Callable[..., NDArray[Any]], shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"must be \(..., L, L\)"):
+        function(np.ones(shape, np.int8))
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (2, 3, 4, 4)])
+def test_random_symmetries_refuse_all_but_one_axis_of_configurations(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"must be \(N, L, L\)"):
+        lattice.random_symmetries(np.ones(shape, np.int8), np.random.default_rng(0))
 
 
 def test_energy_of_a_large_lattice_does_not_overflow() -> None:

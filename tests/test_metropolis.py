@@ -113,10 +113,12 @@ def test_a_sweep_updates_every_site_once() -> None:
     np.testing.assert_array_equal(spins, -before)
 
 
-@pytest.mark.parametrize("size", [2, 15, 0])
+@pytest.mark.parametrize("size", [2, 15, 0, -4])
 def test_lattices_without_a_checkerboard_are_refused(size: int) -> None:
     with pytest.raises(ValueError, match="must be even and at least 4"):
         sample(size, np.ones(3), 1, seed=0)
+    with pytest.raises(ValueError, match="must be even and at least 4"):
+        equilibration_sweeps(size)
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, np.nan, np.inf])

@@ -7,7 +7,9 @@ import hashlib
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -280,6 +282,39 @@ def test_lattices_without_a_checkerboard_are_refused(size: int) -> None:
 def test_impossible_temperatures_are_refused(temperatures: object) -> None:
     with pytest.raises(ValueError, match="temperatures must be positive"):
         sample(4, np.asarray(temperatures), 1, seed=0)
+
+
+# Arguments that neither sampler accepts, and what is said about them.
+INVALID: list[tuple[dict[str, Any], str]] = [
+    ({"n_sweeps": -1}, "n_sweeps -1: must be an integer, at least 0"),
+    ({"n_sweeps": 2.0}, "n_sweeps 2.0: must be an integer, at least 0"),
+    ({"seed": None}, "seed None: must be an integer, at least 0, or a SeedSequence"),
+    ({"seed": -1}, "seed -1: must be an integer, at least 0, or a SeedSequence"),
+    ({"seed": 0.5}, "seed 0.5: must be an integer, at least 0, or a SeedSequence"),
+]
+
+
+@pytest.mark.parametrize("sampler", [sample, metropolis.sample])
+@pytest.mark.parametrize(("changed", "message"), INVALID)
+def test_invalid_arguments_are_refused(
+    sampler: Callable[..., NDArray[np.int8]], changed: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        sampler(4, [1.0], **{"n_sweeps": 1, "seed": 0, **changed})
+
+
+@pytest.mark.parametrize("n_threads", [0, -1, 1.5])
+def test_numbers_of_threads_are_positive(n_threads: int) -> None:
+    with pytest.raises(ValueError, match=f"n_threads {n_threads}: must be an integer, at least 1"):
+        sample(4, [1.0], 1, seed=0, n_threads=n_threads)
+
+
+def test_numpys_integers_are_integers() -> None:
+    temperatures, (sweeps, seed) = np.linspace(1, 4, 70), np.array([3, 5])
+    np.testing.assert_array_equal(sample(4, temperatures, sweeps, seed), sample(4, temperatures, 3, 5))
+    np.testing.assert_array_equal(
+        metropolis.sample(4, temperatures, sweeps, seed), metropolis.sample(4, temperatures, 3, 5)
+    )
 
 
 def test_it_compiles_once() -> None:

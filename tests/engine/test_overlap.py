@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import shutil
 import struct
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,10 +16,11 @@ from numpy.typing import NDArray
 import engine.overlap
 import main
 from engine.cli import parse_args as parse_main
-from engine.datasets import get_splits
+from engine.datasets import get_splits, save_data
 from engine.errors import ProblemError
 from engine.overlap import hash_inputs, load_hashes, save_hashes, select, unseen
 from engine.problem import Columns
+from evaluate import evaluate_run, parse_args
 from tests.conftest import DEBUG, TOY, read, run_command
 from tests.engine.test_distributed import torchrun
 from tests.toy import PROBLEM, ToyConfig, ToyProblem
@@ -30,6 +32,8 @@ CONFIG = replace(PROBLEM.presets["debug"], device="cpu")
 # A run with 25 different points: some of its test examples are in its training split, and others are not.
 REPEATED = [*DEBUG, "--dimension", "2", "--rounds", "0", "--spread", "2", "--num-train", "20", "--batch-size", "10"]
 RUN = Path("checkpoints") / "r"
+
+UNKNOWN = "it is not known which examples occur in the training data"
 
 
 class Columnwise(ToyProblem):
@@ -55,13 +59,6 @@ def is_seen(config: ToyConfig) -> NDArray[np.bool_]:
     train, test = (np.column_stack([each["points"], each["signs"]]) for each in (splits.train, splits.test))
     seen: NDArray[np.bool_] = (test[:, None] == train[None]).all(axis=2).any(axis=1)
     return seen
-
-
-@pytest.fixture
-def repeated(toy_in_process: Run) -> Run:
-    """Runs the program in this process, in a folder with the run `r`, part of whose test examples are in training."""
-    assert toy_in_process(*REPEATED, "--run-name", "r") == 0
-    return toy_in_process
 
 
 # -------------------------------------------------------------------------------------------------------------- hashes
@@ -152,9 +149,6 @@ def test_the_file_is_complete_or_known_to_be_damaged(tmp_path: Path, capsys: pyt
     assert capsys.readouterr() == (f"there is no {path}: {UNKNOWN}\n", "")
 
 
-UNKNOWN = "it is not known which examples occur in the training data"
-
-
 # ---------------------------------------------------------------------------------------------------------------- runs
 
 
@@ -195,9 +189,7 @@ def test_without_repeated_examples_both_metrics_are_equal_and_there_is_one_table
     output = (toy_run.parent.parent / "stdout.txt").read_text()
     assert output.count("| mean") == 1
     assert "occur in training" not in output
-    loaded = load_hashes(toy_run)
-    assert loaded is not None
-    assert len(set(loaded.tolist())) == 200
+    assert len(set(np.load(toy_run / "train_inputs.npy").tolist())) == 200
 
 
 def test_if_all_test_examples_occur_in_training_there_are_no_metrics_of_others(
@@ -207,7 +199,6 @@ def test_if_all_test_examples_occur_in_training_there_are_no_metrics_of_others(
     results = read(RUN, "results.json")
     assert (results["n_test"], results["n_unseen"]) == (50, 0)
     assert (results["test_unseen"], results["baselines_unseen"]) == (None, None)
-    assert results["test"]["mae"] >= 0
     shown = capsys.readouterr()
     assert shown.out.count("| mean") == 1
     assert "The inputs of 50 of the 50 test examples also occur in training.\n" in shown.out
@@ -242,13 +233,14 @@ def test_a_metric_that_fails_without_the_repeated_examples_does_not_lose_the_run
     assert re.fullmatch(rf"warning: no metrics for the \d+ examples that do not occur in training: {reason}\n", warning)
 
 
-def test_a_resumed_run_has_the_same_bytes_also_if_an_older_version_began_it(repeated: Run) -> None:
+def test_a_resumed_run_has_the_same_bytes_also_if_an_older_version_began_it(toy_in_process: Run) -> None:
+    assert toy_in_process(*REPEATED, "--run-name", "r") == 0
     names = ("results.json", "train_inputs.npy")
     before = [(RUN / name).read_bytes() for name in names]
     (RUN / "train_inputs.npy").unlink()
     info = RUN / "run_info.json"
     info.write_text(info.read_text().replace('"finished"', '"running"'))
-    assert repeated("--resume", "r") == 0
+    assert toy_in_process("--resume", "r") == 0
     assert [(RUN / name).read_bytes() for name in names] == before
 
 
@@ -261,3 +253,76 @@ def test_two_processes_find_the_same_examples(tmp_path: Path) -> None:
     one, two = (tmp_path / "checkpoints" / name for name in ("one", "two"))
     assert (one / "train_inputs.npy").read_bytes() == (two / "train_inputs.npy").read_bytes()
     assert read(one, "results.json")["n_unseen"] == read(two, "results.json")["n_unseen"] < 50
+
+
+# --------------------------------------------------------------------------------------------------------- evaluations
+
+
+def evaluated(line: str) -> dict[str, Any]:
+    """The result of an evaluation, which is also what its file holds."""
+    request = parse_args(line.split())
+    result = evaluate_run(request)
+    assert read(request.folder / "evaluations", f"{request.name}.json") == result
+    return result
+
+
+@pytest.fixture
+def beside_a_run(toy_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A working folder with a copy of the run `first`, without repeated examples."""
+    shutil.copytree(toy_run.parent.parent, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("beside_a_run")
+def test_the_training_data_of_a_run_are_found_in_any_dtype(capsys: pytest.CaptureFixture[str]) -> None:
+    train = get_splits(PROBLEM, CONFIG)[0].train
+    columns: dict[str, Any] = {name: column.astype(np.float64) for name, column in train.items()}
+    np.savez("train.npz", **columns)
+    result = evaluated("first --data train.npz")
+    assert (result["n"], result["n_unseen"], result["metrics_unseen"]) == (200, 0, None)
+    assert "the inputs of 200 of these examples also occur in the training data\n" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("beside_a_run")
+def test_the_rest_of_a_file_with_the_training_data_is_evaluated_separately(capsys: pytest.CaptureFixture[str]) -> None:
+    save_data(PROBLEM, CONFIG, Path("all.npz"))
+    result = evaluated("first --data all.npz")
+    assert (result["n"], result["n_unseen"]) == (300, 100)
+    splits, _ = get_splits(PROBLEM, CONFIG)
+    rest: dict[str, Any] = {name: np.concatenate([splits.val[name], splits.test[name]]) for name in splits.val}
+    np.savez("rest.npz", **rest)
+    expected = evaluated("first --data rest.npz --name rest")
+    assert result["metrics_unseen"] == pytest.approx(expected["metrics"], rel=1e-6)
+    assert expected["metrics_unseen"] == expected["metrics"]
+    shown = capsys.readouterr().out
+    line = next(
+        line for line in shown.splitlines() if line.startswith("the inputs of 200 of these examples also occur")
+    )
+    assert "; the other 100: loss " in line
+    assert f", mae {result['metrics_unseen']['mae']:.4g}, " in line
+    assert shown.count("also occur") == 1
+
+
+@pytest.mark.usefixtures("beside_a_run")
+def test_new_data_are_unseen(capsys: pytest.CaptureFixture[str]) -> None:
+    result = evaluated("first --num-test 60")
+    assert (result["n"], result["n_unseen"]) == (60, 60)
+    assert result["metrics_unseen"] == result["metrics"]
+    assert "occur" not in capsys.readouterr().out
+    # The seed of the run again, so that the first examples are those of its test split.
+    assert evaluated("first --num-test 50 --seed 42 --name test")["n_unseen"] == 50
+
+
+@pytest.mark.usefixtures("beside_a_run")
+@pytest.mark.parametrize("damage", [None, b"", b"\x93NUMPY"])
+def test_a_run_without_its_training_inputs_is_evaluated(
+    damage: bytes | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Path("checkpoints/first/train_inputs.npy")
+    path.unlink() if damage is None else path.write_bytes(damage)
+    result = evaluated("first --num-test 60")
+    assert (result["n_unseen"], result["metrics_unseen"]) == (None, None)
+    assert result["metrics"]["mae"] > 0
+    shown = capsys.readouterr()
+    assert shown.out.count(UNKNOWN) == (damage is None)
+    assert shown.err == ("" if damage is None else f"warning: {path} is damaged: {UNKNOWN}\n")

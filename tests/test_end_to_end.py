@@ -17,6 +17,7 @@ from engine.config import load_config
 from engine.datasets import get_splits
 from engine.overlap import hash_inputs
 from evaluate import load_run
+from experiments.common import evaluated
 from ising import lattice
 from problem import PROBLEM
 from tests.conftest import DEBUG, ROOT, environment, read, run_command
@@ -122,7 +123,7 @@ def test_cold_configurations_that_occur_in_training_do_not_count_as_unseen(
     line = "--preset debug --device cpu --temp-min 0.5 --temp-max 1.5 --run-name cold"
     folder = run_here(*line.split())
     results = read(folder, "results.json")
-    config, _ = load_run(folder)
+    config, model = load_run(folder)
     splits = get_splits(PROBLEM, config)[0]
     in_training = {spins.tobytes() for spins in splits.train["spins"]}
     new = np.array([spins.tobytes() not in in_training for spins in splits.test["spins"]])
@@ -136,6 +137,11 @@ def test_cold_configurations_that_occur_in_training_do_not_count_as_unseen(
     assert results["test_unseen"]["mae"] == pytest.approx(errors.mean(), rel=1e-12)
     assert results["test_unseen"]["exact_fraction"] == (errors * 64 < 2).mean()
     assert results["baselines_unseen"]["mean"]["mae"] == pytest.approx(baseline.mean(), rel=1e-12)
+
+    found = evaluated(config, model, splits.test, unseen_by=splits.train)  # as the experiments compute it
+    assert found == pytest.approx({"n": new.sum(), **results["test_unseen"]}, rel=1e-5)
+    assert evaluated(config, model, splits.test) == pytest.approx(results["test"], rel=1e-5)
+    assert evaluated(config, model, splits.train, unseen_by=splits.train) == {"n": 0}
     # With its temperature, which is a real number, no configuration occurs twice.
     with_temperature = replace(config, model=replace(config.model, input_temperature=True))
     assert len(set(hash_inputs(PROBLEM, with_temperature, splits.train).tolist())) == 2000

@@ -10,10 +10,12 @@ import io
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from numpy.typing import NDArray
 
 from engine.cache import warn_if_changed
 from engine.cli import ExitCode, run_folder
@@ -36,12 +38,13 @@ from engine.options import (
     options_of,
     validate,
 )
+from engine.overlap import hash_inputs, load_hashes, unseen
 from engine.problem import Columns, Problem, input_arrays, load_problem, plain, problem_of, target_array
 from utils import print_line
 
 if TYPE_CHECKING:
     from engine.checkpoints import SavedRun
-    from engine.prediction import Standardized
+    from engine.prediction import Examples, Standardized
 
 
 def load_run(run_dir: str | Path) -> tuple[Any, "Standardized"]:
@@ -227,6 +230,32 @@ def require_no_other(path: Path, config: Config) -> None:
         raise BadRequestError(f"{path} has the result of another evaluation: choose another --name, or remove it")
 
 
+def results_on_unseen(
+    request: Request, model: "Standardized", examples: "Examples", predictions: NDArray[Any]
+) -> dict[str, Any]:
+    """The number and the metrics of the examples whose inputs do not occur in the training data of the run.
+
+    Prints a line if there are others. Both are None if the training data are not known.
+    """
+    from engine.prediction import judge_unseen
+
+    problem, config = request.problem, request.config
+    train_hashes = load_hashes(request.folder)
+    if train_hashes is None:
+        return {"n_unseen": None, "metrics_unseen": None}
+    is_unseen = unseen(train_hashes, hash_inputs(problem, config, examples.columns))
+    metrics, _ = judge_unseen(problem, config, model, examples, is_unseen, predictions=predictions, baselines={})
+    n, n_unseen = len(is_unseen), int(is_unseen.sum())
+    if n_unseen < n:
+        others = f"; the other {n_unseen:,}: {_shown(metrics)}" if metrics else ""
+        print_line(f"the inputs of {n - n_unseen:,} of these examples also occur in the training data{others}")
+    return {"n_unseen": n_unseen, "metrics_unseen": metrics}
+
+
+def _shown(numbers: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
+
+
 def evaluate_run(request: Request) -> dict[str, Any]:
     """Evaluate, and write the result and its figure; return the result.
 
@@ -261,10 +290,11 @@ def evaluate_run(request: Request) -> dict[str, Any]:
     metrics, predictions = evaluate(problem, config, model, examples)
     report = plain("report", problem.report(config, columns, predictions))
     numbers = metrics | {name: value for name, value in report.items() if isinstance(value, float)}
-    print_line(f"{len(predictions):,} examples: " + ", ".join(f"{name} {value:.4g}" for name, value in numbers.items()))
+    print_line(f"{len(predictions):,} examples: {_shown(numbers)}")
     result = {
         "n": len(predictions),
         "metrics": metrics,
+        **results_on_unseen(request, model, examples, predictions),
         **report,
         problem.check_name: plain("check", check.numbers),
         "source": source,

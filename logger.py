@@ -151,6 +151,7 @@ class RunLogger(NullLogger):
         self._close_bar()
         write_json(self.folder / "results.json", results)
         test_metrics = {f"test_{name}": value for name, value in results["test"].items()}
+        test_metrics |= {f"test_unseen_{name}": value for name, value in (results["test_unseen"] or {}).items()}
         self._to_wandb(lambda run: run.summary.update(test_metrics | {"best_epoch": results["best_epoch"]}))
 
     def log_state(self, state: Mapping[str, Any]) -> None:
@@ -186,19 +187,28 @@ class RunLogger(NullLogger):
         np.savez_compressed(buffer, allow_pickle=False, **with_names)
         write_atomic(self.folder / f"{name}.npz", buffer.getvalue())
 
-    def summary(self, results: Mapping[str, Any], n_test: int) -> str:
-        """The results as Markdown for journal.md: metrics next to the baselines, and how they were obtained."""
+    def summary(self, results: Mapping[str, Any]) -> str:
+        """The results as Markdown for journal.md: metrics next to the baselines, and how they were obtained.
+
+        If inputs of test examples also occur in training, a second table is about the others.
+        """
         info = self.info
         label = f"{self.problem.label(self.config)}, epoch {results['best_epoch']} of {results['epochs_trained']}"
-        table = _table(
-            f"on {n_test:,} test examples",
-            {label: results["test"], **results["baselines"]},
-            [name for name in results["test"] if name != "loss"],
-        )
+        n_test, n_unseen = results["n_test"], results["n_unseen"]
+        names = [name for name in results["test"] if name != "loss"]
+        tables = [_table(f"on {n_test:,} test examples", {label: results["test"], **results["baselines"]}, names)]
+        if n_unseen < n_test:
+            seen = f"The inputs of {n_test - n_unseen:,} of the {n_test:,} test examples also occur in training."
+            if results["test_unseen"] is None:  # there are no others, or no metrics for them
+                tables.append(seen)
+            else:
+                rows = {label: results["test_unseen"], **results["baselines_unseen"]}
+                tables += [f"{seen} Without these:", _table(f"on {n_unseen:,} test examples", rows, names)]
         command = f"{invocation()} {shlex.join(info['argv'][1:])}".rstrip()
         commit = (info["git_commit"] or "none")[:10] + (", with changes" if info["git_dirty"] else "")
         processes = f", in {info['processes']} processes" if info.get("processes", 1) > 1 else ""
         times = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in self.timings.items())
+        table = "\n\n".join(tables)
         return f"{table}\n\n`{command}`{processes}  \ncommit {commit}; seed {self.config.seed}; {times}"
 
 

@@ -16,6 +16,7 @@ from engine.cli import Command, ExitCode, invocation, parse_args
 from engine.config import Config, to_json
 from engine.datasets import Data, save_data
 from engine.distributed import ALONE, Group, group_from_environment
+from engine.overlap import hash_inputs, unseen
 from engine.problem import Problem
 from engine.run import default_name, open_run
 from utils import print_line, timed
@@ -74,22 +75,28 @@ def test(
     """Evaluate a trained network on the test split, once, next to the baselines.
 
     Returns:
-        results: metrics of the network and of each baseline.
+        results: metrics of the network and of each baseline, on all test examples and on those not seen in training.
         arrays: what predictions.npz keeps for figures.
     """
-    from engine.prediction import evaluate, judge, prepare
+    from engine.prediction import evaluate, judge, judge_unseen, prepare
 
     examples = prepare(problem, config, model, data.test)
     metrics, predictions = evaluate(problem, config, model, examples)
     with timed("baselines", timings):
         baselines = problem.baselines(config, data.train, data.test)
-    results = {
+    is_unseen = unseen(hash_inputs(problem, config, data.train), hash_inputs(problem, config, data.test))
+    results: dict[str, Any] = {
         "test": metrics,
         "baselines": {
             name: judge(problem, config, model, examples, each, name=f"the baseline {name}")
             for name, each in baselines.items()
         },
+        "n_test": len(is_unseen),
+        "n_unseen": int(is_unseen.sum()),
     }
+    results["test_unseen"], results["baselines_unseen"] = judge_unseen(
+        problem, config, model, examples, is_unseen, predictions=predictions, baselines=baselines
+    )
     arrays = {name: column for name, column in data.test.items() if column.ndim == 1}
     arrays |= {"targets": examples.physical_targets, "predictions": predictions}
     arrays |= {f"baseline_{name}": each for name, each in baselines.items()}

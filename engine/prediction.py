@@ -1,6 +1,6 @@
 """From columns to predictions in physical units: scaled tensors, the network with its scales, evaluation."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -11,8 +11,11 @@ from torch import Tensor, nn
 from engine.config import Config
 from engine.distributed import ALONE, Group
 from engine.errors import BadRequestError, ProblemError
+from engine.overlap import select
 from engine.problem import Columns, Problem, Shape, input_arrays, plain, target_array
-from utils import seed_everything
+from utils import one_line, seed_everything, warn
+
+Metrics = dict[str, float]
 
 NUMBERS_PER_CHUNK = 2**22  # of the inputs that are evaluated at once: 16 MiB as float32
 
@@ -113,6 +116,13 @@ class Examples(NamedTuple):
     targets: Tensor  # (N, ...) float32
     physical_targets: NDArray[np.float64]  # (N, ...)
     columns: Columns
+
+
+def part(examples: Examples, chosen: NDArray[np.bool_]) -> Examples:
+    """The chosen examples, by a mask (N,)."""
+    rows = torch.from_numpy(chosen).to(examples.targets.device)
+    inputs = tuple(x[rows] for x in examples.inputs)
+    return Examples(inputs, examples.targets[rows], examples.physical_targets[chosen], select(examples.columns, chosen))
 
 
 def prepare(problem: Problem[Any], config: Config, model: Standardized, columns: Columns) -> Examples:
@@ -226,3 +236,36 @@ def judge(
     if np.isfinite(predictions).all():  # otherwise training diverged, which is reported as such
         metrics = plain(f"of {name}, metric", metrics)
     return {"loss": loss, **metrics}
+
+
+def judge_unseen(
+    problem: Problem[Any],
+    config: Config,
+    model: Standardized,
+    examples: Examples,
+    is_unseen: NDArray[np.bool_],
+    *,
+    predictions: NDArray[Any],
+    baselines: Mapping[str, NDArray[Any]],
+) -> tuple[Metrics | None, dict[str, Metrics] | None]:
+    """The metrics of a network and of baselines on the examples whose inputs do not occur in training.
+
+    Both are None if there are no such examples. They are also None, with a warning, if the problem cannot compute its
+    metrics there, for example because all these examples have the same label: the results on all examples are valid.
+
+    Args:
+        is_unseen: which examples these are, (N,).
+        predictions, baselines: for all examples, (N, ...) in physical units.
+    """
+    if not is_unseen.any():
+        return None, None
+    some = examples if is_unseen.all() else part(examples, is_unseen)
+    try:
+        return judge(problem, config, model, some, predictions[is_unseen]), {
+            name: judge(problem, config, model, some, np.asarray(each)[is_unseen], name=f"the baseline {name}")
+            for name, each in baselines.items()
+        }
+    except (ProblemError, ValueError, ArithmeticError) as error:
+        n = int(is_unseen.sum())
+        warn(f"warning: no metrics for the {n:,} examples that do not occur in training: {one_line(str(error))}")
+        return None, None

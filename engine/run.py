@@ -15,6 +15,7 @@ from engine.errors import UnusableFileError
 from engine.files import empty_folder, lock_run, require_free
 from engine.hardware import choose_num_threads, require_compiler, select_device
 from engine.options import folder_name
+from engine.overlap import hash_inputs, save_hashes
 from engine.problem import Problem, input_arrays
 from utils import print_line, timed
 
@@ -91,6 +92,7 @@ class Run:
             data_sha256=data.sha256,
             **self.code,
         )
+        save_hashes(self.folder, hash_inputs(self.problem, self.config, data.train))
 
     def finish(self, results: dict[str, Any], arrays: dict[str, Any]) -> None:
         """Record the results and plot the figures."""
@@ -103,7 +105,7 @@ class Run:
             from engine.plotting import plot_run  # and with it matplotlib
 
             plot_run(self.problem, self.config, self.folder)
-        print_line(f"\n{self.logger.summary(results, len(arrays['targets']))}\n\n{self.folder}")
+        print_line(f"\n{self.logger.summary(results)}\n\n{self.folder}")
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from engine.datasets import get_splits
 from engine.distributed import quick_exit
 from engine.files import write_json
 from engine.hardware import provenance
+from engine.overlap import hash_inputs, select, unseen
 from engine.prediction import Standardized, build_network, evaluate, prepare
 from engine.problem import Columns, Splits
 from engine.signals import Interrupted, stop_on_signals
@@ -149,6 +150,18 @@ def trained(config: ExperimentConfig, splits: Splits) -> Standardized:
     return model
 
 
-def evaluated(config: ExperimentConfig, model: Standardized, columns: Columns) -> dict[str, float]:
-    """The loss and the metrics of a network on some configurations."""
-    return evaluate(PROBLEM, config, model, prepare(PROBLEM, config, model, columns)).metrics
+def evaluated(
+    config: ExperimentConfig, model: Standardized, columns: Columns, *, unseen_by: Columns | None = None
+) -> dict[str, float]:
+    """The loss and the metrics of a network on some configurations.
+
+    With `unseen_by`, only those whose inputs do not occur in these columns count, such as the training split. The
+    result then also has their number `n`; if that is 0, there is nothing else in it.
+    """
+    count: dict[str, float] = {}
+    if unseen_by is not None:
+        is_unseen = unseen(*(hash_inputs(PROBLEM, config, each) for each in (unseen_by, columns)))
+        columns, count = select(columns, is_unseen), {"n": int(is_unseen.sum())}
+        if not count["n"]:
+            return count
+    return count | evaluate(PROBLEM, config, model, prepare(PROBLEM, config, model, columns)).metrics

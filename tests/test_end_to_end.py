@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,14 @@ import main
 from engine.cli import parse_args
 from engine.config import load_config
 from engine.datasets import get_splits
+from engine.overlap import hash_inputs
 from evaluate import load_run
+from experiments.common import evaluated
 from ising import lattice
 from problem import PROBLEM
 from tests.conftest import DEBUG, ROOT, environment, read, run_command
 
-REPRODUCIBLE = ("epoch_metrics.json", "results.json", "predictions.npz")
+REPRODUCIBLE = ("epoch_metrics.json", "results.json", "predictions.npz", "train_inputs.npy")
 
 
 def run_here(*arguments: str) -> Path:
@@ -38,7 +41,10 @@ def test_a_run_leaves_what_it_promises(finished_run: Path) -> None:
         *("val_loss", "val_mae", "val_rmse", "val_r2", "val_exact_fraction", "learning_rate"),
     ]
     results = read(finished_run, "results.json")
-    assert list(results) == ["test", "baselines", "best_epoch", "epochs_trained", "equilibrium"]
+    assert list(results) == [
+        *("test", "baselines", "n_test", "n_unseen", "test_unseen", "baselines_unseen"),
+        *("best_epoch", "epochs_trained", "equilibrium"),
+    ]
     assert list(results["baselines"]) == ["mean", "pair_products", "symmetric_correlators"]
     for metrics in (results["test"], *results["baselines"].values()):
         assert list(metrics) == ["loss", "mae", "rmse", "r2", "exact_fraction"]
@@ -107,6 +113,38 @@ def test_the_phase_can_be_learned_instead_of_the_energy(tmp_path: Path, monkeypa
     for metrics in (results["test"], *results["baselines"].values()):
         assert list(metrics) == ["loss", "accuracy"]
     assert results["baselines"]["bayes"]["loss"] < results["baselines"]["majority"]["loss"]
+
+
+def test_cold_configurations_that_occur_in_training_do_not_count_as_unseen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("engine.plotting.plot_run", lambda *_: [])
+    line = "--preset debug --device cpu --temp-min 0.5 --temp-max 1.5 --run-name cold"
+    folder = run_here(*line.split())
+    results = read(folder, "results.json")
+    config, model = load_run(folder)
+    splits = get_splits(PROBLEM, config)[0]
+    in_training = {spins.tobytes() for spins in splits.train["spins"]}
+    new = np.array([spins.tobytes() not in in_training for spins in splits.test["spins"]])
+    assert (results["n_test"], results["n_unseen"]) == (500, int(new.sum()))
+    assert 0 < new.sum() < 250  # most configurations are in a ground state, and both ground states occur in training
+    energies = lattice.energy(splits.test["spins"])
+    assert not new[energies == -128].any()
+    with np.load(folder / "predictions.npz") as arrays:
+        errors = np.abs(arrays["predictions"] - arrays["targets"])[new]
+        baseline = np.abs(arrays["baseline_mean"] - arrays["targets"])[new]
+    assert results["test_unseen"]["mae"] == pytest.approx(errors.mean(), rel=1e-12)
+    assert results["test_unseen"]["exact_fraction"] == (errors * 64 < 2).mean()
+    assert results["baselines_unseen"]["mean"]["mae"] == pytest.approx(baseline.mean(), rel=1e-12)
+
+    found = evaluated(config, model, splits.test, unseen_by=splits.train)  # as the experiments compute it
+    assert found == pytest.approx({"n": new.sum(), **results["test_unseen"]}, rel=1e-5)
+    assert evaluated(config, model, splits.test) == pytest.approx(results["test"], rel=1e-5)
+    assert evaluated(config, model, splits.train, unseen_by=splits.train) == {"n": 0}
+    # With its temperature, which is a real number, no configuration occurs twice.
+    with_temperature = replace(config, model=replace(config.model, input_temperature=True))
+    assert len(set(hash_inputs(PROBLEM, with_temperature, splits.train).tolist())) == 2000
 
 
 @pytest.mark.slow

@@ -58,6 +58,7 @@ def test_it_can_be_evaluated_on_new_data(old: Path) -> None:
     line = [str(old), "--num-test", "100", "--temp-min", "2", "--temp-max", "3", "--no-cache", "--name", "new"]
     result = evaluate.evaluate_run(evaluate.parse_args(line))
     assert result["n"] == 100
+    assert (result["n_unseen"], result["metrics_unseen"]) == (None, None)  # it did not store its training inputs
     assert read(old / "evaluations", "new.json")["metrics"] == result["metrics"]
 
 

@@ -95,7 +95,7 @@ def be_full() -> None:
 
 def outcome() -> dict[str, Any]:
     """Everything that must not depend on where a run was cut off."""
-    names = ("epoch_metrics.json", "results.json", "predictions.npz", "config.json")
+    names = ("epoch_metrics.json", "results.json", "predictions.npz", "config.json", "train_inputs.npy")
     found: dict[str, Any] = {name: (FOLDER / name).read_bytes() for name in names}
     for name in ("best.pt", "last.pt"):
         saved = torch.load(io.BytesIO(read_checked(FOLDER / name)), weights_only=True)

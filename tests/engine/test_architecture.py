@@ -47,7 +47,10 @@ LAYERS: list[dict[str, set[str]]] = [
             *("utils", "engine.cache", "engine.config", "engine.errors", "engine.hardware", "engine.io"),
             "engine.problem",
         },
-        "engine.prediction": {"utils", "engine.config", "engine.distributed", "engine.errors", "engine.problem"},
+        "engine.overlap": {"utils", "engine.config", "engine.errors", "engine.files", "engine.problem"},
+        "engine.prediction": {
+            *("utils", "engine.config", "engine.distributed", "engine.errors", "engine.overlap", "engine.problem"),
+        },
         "engine.plotting": {
             *("utils", "engine.cli", "engine.config", "engine.distributed", "engine.errors", "engine.figures"),
             *("engine.options", "engine.problem"),
@@ -69,7 +72,8 @@ LAYERS: list[dict[str, set[str]]] = [
         "engine.run": {
             *("logger", "trainer", "utils", "engine.checkpoints", "engine.config", "engine.datasets"),
             *("engine.distributed", "engine.errors", "engine.files", "engine.hardware"),
-            *("engine.cache", "engine.options", "engine.plotting", "engine.prediction", "engine.problem"),
+            *("engine.cache", "engine.options", "engine.overlap", "engine.plotting", "engine.prediction"),
+            "engine.problem",
         },
     },
 ]
@@ -136,7 +140,16 @@ def test_main_names_the_experiment_only_where_it_is_the_script() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["utils", "engine.options", "engine.config", "engine.problem", "engine.cli", "engine.datasets", "engine.run"],
+    [
+        "utils",
+        "engine.options",
+        "engine.config",
+        "engine.problem",
+        "engine.cli",
+        "engine.datasets",
+        "engine.overlap",
+        "engine.run",
+    ],
 )
 def test_what_refuses_a_request_loads_no_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'matplotlib' in sys.modules)"

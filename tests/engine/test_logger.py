@@ -258,7 +258,8 @@ def test_the_summary_is_an_aligned_table_with_the_command(tmp_path: Path, monkey
     run.note(git_commit="0123456789abcdef", git_dirty=True, processes=2)
     network, mean = {"loss": 1.0, "mae": 0.125, "r2": 0.5}, {"loss": 2.0, "mae": 0.5, "r2": -1e-5}
     results = {"test": network, "baselines": {"mean": mean}, "best_epoch": 3, "epochs_trained": 5}
-    header, rule, *rows, blank, command, origin = run.summary(results, n_test=1234).split("\n")
+    results |= {"n_test": 1234, "n_unseen": 1234, "test_unseen": network, "baselines_unseen": {"mean": mean}}
+    header, rule, *rows, blank, command, origin = run.summary(results).split("\n")
     assert {len(line) for line in (header, rule, *rows)} == {len(header)}
     assert [[cell.strip() for cell in line.split("|")[1:-1]] for line in (header, *rows)] == [
         ["on 1,234 test examples", "mae", "r2"],
@@ -268,6 +269,28 @@ def test_the_summary_is_an_aligned_table_with_the_command(tmp_path: Path, monkey
     assert blank == ""
     assert command == "`python main.py --run-name 'a b'`, in 2 processes  "
     assert origin == "commit 0123456789, with changes; seed 7; data 1.2 s"
+
+
+def test_the_summary_has_a_second_table_if_test_examples_occur_in_training(tmp_path: Path) -> None:
+    run = RunLogger(tmp_path, PROBLEM, ToyConfig())
+    results = {
+        **{"test": {"loss": 1.0, "mae": 0.125}, "baselines": {"mean": {"loss": 2.0, "mae": 0.5}}},
+        **{"test_unseen": {"loss": 1.5, "mae": 0.25}, "baselines_unseen": {"mean": {"loss": 2.5, "mae": 0.75}}},
+        **{"n_test": 2000, "n_unseen": 1326, "best_epoch": 3, "epochs_trained": 5},
+    }
+    first, sentence, second, _ = run.summary(results).split("\n\n")
+    assert sentence == "The inputs of 674 of the 2,000 test examples also occur in training. Without these:"
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in second.splitlines()]
+    assert [cells[0], *cells[2:]] == [
+        ["on 1,326 test examples", "mae"],
+        ["mlp-d3, epoch 3 of 5", "0.25"],
+        ["mean", "0.75"],
+    ]
+    nothing = {"test_unseen": None, "baselines_unseen": None}
+    for n, n_seen in ((1326, "674"), (0, "2,000")):  # there are no metrics for the others, or there are no others
+        table, sentence, _ = run.summary(results | nothing | {"n_unseen": n}).split("\n\n")
+        assert table == first
+        assert sentence == f"The inputs of {n_seen} of the 2,000 test examples also occur in training."
 
 
 def read_all(terminal: int) -> bytes:

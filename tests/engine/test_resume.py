@@ -211,7 +211,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_previous_one(
     assert "continuing after epoch 1 of 5" in output.out  # it took less than a second: only the last one was saved too
     warning = "warning: checkpoints/first/last.pt is damaged: continuing from previous.pt, after epoch 1\n"
     assert output.err == (warning if damage != "missing" else "")
-    for name in ("epoch_metrics.json", "results.json", "predictions.npz"):
+    for name in ("epoch_metrics.json", "results.json", "predictions.npz", "train_inputs.npy"):
         assert (FIRST / name).read_bytes() == (toy_run / name).read_bytes()
     config = load_config(ToyConfig, FIRST / "config.json")
     for name in ("best.pt", "last.pt"):

@@ -20,7 +20,7 @@ from tests.toy import PROBLEM, ToyConfig
 
 Run = Callable[..., int]
 
-REPRODUCIBLE = ("epoch_metrics.json", "results.json", "predictions.npz")
+REPRODUCIBLE = ("epoch_metrics.json", "results.json", "predictions.npz", "train_inputs.npy")
 
 RUNS = Path("checkpoints")
 
@@ -31,7 +31,7 @@ RUNS = Path("checkpoints")
 def test_a_run_leaves_what_it_promises(toy_run: Path) -> None:
     assert {path.name for path in toy_run.iterdir()} == {
         *(".lock", "config.json", "run_info.json", "epoch_metrics.json", "results.json", "predictions.npz"),
-        *("best.pt", "last.pt", "previous.pt", "figures"),
+        *("best.pt", "last.pt", "previous.pt", "train_inputs.npy", "figures"),
     }
     assert {path.name for path in (toy_run / "figures").iterdir()} == {"training_curves.png", "parity.png"}
     rows = read(toy_run, "epoch_metrics.json")
@@ -41,7 +41,10 @@ def test_a_run_leaves_what_it_promises(toy_run: Path) -> None:
         *("epoch", "step", "train_loss", "val_loss", "val_mae", "val_rmse", "val_r2", "learning_rate"),
     ]
     results = read(toy_run, "results.json")
-    assert list(results) == ["test", "baselines", "best_epoch", "epochs_trained", "check"]
+    assert list(results) == [
+        *("test", "baselines", "n_test", "n_unseen", "test_unseen", "baselines_unseen"),
+        *("best_epoch", "epochs_trained", "check"),
+    ]
     assert list(results["baselines"]) == ["mean"]
     for metrics in (results["test"], *results["baselines"].values()):
         assert list(metrics) == ["loss", "mae", "rmse", "r2"]

@@ -72,6 +72,7 @@ def test_wandb_gets_one_row_per_epoch_the_config_and_the_summary(toy: Program, t
     assert steps == {"epoch": "", "*": "epoch"}
     results = read(folder, "results.json")
     assert {key: summary[f"test_{key}"] for key in results["test"]} == results["test"]
+    assert {key: summary[f"test_unseen_{key}"] for key in results["test_unseen"]} == results["test_unseen"]
     assert summary["best_epoch"] == results["best_epoch"]
     logged = {key: config[key] for key in read(folder, "config.json")}
     assert logged == read(folder, "config.json")

@@ -1,0 +1,328 @@
+"""Test examples that occur in training are found, and do not count in the metrics of unseen examples."""
+
+import hashlib
+import re
+import shutil
+import struct
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import engine.overlap
+import main
+from engine.cli import parse_args as parse_main
+from engine.datasets import get_splits, save_data
+from engine.errors import ProblemError
+from engine.overlap import hash_inputs, load_hashes, save_hashes, select, unseen
+from engine.problem import Columns
+from evaluate import evaluate_run, parse_args
+from tests.conftest import DEBUG, TOY, read, run_command
+from tests.engine.test_distributed import torchrun
+from tests.toy import PROBLEM, ToyConfig, ToyProblem
+
+Array = NDArray[Any]
+Run = Callable[..., int]
+
+CONFIG = replace(PROBLEM.presets["debug"], device="cpu")
+# A run with 25 different points: some of its test examples are in its training split, and others are not.
+REPEATED = [*DEBUG, "--dimension", "2", "--rounds", "0", "--spread", "2", "--num-train", "20", "--batch-size", "10"]
+RUN = Path("checkpoints") / "r"
+
+UNKNOWN = "it is not known which examples occur in the training data"
+
+
+class Columnwise(ToyProblem):
+    """Its inputs are all columns, in the order of their names."""
+
+    def inputs(self, config: ToyConfig, columns: Columns) -> tuple[Array, ...]:
+        return tuple(columns[name] for name in sorted(columns))
+
+
+def hashes(**columns: Array) -> list[int]:
+    return [int(value) for value in hash_inputs(Columnwise(), CONFIG, columns)]
+
+
+def parsed(*arguments: str) -> ToyConfig:
+    config = parse_main(PROBLEM, list(arguments), prog="toy.py").config
+    assert isinstance(config, ToyConfig)
+    return config
+
+
+def is_seen(config: ToyConfig) -> NDArray[np.bool_]:
+    """Whether a test example occurs in the training split: every pair of examples is compared."""
+    splits, _ = get_splits(PROBLEM, config)
+    train, test = (np.column_stack([each["points"], each["signs"]]) for each in (splits.train, splits.test))
+    seen: NDArray[np.bool_] = (test[:, None] == train[None]).all(axis=2).any(axis=1)
+    return seen
+
+
+# -------------------------------------------------------------------------------------------------------------- hashes
+
+
+def test_equal_inputs_have_equal_hashes_and_others_have_other_ones() -> None:
+    x = np.random.default_rng(0).normal(size=(1000, 3)).astype(np.float32)
+    found = hash_inputs(Columnwise(), CONFIG, {"x": np.concatenate([x, x[::-1]])})
+    assert found.shape == (2000,)
+    assert found.dtype == np.uint64
+    np.testing.assert_array_equal(found[:1000], found[:999:-1])
+    assert len(set(found.tolist())) == 1000
+    changed = x.copy()
+    changed[:, 2] = np.nextafter(changed[:, 2], np.float32(9))  # by one bit
+    assert not set(hashes(x=changed)) & set(found.tolist())
+
+
+def test_what_the_network_receives_is_compared_and_not_the_dtype_of_a_file() -> None:
+    x = np.random.default_rng(0).normal(size=(50, 3))
+    assert hashes(x=x) == hashes(x=x.astype(np.float32)) == hashes(x=x.astype(np.float32).astype(">f8"))
+    assert hashes(x=x) == hashes(x=np.asfortranarray(x)) == hashes(x=np.repeat(x, 2, axis=0)[::2])
+    k = np.arange(50) % 2
+    assert hashes(k=k) == hashes(k=k.astype(np.int8)) == hashes(k=k.astype(">u2")) == hashes(k=k.astype(bool))
+    assert len(set(hashes(k=np.array([255, -1, 2**40])))) == 3
+
+
+def test_zero_has_no_sign() -> None:
+    assert len(set(hashes(x=np.array([[0.0, 1.0], [-0.0, 1.0]])))) == 1
+    assert len(set(hashes(x=np.array([[1e-60, 1.0], [-1e-60, 1.0]])))) == 1  # 0 as float32
+    assert len(set(hashes(x=np.array([[0.0, 1.0], [0.0, -1.0]])))) == 2
+
+
+def test_all_inputs_count_and_where_their_numbers_are() -> None:
+    a, b = np.array([1.0, 1.0, 2.0, 1.0]), np.array([5, 6, 5, 5], np.int8)
+    first, other_b, other_a, again = hashes(a=a, b=b)
+    assert first == again
+    assert len({first, other_b, other_a}) == 3
+    assert hashes(a=a, b=a[::-1])[1:3] != hashes(a=a[::-1], b=a)[1:3]
+    numbers = np.arange(16.0)
+    shapes: list[tuple[int, ...]] = [(1, 16), (1, 4, 4), (1, 2, 8), (1, 16, 1)]
+    assert len({hashes(x=numbers.reshape(shape))[0] for shape in shapes}) == 4
+    assert len({*hashes(x=np.zeros(1)), *hashes(x=np.zeros(1, int)), *hashes(x=np.zeros((1, 2)))}) == 3
+
+
+def test_chunks_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    columns = {"x": np.random.default_rng(0).normal(size=(10, 3)), "y": np.arange(10), "z": np.zeros((10, 0))}
+    at_once = hashes(**columns)
+    for numbers in (1, 12, 39):
+        monkeypatch.setattr(engine.overlap, "NUMBERS_PER_CHUNK", numbers)
+        assert hashes(**columns) == at_once
+    assert hashes(x=np.zeros((0, 3))) == []
+
+
+def test_examples_are_unseen_if_their_hash_is_not_among_those_of_training() -> None:
+    train, new = np.array([3, 1, 2**64 - 1, 1], np.uint64), np.array([1, 4, 2**64 - 1, 2**64 - 2], np.uint64)
+    assert unseen(train, new).tolist() == [False, True, False, True]
+    assert unseen(train[:0], new).all()
+    columns = {"x": np.arange(8).reshape(4, 2), "y": np.arange(4)}
+    assert {name: column.tolist() for name, column in select(columns, unseen(train, new)).items()} == {
+        "x": [[2, 3], [6, 7]],
+        "y": [1, 3],
+    }
+
+
+def test_hashes_are_the_same_on_every_machine_and_in_every_version() -> None:
+    """A file of one version of the program is compared with hashes of another one."""
+    content = b"[('int', (2,)), ('float', ())]" + struct.pack("<qqf", 1, -1, 0.5)
+    expected = int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
+    assert hashes(k=np.array([[1, -1]], np.int8), x=np.array([0.5])) == [expected]
+
+
+def test_the_file_is_complete_or_known_to_be_damaged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, values = tmp_path / "train_inputs.npy", np.array([1, 2**63, 2**64 - 1], np.uint64)
+    save_hashes(tmp_path, values)
+    assert [file.name for file in tmp_path.iterdir()] == ["train_inputs.npy"]
+    for loaded in (load_hashes(tmp_path), np.load(path)):
+        assert loaded is not None
+        assert loaded.dtype == np.uint64
+        np.testing.assert_array_equal(loaded, values)
+    assert capsys.readouterr() == ("", "")
+    content = path.read_bytes()
+    for damaged in (content[:-70], content[:100], b"", content.replace(b"\x80", b"\x81")):
+        path.write_bytes(damaged)
+        assert load_hashes(tmp_path) is None
+        assert capsys.readouterr().err == f"warning: {path} is damaged: {UNKNOWN}\n"
+    path.unlink()
+    assert load_hashes(tmp_path) is None
+    assert capsys.readouterr() == (f"there is no {path}: {UNKNOWN}\n", "")
+
+
+# ---------------------------------------------------------------------------------------------------------------- runs
+
+
+def test_metrics_of_unseen_examples_are_those_computed_by_hand(
+    toy_in_process: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert toy_in_process(*REPEATED, "--run-name", "r") == 0
+    results = read(RUN, "results.json")
+    config = parsed(*REPEATED)
+    new = ~is_seen(config)
+    assert (results["n_test"], results["n_unseen"]) == (50, int(new.sum()))
+    assert 0 < new.sum() < 50
+    with np.load(RUN / "predictions.npz") as arrays:
+        targets = arrays["targets"][new]
+        rows = {"network": arrays["predictions"][new], "mean": arrays["baseline_mean"][new]}
+    found = {"network": results["test_unseen"], **results["baselines_unseen"]}
+    assert list(found) == ["network", "mean"]
+    for name, predictions in rows.items():
+        errors = predictions - targets
+        assert found[name]["mae"] == pytest.approx(np.abs(errors).mean(), rel=1e-12)
+        assert found[name]["rmse"] == pytest.approx(np.sqrt((errors**2).mean()), rel=1e-12)
+        r2 = 1 - (errors**2).sum() / ((targets - targets.mean()) ** 2).sum()
+        assert found[name]["r2"] == pytest.approx(r2, rel=1e-12)
+        assert found[name]["loss"] > 0
+    assert results["test_unseen"]["mae"] != results["test"]["mae"]
+    shown = capsys.readouterr().out
+    assert f"The inputs of {50 - new.sum()} of the 50 test examples also occur in training. Without these:" in shown
+    last_table = shown[shown.index(f"| on {new.sum()} test examples") :]
+    assert f"{results['test_unseen']['mae']:.4g}" in last_table
+    assert f"{results['baselines_unseen']['mean']['mae']:.4g}" in last_table
+
+
+def test_without_repeated_examples_both_metrics_are_equal_and_there_is_one_table(toy_run: Path) -> None:
+    results = read(toy_run, "results.json")
+    assert (results["n_test"], results["n_unseen"]) == (50, 50)
+    assert results["test_unseen"] == results["test"]
+    assert results["baselines_unseen"] == results["baselines"]
+    output = (toy_run.parent.parent / "stdout.txt").read_text()
+    assert output.count("| mean") == 1
+    assert "occur in training" not in output
+    assert len(set(np.load(toy_run / "train_inputs.npy").tolist())) == 200
+
+
+def test_if_all_test_examples_occur_in_training_there_are_no_metrics_of_others(
+    toy_in_process: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert toy_in_process(*DEBUG, "--dimension", "1", "--rounds", "0", "--run-name", "r") == 0
+    results = read(RUN, "results.json")
+    assert (results["n_test"], results["n_unseen"]) == (50, 0)
+    assert (results["test_unseen"], results["baselines_unseen"]) == (None, None)
+    shown = capsys.readouterr()
+    assert shown.out.count("| mean") == 1
+    assert "The inputs of 50 of the 50 test examples also occur in training.\n" in shown.out
+    assert shown.err == ""
+
+
+@pytest.mark.parametrize(
+    "error", [ProblemError("one class"), ValueError("one\nclass"), ZeroDivisionError("one class"), float("nan")]
+)
+def test_a_metric_that_fails_without_the_repeated_examples_does_not_lose_the_run(
+    error: Exception | float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Strict(ToyProblem):
+        def metrics(self, config: ToyConfig, columns: Columns, predictions: Array, targets: Array) -> dict[str, float]:
+            metrics = super().metrics(config, columns, predictions, targets)
+            if len(targets) == 50:
+                return metrics
+            if isinstance(error, Exception):
+                raise error
+            return metrics | {"mae": error}
+
+    monkeypatch.chdir(tmp_path)
+    config = parsed(*REPEATED)
+    main.run(Strict(), config, RUN)
+    results = read(RUN, "results.json")
+    assert 0 < results["n_unseen"] < results["n_test"]
+    assert (results["test_unseen"], results["baselines_unseen"]) == (None, None)
+    assert results["test"]["mae"] > 0
+    assert read(RUN, "run_info.json")["status"] == "finished"
+    warning = capsys.readouterr().err
+    reason = r"one\\?n?.?class" if isinstance(error, Exception) else "of the network, metric: mae is nan: .*"
+    assert re.fullmatch(rf"warning: no metrics for the \d+ examples that do not occur in training: {reason}\n", warning)
+
+
+def test_a_resumed_run_has_the_same_bytes_also_if_an_older_version_began_it(toy_in_process: Run) -> None:
+    assert toy_in_process(*REPEATED, "--run-name", "r") == 0
+    names = ("results.json", "train_inputs.npy")
+    before = [(RUN / name).read_bytes() for name in names]
+    (RUN / "train_inputs.npy").unlink()
+    info = RUN / "run_info.json"
+    info.write_text(info.read_text().replace('"finished"', '"running"'))
+    assert toy_in_process("--resume", "r") == 0
+    assert [(RUN / name).read_bytes() for name in names] == before
+
+
+@pytest.mark.slow
+def test_two_processes_find_the_same_examples(tmp_path: Path) -> None:
+    assert run_command(*REPEATED, "--run-name", "one", cwd=tmp_path).returncode == 0
+    done = torchrun(2, *REPEATED, "--run-name", "two", cwd=tmp_path, script=TOY)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("also occur in training") == 1
+    one, two = (tmp_path / "checkpoints" / name for name in ("one", "two"))
+    assert (one / "train_inputs.npy").read_bytes() == (two / "train_inputs.npy").read_bytes()
+    assert read(one, "results.json")["n_unseen"] == read(two, "results.json")["n_unseen"] < 50
+
+
+# --------------------------------------------------------------------------------------------------------- evaluations
+
+
+def evaluated(line: str) -> dict[str, Any]:
+    """The result of an evaluation, which is also what its file holds."""
+    request = parse_args(line.split())
+    result = evaluate_run(request)
+    assert read(request.folder / "evaluations", f"{request.name}.json") == result
+    return result
+
+
+@pytest.fixture
+def beside_a_run(toy_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A working folder with a copy of the run `first`, without repeated examples."""
+    shutil.copytree(toy_run.parent.parent, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("beside_a_run")
+def test_the_training_data_of_a_run_are_found_in_any_dtype(capsys: pytest.CaptureFixture[str]) -> None:
+    train = get_splits(PROBLEM, CONFIG)[0].train
+    columns: dict[str, Any] = {name: column.astype(np.float64) for name, column in train.items()}
+    np.savez("train.npz", **columns)
+    result = evaluated("first --data train.npz")
+    assert (result["n"], result["n_unseen"], result["metrics_unseen"]) == (200, 0, None)
+    assert "the inputs of 200 of these examples also occur in the training data\n" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("beside_a_run")
+def test_the_rest_of_a_file_with_the_training_data_is_evaluated_separately(capsys: pytest.CaptureFixture[str]) -> None:
+    save_data(PROBLEM, CONFIG, Path("all.npz"))
+    result = evaluated("first --data all.npz")
+    assert (result["n"], result["n_unseen"]) == (300, 100)
+    splits, _ = get_splits(PROBLEM, CONFIG)
+    rest: dict[str, Any] = {name: np.concatenate([splits.val[name], splits.test[name]]) for name in splits.val}
+    np.savez("rest.npz", **rest)
+    expected = evaluated("first --data rest.npz --name rest")
+    assert result["metrics_unseen"] == pytest.approx(expected["metrics"], rel=1e-6)
+    assert expected["metrics_unseen"] == expected["metrics"]
+    shown = capsys.readouterr().out
+    line = next(
+        line for line in shown.splitlines() if line.startswith("the inputs of 200 of these examples also occur")
+    )
+    assert "; the other 100: loss " in line
+    assert f", mae {result['metrics_unseen']['mae']:.4g}, " in line
+    assert shown.count("also occur") == 1
+
+
+@pytest.mark.usefixtures("beside_a_run")
+def test_new_data_are_unseen(capsys: pytest.CaptureFixture[str]) -> None:
+    result = evaluated("first --num-test 60")
+    assert (result["n"], result["n_unseen"]) == (60, 60)
+    assert result["metrics_unseen"] == result["metrics"]
+    assert "occur" not in capsys.readouterr().out
+    # The seed of the run again, so that the first examples are those of its test split.
+    assert evaluated("first --num-test 50 --seed 42 --name test")["n_unseen"] == 50
+
+
+@pytest.mark.usefixtures("beside_a_run")
+@pytest.mark.parametrize("damage", [None, b"", b"\x93NUMPY"])
+def test_a_run_without_its_training_inputs_is_evaluated(
+    damage: bytes | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Path("checkpoints/first/train_inputs.npy")
+    path.unlink() if damage is None else path.write_bytes(damage)
+    result = evaluated("first --num-test 60")
+    assert (result["n_unseen"], result["metrics_unseen"]) == (None, None)
+    assert result["metrics"]["mae"] > 0
+    shown = capsys.readouterr()
+    assert shown.out.count(UNKNOWN) == (damage is None)
+    assert shown.err == ("" if damage is None else f"warning: {path} is damaged: {UNKNOWN}\n")

@@ -1,0 +1,240 @@
+"""Time of one core per independent configuration at T_c: our sampler against the best algorithms of other packages.
+
+`python -m benchmarks.sampler --only independent` runs this part of the benchmark.
+
+Ours starts one chain per configuration and runs the automatic number of sweeps, so that configurations are independent.
+Its cost is the wall time divided by the number of configurations.
+
+The other packages run one chain in equilibrium. Its configurations are worth n / (2 tau) independent ones, where tau is
+the integrated autocorrelation time of the energy or of |m|, whichever is longer. The cost is the time per step, times
+2 tau. Each repetition times steps of a chain in equilibrium and then records a series of the same chain. tau is
+estimated from the series of all repetitions together. The time to equilibrate a chain is not counted.
+
+- mcising runs Metropolis, Wolff or Swendsen-Wang. What it calls a sweep of Wolff is one cluster. Its core runs steps
+  without measuring, and this is what is timed. The chains start ordered.
+- peapods adds a cluster update to a Metropolis sweep. A step here is a sweep and one Wolff cluster, its best choice: an
+  independent configuration took 1.5 to 2 times as long with Swendsen-Wang, for L = 8 to 128. It returns averages over a
+  run only. The average over a run of one step is the value after that step, and such runs give a series. Longer runs
+  are timed; they include its measurements, which cannot be turned off. It accepts no seed. The chains start random, and
+  equilibrate by Swendsen-Wang.
+
+The mean energy of every series is compared with Kaufman's exact one.
+"""
+
+import functools
+import math
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ising import exact, lattice, metropolis, multispin
+from ising.exact import T_CRITICAL
+from ising.scaling import autocorrelation_time
+
+SIZES = (8, 16, 32, 64, 128, 256)
+N_REPETITIONS = 5
+OURS = "multispin"
+
+Floats = NDArray[np.float64]
+
+
+class Chain(Protocol):
+    """A Markov chain at T_c."""
+
+    def advance(self, n_steps: int) -> None: ...
+
+    def record(self, n_steps: int) -> Floats:
+        """Advance, and return the energy per spin and |m| after each step: (2, n_steps)."""
+        ...
+
+
+class Mcising:
+    """A chain of mcising, which starts ordered."""
+
+    def __init__(self, algorithm: str, size: int, seed: int) -> None:
+        from mcising._core import IsingSimulation
+
+        self.simulation = IsingSimulation(size, 1.0, 0.0, 0.0, 0.0, seed, algorithm, "square")
+        self.simulation.set_spins(np.ones((size, size), np.int8))
+
+    def advance(self, n_steps: int) -> None:
+        self.simulation.sweep(n_steps, temperature=T_CRITICAL)
+
+    def record(self, n_steps: int) -> Floats:
+        found = self.simulation.production_sweeps(n_steps, 1, temperature=T_CRITICAL, store_configs=False)
+        return np.array([found["energies"], np.abs(found["magnetizations"])])
+
+
+class Peapods:
+    """A chain of peapods, equilibrated from a random start by Swendsen-Wang. Its energies have the opposite sign."""
+
+    def __init__(self, size: int, seed: int) -> None:
+        import peapods
+
+        self.model = peapods.Ising((size, size), temperatures=np.array([T_CRITICAL]))
+        self._run(200, "sw")
+
+    def _run(self, n_steps: int, cluster_mode: str) -> tuple[float, float]:
+        options = {"cluster_update_interval": 1, "warmup_ratio": 0.0, "sequential": True}
+        with np.errstate(divide="ignore", invalid="ignore"):  # its Binder cumulant, where m = 0
+            found = self.model.sample(n_steps, cluster_mode=cluster_mode, **options)
+        return -found["energies"][0], math.sqrt(found["mags2"][0])
+
+    def advance(self, n_steps: int) -> None:
+        self._run(n_steps, "wolff")
+
+    def record(self, n_steps: int) -> Floats:
+        return np.array([self._run(1, "wolff") for _ in range(n_steps)]).T
+
+
+class Algorithm(NamedTuple):
+    """A chain, and about how long its series have to be: tau is near tau_8 (L / 8)^z."""
+
+    start: Callable[[int, int], Chain]  # lattice size, seed
+    tau_8: float  # steps
+    z: float
+    n_taus: int  # length of a series, in units of tau
+    sizes: tuple[int, ...] = SIZES
+
+    def steps(self, n_taus: float, size: int) -> int:
+        return math.ceil(n_taus * self.tau_8 * math.pow(size / 8, self.z))
+
+
+# The names are keys in results/sampler.json. Metropolis is slow: its series are shorter, and end at L = 128.
+ALGORITHMS = {
+    "mcising Metropolis": Algorithm(functools.partial(Mcising, "metropolis"), 3.1, 2.0, 400, SIZES[:-1]),
+    "mcising Wolff": Algorithm(functools.partial(Mcising, "wolff"), 1.7, 0.55, 1500),
+    "mcising Swendsen-Wang": Algorithm(functools.partial(Mcising, "swendsen_wang"), 2.6, 0.32, 1500),
+    "peapods Metropolis + Wolff": Algorithm(Peapods, 1.05, 0.5, 1500),
+}
+
+
+def run_algorithm(algorithm: Algorithm, size: int, seed: int, scale: float) -> tuple[float, Floats]:
+    """Seconds per step, and a series in equilibrium."""
+    chain = algorithm.start(size, seed)
+    chain.advance(algorithm.steps(20, size))
+    n_steps = algorithm.steps(scale * algorithm.n_taus, size)
+    n_timed = math.ceil(n_steps / 5)
+    start = time.perf_counter()
+    chain.advance(n_timed)
+    seconds = time.perf_counter() - start
+    return seconds / n_timed, chain.record(n_steps)
+
+
+def run_ours(size: int, seed: int) -> tuple[float, Floats]:
+    """Seconds per configuration, and energies per spin and |m| of independent configurations."""
+    n_chains = 64 * max(1, 2**14 // size**2)  # a million spins, but at least one word
+    temperatures = np.full(n_chains, T_CRITICAL)
+    start = time.perf_counter()
+    spins = multispin.sample(size, temperatures, metropolis.equilibration_sweeps(size), seed=seed, n_threads=1)
+    seconds = time.perf_counter() - start
+    return seconds / n_chains, np.array([lattice.energy(spins) / size**2, np.abs(lattice.magnetization(spins))])
+
+
+def summarize(name: str, size: int, seconds: list[float], series: Floats) -> dict[str, Any]:
+    """What is stored of all repetitions; series (2, repetitions, steps). A step of ours is a configuration."""
+    energies = series[0]
+    taus = [(0.5, 0.0), (0.5, 0.0)] if name == OURS else [autocorrelation_time(values) for values in series]
+    error = float(np.std(energies)) * math.sqrt(2 * taus[0][0] / energies.size)
+    excess = float(np.mean(energies) - exact.kaufman(T_CRITICAL, size)[0])
+    return {
+        "size": size,
+        "name": name,
+        "seconds_per_step": seconds,
+        "n_steps": energies.shape[1],
+        "tau_energy": taus[0],
+        "tau_magnetization": taus[1],
+        "energy_z": excess / error,
+    }
+
+
+def measure(scale: float) -> dict[str, Any]:
+    """All measurements, on one core; `scale` shortens the series for a test, which also leaves out L >= 128."""
+    multispin.get_ready()
+    sizes = SIZES if scale == 1 else SIZES[:4]
+    found: dict[tuple[int, str], list[tuple[float, Floats]]] = {}
+    for repetition in range(N_REPETITIONS):
+        for size in sizes:
+            found.setdefault((size, OURS), []).append(run_ours(size, repetition))
+            for name, algorithm in ALGORITHMS.items():
+                if size in algorithm.sizes:
+                    result = run_algorithm(algorithm, size, repetition, scale)
+                    found.setdefault((size, name), []).append(result)
+            print(f"independent configurations, repetition {repetition}, L = {size}", file=sys.stderr)
+    cases = []
+    for (size, name), results in found.items():
+        seconds, series = zip(*results, strict=True)
+        cases.append(summarize(name, size, list(seconds), np.stack(series, axis=1)))
+    return {"scale": scale, "n_repetitions": N_REPETITIONS, "cases": cases}
+
+
+def cost(case: dict[str, Any]) -> tuple[float, float]:
+    """Milliseconds per independent configuration, with the error of tau and the spread of times over repetitions."""
+    tau, error = max(case["tau_energy"], case["tau_magnetization"])
+    seconds = np.array(case["seconds_per_step"])
+    median = float(np.median(seconds))
+    return 2e3 * tau * median, 2e3 * tau * median * math.hypot(error / tau, float(np.std(seconds, ddof=1)) / median)
+
+
+def costs(results: dict[str, Any]) -> dict[int, dict[str, tuple[float, float]]]:
+    """Cost with its error, by lattice size and name."""
+    by_size: dict[int, dict[str, tuple[float, float]]] = {}
+    for case in results["independent"]["cases"]:
+        by_size.setdefault(case["size"], {})[case["name"]] = cost(case)
+    return by_size
+
+
+def ratio(cost: tuple[float, float], reference: tuple[float, float]) -> tuple[float, float]:
+    """How many times the reference a cost is, with its error."""
+    value = cost[0] / reference[0]
+    return value, value * math.hypot(cost[1] / cost[0], reference[1] / reference[0])
+
+
+def with_error(value: float, error: float) -> str:
+    """Both to the second digit of the error."""
+    digits = max(0, 1 - math.floor(math.log10(error)))
+    return f"{value:,.{digits}f} ± {error:,.{digits}f}"
+
+
+def leader(times: dict[str, tuple[float, float]]) -> str:
+    """The fastest, and by how many times it beats ours or, if it is ours, the next one."""
+    first, second = sorted(times, key=lambda name: times[name])[:2]
+    return f"{first}, {with_error(*ratio(times[second if first == OURS else OURS], times[first]))} times"
+
+
+def table(results: dict[str, Any]) -> str:
+    """Milliseconds per independent configuration, the fastest of a lattice size in bold."""
+    names = [OURS, *ALGORITHMS]
+    lines = [f"| ms of one core, at T_c | {' | '.join(names)} | ahead |", "|---|" + "---:|" * len(names) + "---|"]
+    for size, times in costs(results).items():
+        first = min(times, key=lambda name: times[name])
+        cells = [with_error(*times[name]) if name in times else "" for name in names]
+        cells[names.index(first)] = f"**{cells[names.index(first)]}**"
+        lines.append(f"| {size}x{size} | {' | '.join(cells)} | {leader(times)} |")
+    found = results["independent"]
+    worst = max(abs(case["energy_z"]) for case in found["cases"])
+    lines += ["", f"- largest deviation of a mean energy from the exact one: {worst:.1f} standard errors"]
+    if found["scale"] != 1:
+        lines.append(f"- provisional: from series of {found['scale']:g} of the full length, without L = 128 and 256")
+    return "\n".join(lines)
+
+
+def plot(axes: Any, results: dict[str, Any]) -> None:
+    """Costs relative to ours against the lattice size."""
+    by_size = costs(results)
+    axes.axhline(1, color="C0", label=OURS)
+    for k, name in enumerate(ALGORITHMS):
+        sizes = np.array([size for size, times in by_size.items() if name in times])
+        values, errors = np.transpose([ratio(by_size[size][name], by_size[size][OURS]) for size in sizes])
+        shift = 1 + 0.03 * (k - 1.5)  # errors that do not hide each other
+        axes.errorbar(sizes * shift, values, errors, fmt=".-", color=f"C{k + 1}", lw=1, capsize=4, label=name)
+    axes.set(xscale="log", yscale="log", xlabel="L", ylabel="time / time of multispin")
+    axes.set_title("time of one core per independent configuration at $T_c$; above 1, multispin is ahead")
+    axes.set_xticks(list(by_size), [str(size) for size in by_size])
+    axes.minorticks_off()
+    axes.grid(axis="y", alpha=0.3)
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))

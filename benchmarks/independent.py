@@ -7,16 +7,16 @@ Its cost is the wall time divided by the number of configurations.
 
 The other packages run one chain in equilibrium. Its configurations are worth n / (2 tau) independent ones, where tau is
 the integrated autocorrelation time of the energy or of |m|, whichever is longer. The cost is the time per step, times
-2 tau. Each repetition times steps of a chain in equilibrium and then records a series of the same chain. tau is
-estimated from the series of all repetitions together. The time to equilibrate a chain is not counted.
+2 tau. Each repetition times steps of the chain and then records a series of it. tau is estimated from the series of all
+repetitions together. The time to equilibrate the chain is not counted.
 
 - mcising runs Metropolis, Wolff or Swendsen-Wang. What it calls a sweep of Wolff is one cluster. Its core runs steps
   without measuring, and this is what is timed. The chains start ordered.
 - peapods adds a cluster update to a Metropolis sweep. A step here is a sweep and one Wolff cluster, its best choice: an
   independent configuration took 1.5 to 2 times as long with Swendsen-Wang, for L = 8 to 128. It returns averages over a
   run only. The average over a run of one step is the value after that step, and such runs give a series. Longer runs
-  are timed; they include its measurements, which cannot be turned off. It accepts no seed. The chains start random, and
-  equilibrate by Swendsen-Wang.
+  are timed; they include its measurements, which cannot be turned off. The chains start random, and equilibrate by
+  Swendsen-Wang. It accepts no seed: a second chain would repeat the first.
 
 The mean energy of every series is compared with Kaufman's exact one.
 """
@@ -37,6 +37,7 @@ from ising.scaling import autocorrelation_time
 
 SIZES = (8, 16, 32, 64, 128, 256)
 N_REPETITIONS = 5
+MIN_SECONDS = 0.3  # of the steps that are timed in a repetition
 OURS = "multispin"
 
 Floats = NDArray[np.float64]
@@ -55,10 +56,10 @@ class Chain(Protocol):
 class Mcising:
     """A chain of mcising, which starts ordered."""
 
-    def __init__(self, algorithm: str, size: int, seed: int) -> None:
+    def __init__(self, algorithm: str, size: int) -> None:
         from mcising._core import IsingSimulation
 
-        self.simulation = IsingSimulation(size, 1.0, 0.0, 0.0, 0.0, seed, algorithm, "square")
+        self.simulation = IsingSimulation(size, 1.0, 0.0, 0.0, 0.0, 1, algorithm, "square")
         self.simulation.set_spins(np.ones((size, size), np.int8))
 
     def advance(self, n_steps: int) -> None:
@@ -72,7 +73,7 @@ class Mcising:
 class Peapods:
     """A chain of peapods, equilibrated from a random start by Swendsen-Wang. Its energies have the opposite sign."""
 
-    def __init__(self, size: int, seed: int) -> None:
+    def __init__(self, size: int) -> None:
         import peapods
 
         self.model = peapods.Ising((size, size), temperatures=np.array([T_CRITICAL]))
@@ -94,7 +95,7 @@ class Peapods:
 class Algorithm(NamedTuple):
     """A chain, and about how long its series have to be: tau is near tau_8 (L / 8)^z."""
 
-    start: Callable[[int, int], Chain]  # lattice size, seed
+    start: Callable[[int], Chain]  # takes the lattice size
     tau_8: float  # steps
     z: float
     n_taus: int  # length of a series, in units of tau
@@ -113,24 +114,23 @@ ALGORITHMS = {
 }
 
 
-def run_algorithm(algorithm: Algorithm, size: int, seed: int, scale: float) -> tuple[float, Floats]:
-    """Seconds per step, and a series in equilibrium."""
-    chain = algorithm.start(size, seed)
-    chain.advance(algorithm.steps(20, size))
-    n_steps = algorithm.steps(scale * algorithm.n_taus, size)
-    n_timed = math.ceil(n_steps / 5)
+def run_chain(chain: Chain, n_steps: int) -> tuple[float, Floats]:
+    """Seconds per step, and then a series."""
+    n_batch, n_timed = math.ceil(n_steps / 5), 0
     start = time.perf_counter()
-    chain.advance(n_timed)
-    seconds = time.perf_counter() - start
+    while (seconds := time.perf_counter() - start) < MIN_SECONDS:
+        chain.advance(n_batch)
+        n_timed += n_batch
     return seconds / n_timed, chain.record(n_steps)
 
 
 def run_ours(size: int, seed: int) -> tuple[float, Floats]:
     """Seconds per configuration, and energies per spin and |m| of independent configurations."""
-    n_chains = 64 * max(1, 2**14 // size**2)  # a million spins, but at least one word
+    n_sweeps = metropolis.equilibration_sweeps(size)
+    n_chains = 64 * math.ceil(MIN_SECONDS * 1e10 / (64 * n_sweeps * size**2))  # at 1e10 attempted flips per second
     temperatures = np.full(n_chains, T_CRITICAL)
     start = time.perf_counter()
-    spins = multispin.sample(size, temperatures, metropolis.equilibration_sweeps(size), seed=seed, n_threads=1)
+    spins = multispin.sample(size, temperatures, n_sweeps, seed=seed, n_threads=1)
     seconds = time.perf_counter() - start
     return seconds / n_chains, np.array([lattice.energy(spins) / size**2, np.abs(lattice.magnetization(spins))])
 
@@ -156,15 +156,20 @@ def measure(scale: float) -> dict[str, Any]:
     """All measurements, on one core; `scale` shortens the series for a test, which also leaves out L >= 128."""
     multispin.get_ready()
     sizes = SIZES if scale == 1 else SIZES[:4]
+    chains: dict[tuple[int, str], Chain] = {}
     found: dict[tuple[int, str], list[tuple[float, Floats]]] = {}
     for repetition in range(N_REPETITIONS):
         for size in sizes:
             found.setdefault((size, OURS), []).append(run_ours(size, repetition))
             for name, algorithm in ALGORITHMS.items():
-                if size in algorithm.sizes:
-                    result = run_algorithm(algorithm, size, repetition, scale)
-                    found.setdefault((size, name), []).append(result)
-            print(f"independent configurations, repetition {repetition}, L = {size}", file=sys.stderr)
+                key = size, name
+                if key not in chains and size in algorithm.sizes:
+                    chains[key] = algorithm.start(size)
+                    chains[key].advance(algorithm.steps(20, size))
+                if key in chains:
+                    n_steps = algorithm.steps(scale * algorithm.n_taus, size)
+                    found.setdefault(key, []).append(run_chain(chains[key], n_steps))
+            print(f"independent configurations, repetition {repetition + 1}, L = {size}", file=sys.stderr)
     cases = []
     for (size, name), results in found.items():
         seconds, series = zip(*results, strict=True)
@@ -173,11 +178,14 @@ def measure(scale: float) -> dict[str, Any]:
 
 
 def cost(case: dict[str, Any]) -> tuple[float, float]:
-    """Milliseconds per independent configuration, with the error of tau and the spread of times over repetitions."""
+    """Milliseconds per independent configuration, with an error from that of tau and the spread of times.
+
+    The spread is the interquartile range over 1.35, the standard deviation of a normal distribution.
+    """
     tau, error = max(case["tau_energy"], case["tau_magnetization"])
-    seconds = np.array(case["seconds_per_step"])
-    median = float(np.median(seconds))
-    return 2e3 * tau * median, 2e3 * tau * median * math.hypot(error / tau, float(np.std(seconds, ddof=1)) / median)
+    low, median, high = np.quantile(case["seconds_per_step"], [0.25, 0.5, 0.75]).tolist()
+    value = 2e3 * tau * median
+    return value, value * math.hypot(error / tau, (high - low) / 1.35 / median)
 
 
 def costs(results: dict[str, Any]) -> dict[int, dict[str, tuple[float, float]]]:

@@ -6,10 +6,10 @@ python -m benchmarks.sampler --only independent    measure only time per indepen
 python -m benchmarks.sampler --draw                only print the tables and plot the figure of the last measurement
 
 Attempted flips: each competitor samples one configuration from each of N chains at temperatures between 1 and 4. A
-sweep attempts to flip every spin once. The result is the number of attempted flips per second, timed from the call until
-it returns the configurations (peapods returns averages only). Slow competitors do a part of the work, since only the
-rate matters. For each number of cores, the competitors run in turn in one process, and ratios of rates are taken within
-each repetition.
+sweep attempts to flip every spin once. The result is the number of attempted flips per second, timed from the call
+until it returns the configurations (peapods returns averages only). Slow competitors do a part of the work, since only
+the rate matters. For each number of cores, the competitors run in turn in one process, and ratios of rates are taken
+within each repetition.
 
 All competitors run in a virtual environment of their own, which is created on the first run.
 """

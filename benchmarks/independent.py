@@ -38,6 +38,7 @@ from ising.scaling import autocorrelation_time
 SIZES = (8, 16, 32, 64, 128, 256)
 N_REPETITIONS = 5
 MIN_SECONDS = 0.3  # of the steps that are timed in a repetition
+MIN_SPINS = 1e7  # in the steps of a series: on small lattices, longer series take little time
 OURS = "multispin"
 
 Floats = NDArray[np.float64]
@@ -98,11 +99,14 @@ class Algorithm(NamedTuple):
     start: Callable[[int], Chain]  # takes the lattice size
     tau_8: float  # steps
     z: float
-    n_taus: int  # length of a series, in units of tau
+    n_taus: int  # length of a series of one repetition, in units of tau
     sizes: tuple[int, ...] = SIZES
 
-    def steps(self, n_taus: float, size: int) -> int:
-        return math.ceil(n_taus * self.tau_8 * math.pow(size / 8, self.z))
+    def tau(self, size: int) -> float:
+        return self.tau_8 * math.pow(size / 8, self.z)
+
+    def n_steps(self, size: int) -> int:
+        return math.ceil(max(self.n_taus * self.tau(size), MIN_SPINS / size**2))
 
 
 # The names are keys in results/sampler.json. Metropolis is slow: its series are shorter, and end at L = 128.
@@ -165,10 +169,10 @@ def measure(scale: float) -> dict[str, Any]:
                 key = size, name
                 if key not in chains and size in algorithm.sizes:
                     chains[key] = algorithm.start(size)
-                    chains[key].advance(algorithm.steps(20, size))
+                    chains[key].advance(math.ceil(20 * algorithm.tau(size)))
                 if key in chains:
-                    n_steps = algorithm.steps(scale * algorithm.n_taus, size)
-                    found.setdefault(key, []).append(run_chain(chains[key], n_steps))
+                    result = run_chain(chains[key], round(scale * algorithm.n_steps(size)))
+                    found.setdefault(key, []).append(result)
             print(f"independent configurations, repetition {repetition + 1}, L = {size}", file=sys.stderr)
     cases = []
     for (size, name), results in found.items():
@@ -245,4 +249,6 @@ def plot(axes: Any, results: dict[str, Any]) -> None:
     axes.set_xticks(list(by_size), [str(size) for size in by_size])
     axes.minorticks_off()
     axes.grid(axis="y", alpha=0.3)
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.set_ylim(0.01, None)
+    axes.legend(loc="lower left")

@@ -2,7 +2,7 @@
 
 python -m benchmarks.sampler                       measure all, in about 25 minutes; write results/sampler.json, plot
 python -m benchmarks.sampler --only flips          measure only attempted flips per second
-python -m benchmarks.sampler --only independent    measure only time per independent configuration (independent.py)
+python -m benchmarks.sampler --only independent    measure only independent.py, in about 14 minutes
 python -m benchmarks.sampler --draw                only print the tables and plot the figure of the last measurement
 
 Attempted flips: each competitor samples one configuration from each of N chains at temperatures between 1 and 4. A

@@ -1,13 +1,17 @@
 """How fast the sampler is, compared with other packages and with simple programs.
 
-python -m benchmarks.sampler           measure, in about ten minutes; writes results/sampler.json and the figure
-python -m benchmarks.sampler --draw    only print the tables and plot the figure of the last measurement
+python -m benchmarks.sampler                       measure all, in about 25 minutes; write results/sampler.json, plot
+python -m benchmarks.sampler --only flips          measure only attempted flips per second
+python -m benchmarks.sampler --only independent    measure only independent.py, in about 14 minutes
+python -m benchmarks.sampler --draw                only print the tables and plot the figure of the last measurement
 
-Each competitor samples one configuration from each of N chains at temperatures between 1 and 4. A sweep attempts to
-flip every spin once. The result is the number of attempted flips per second, timed from the call until it returns the
-configurations (peapods returns averages only). Slow competitors do a part of the work, since only the rate matters. For
-each number of cores, the competitors run in turn in one process, and ratios of rates are taken within each repetition.
-They run in a virtual environment of their own, which is created on the first run.
+Attempted flips: each competitor samples one configuration from each of N chains at temperatures between 1 and 4. A
+sweep attempts to flip every spin once. The result is the number of attempted flips per second, timed from the call
+until it returns the configurations (peapods returns averages only). Slow competitors do a part of the work, since only
+the rate matters. For each number of cores, the competitors run in turn in one process, and ratios of rates are taken
+within each repetition.
+
+All competitors run in a virtual environment of their own, which is created on the first run.
 """
 
 import argparse
@@ -27,11 +31,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks import independent
 from ising import metropolis, multispin
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = ROOT / "benchmarks" / ".peers"
-PACKAGES = ["numpy==2.4.6", "numba==0.68.1", "mcising==1.1.0", "peapods==0.2.0"]
+PACKAGES = ["numpy==2.4.6", "numba==0.68.1", "scipy==1.17.1", "mcising==1.1.0", "peapods==0.2.0"]
 RESULTS = ROOT / "benchmarks" / "results" / "sampler.json"
 FIGURE = ROOT / "docs" / "figures" / "sampler.png"
 
@@ -109,8 +114,6 @@ def rate(sample: Sample, size: int, n_chains: int, n_updates: float, n_cores: in
 
 def measure(n_cores: int) -> dict[str, Any]:
     """All measurements on a number of cores, in the environment of the competitors."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:n_cores])
     multispin.get_ready()
     shapes = []
     for size, n_chains in SHAPES:
@@ -118,12 +121,7 @@ def measure(n_cores: int) -> dict[str, Any]:
         for _ in range(N_REPETITIONS):
             for name, (sample, share) in COMPETITORS.items():
                 rates[name].append(rate(sample, size, n_chains, share * N_UPDATES, n_cores))
-        n_sweeps = metropolis.equilibration_sweeps(size)
-        temperatures = np.random.default_rng(0).uniform(1, 4, n_chains)
-        start = time.perf_counter()
-        multispin.sample(size, temperatures, n_sweeps, seed=1, n_threads=n_cores)
-        seconds = time.perf_counter() - start
-        shapes.append({"size": size, "n_chains": n_chains, "n_sweeps": n_sweeps, "seconds": seconds, "rates": rates})
+        shapes.append({"size": size, "n_chains": n_chains, "rates": rates})
         print(f"{n_cores} cores, {size} x {size}, {n_chains} chains", file=sys.stderr)
     costs: list[dict[str, Any]] = [{"size": size, "n_chains": n, "rates": []} for size, n in [*SIZES, *CHAINS]]
     for _ in range(N_REPETITIONS):
@@ -164,27 +162,6 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def equilibrium_table(results: dict[str, Any]) -> str:
-    """Time to independent equilibrium configurations: measured for multispin, from the rates for the others."""
-    others = ["mcising", "numpy"]
-    lines = [
-        "| independent configurations | cores | sweeps | multispin | " + " | ".join(others) + " |",
-        "|---|---|---|" + "---:|" * 3,
-    ]
-    for run in results["runs"]:
-        for shape in run["shapes"]:
-            size, n_chains, n_sweeps = shape["size"], shape["n_chains"], shape["n_sweeps"]
-            work = size**2 * n_chains * n_sweeps
-            cells = [
-                f"{shape['seconds']:.3g} s",
-                *(f"{work / np.median(shape['rates'][name]):.3g} s" for name in others),
-            ]
-            lines.append(
-                f"| {n_chains:,} of {size}x{size} | {run['n_cores']} | {n_sweeps:,} | " + " | ".join(cells) + " |"
-            )
-    return "\n".join(lines)
-
-
 def linearity(results: dict[str, Any]) -> str:
     """How much the cost of a flip varies with lattice size and number of chains, on one core."""
     costs = results["runs"][0]["costs"]
@@ -199,15 +176,15 @@ def linearity(results: dict[str, Any]) -> str:
 
 def report(results: dict[str, Any]) -> str:
     """All tables, for the documentation."""
-    return "\n\n".join([table(results), equilibrium_table(results), linearity(results)])
+    return "\n\n".join([table(results), linearity(results), independent.table(results)])
 
 
 def plot(results: dict[str, Any]) -> None:
-    """Rates by lattice size, and the cost of a flip against the number of spins."""
+    """Rates by lattice size, the cost of a flip against the number of spins, and of an independent configuration."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure = Figure(figsize=(10, 8), layout="constrained")
+    left, right, bottom = figure.subplot_mosaic("AB;CC").values()
     run = results["runs"][-1]
     for k, name in enumerate(COMPETITORS):
         medians, low, high = np.transpose([spread(shape["rates"][name]) for shape in run["shapes"]])
@@ -229,33 +206,60 @@ def plot(results: dict[str, Any]) -> None:
         xscale="log", xlabel="spins", ylabel="time per attempted flip [ns]", ylim=(0, None), title="multispin, 1 core"
     )
     right.legend(loc="lower right")
+    independent.plot(bottom, results)
     FIGURE.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(FIGURE, dpi=120)
+
+
+def in_environment(n_cores: int, *arguments: str) -> dict[str, Any]:
+    """Results of this program in the environment of the competitors, which is created if necessary."""
+    python = ENVIRONMENT / "bin" / "python"
+    if not python.exists():
+        venv.create(ENVIRONMENT, with_pip=True)
+    subprocess.run([python, "-m", "pip", "install", "--quiet", *PACKAGES], check=True)
+    command = [str(python), "-m", "benchmarks.sampler", "--cores", str(n_cores), *arguments]
+    threads = {"RAYON_NUM_THREADS": str(n_cores)}
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **threads}, stdout=subprocess.PIPE, check=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def update_results(only: str | None, scale: float) -> None:
+    """Measure, and replace the part of the results that was measured."""
+    from engine.hardware import provenance
+
+    origin = provenance()
+    where = {
+        "machine": platform.processor() or platform.machine(),
+        "packages": PACKAGES,
+        "commit": origin["git_commit"],
+        "dirty": origin["git_dirty"],
+    }
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    if only != "independent":
+        results |= where | {"runs": [in_environment(n_cores, "--only", "flips") for n_cores in (1, 2)]}
+    if only != "flips":
+        results["independent"] = where | in_environment(1, "--only", "independent", "--scale", str(scale))
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
 
 
 def main() -> None:
     """Measure in the environment of the competitors, save the numbers, and show them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draw", action="store_true", help="do not measure; show the last measurement")
-    parser.add_argument("--measure", type=int, metavar="CORES", help=argparse.SUPPRESS)
+    parser.add_argument("--only", choices=["flips", "independent"], help="measure only this part, keep the other")
+    parser.add_argument("--scale", type=float, default=1, help="length of the series of `independent`, for a test")
+    parser.add_argument("--cores", type=int, help=argparse.SUPPRESS)  # in the environment of the competitors
     arguments = parser.parse_args()
-    if arguments.measure:
-        print(json.dumps(measure(arguments.measure)))
+    if arguments.cores:
+        if hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: arguments.cores])
+        found = measure(arguments.cores) if arguments.only == "flips" else independent.measure(arguments.scale)
+        print(json.dumps(found))
         return
     if not arguments.draw:
-        python = ENVIRONMENT / "bin" / "python"
-        if not python.exists():
-            venv.create(ENVIRONMENT, with_pip=True)
-            subprocess.run([python, "-m", "pip", "install", "--quiet", *PACKAGES], check=True)
-        runs = []
-        for n_cores in (1, 2):
-            command = [str(python), "-m", "benchmarks.sampler", "--measure", str(n_cores)]
-            threads = {"RAYON_NUM_THREADS": str(n_cores)}
-            done = subprocess.run(command, cwd=ROOT, env={**os.environ, **threads}, stdout=subprocess.PIPE, check=True)
-            runs.append(json.loads(done.stdout))
-        results = {"machine": platform.processor() or platform.machine(), "packages": PACKAGES, "runs": runs}
-        RESULTS.parent.mkdir(parents=True, exist_ok=True)
-        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+        update_results(arguments.only, arguments.scale)
     results = json.loads(RESULTS.read_text())
     plot(results)
     print(report(results))

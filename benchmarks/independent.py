@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from ising import exact, lattice, metropolis, multispin
 from ising.exact import T_CRITICAL
-from ising.scaling import autocorrelation_time
+from ising.statistics import autocorrelation_time
 
 SIZES = (8, 16, 32, 64, 128, 256)
 N_REPETITIONS = 5

@@ -36,7 +36,7 @@ from ising import metropolis, multispin
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = ROOT / "benchmarks" / ".peers"
-PACKAGES = ["numpy==2.4.6", "numba==0.68.1", "scipy==1.17.1", "mcising==1.1.0", "peapods==0.2.0"]
+PACKAGES = ["numpy==2.4.6", "numba==0.68.1", "mcising==1.1.0", "peapods==0.2.0"]
 RESULTS = ROOT / "benchmarks" / "results" / "sampler.json"
 FIGURE = ROOT / "docs" / "figures" / "sampler.png"
 

@@ -150,18 +150,16 @@ def trained(config: ExperimentConfig, splits: Splits) -> Standardized:
     return model
 
 
-def evaluated(
-    config: ExperimentConfig, model: Standardized, columns: Columns, *, unseen_by: Columns | None = None
-) -> dict[str, float]:
-    """The loss and the metrics of a network on some configurations.
+def evaluated(config: ExperimentConfig, model: Standardized, columns: Columns) -> dict[str, float]:
+    """The loss and the metrics of a network on some configurations."""
+    return evaluate(PROBLEM, config, model, prepare(PROBLEM, config, model, columns)).metrics
 
-    With `unseen_by`, only those whose inputs do not occur in these columns count, such as the training split. The
-    result then also has their number `n`; if that is 0, there is nothing else in it.
+
+def unseen_of(columns: Columns, train: Columns) -> Columns:
+    """The configurations whose spins do not occur in training.
+
+    Cold lattices are often in their ground state, which a network has seen. Comparisons use the others, on which a
+    network shows whether it generalises.
     """
-    count: dict[str, float] = {}
-    if unseen_by is not None:
-        is_unseen = unseen(*(hash_inputs(PROBLEM, config, each) for each in (unseen_by, columns)))
-        columns, count = select(columns, is_unseen), {"n": int(is_unseen.sum())}
-        if not count["n"]:
-            return count
-    return count | evaluate(PROBLEM, config, model, prepare(PROBLEM, config, model, columns)).metrics
+    config = PRESETS["default"]  # its only input are the spins
+    return select(columns, unseen(*(hash_inputs(PROBLEM, config, each) for each in (train, columns))))

@@ -90,10 +90,12 @@ def main() -> None:
         z = " | ".join(f"{row[name]:+.1f}" for name in ("cold", "hot", "m2"))
         lines.append(f"| {row['case'][1]} | {row['n_sweeps']} | {z} |")
     last = times[-3:]
-    x, y = ([row["case"][1] for row in last], [row["magnetization"][0] for row in last])
-    slope = float(np.polyfit(np.log(x), np.log(y), 1)[0])
-    lines += ["", f"tau of |m| grows as L^{slope:.2f} over the last {len(last)} sizes"]
-    study.finish({"exponent": slope}, plot(times, memory), *lines)
+    x, (tau, error) = np.log([row["case"][1] for row in last]), np.array([row["magnetization"] for row in last]).T
+    # A line through ln tau, weighted with its errors.
+    coefficients, covariance = np.polyfit(x, np.log(tau), 1, w=tau / error, cov="unscaled")
+    slope, slope_error = float(coefficients[0]), float(np.sqrt(covariance[0, 0]))
+    lines += ["", f"tau of |m| grows as L^({slope:.2f} ± {slope_error:.2f}) over the last {len(last)} sizes"]
+    study.finish({"exponent": slope, "error": slope_error}, plot(times, memory), *lines)
 
 
 if __name__ == "__main__":

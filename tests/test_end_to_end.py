@@ -17,7 +17,7 @@ from engine.config import load_config
 from engine.datasets import get_splits
 from engine.overlap import hash_inputs
 from evaluate import load_run
-from experiments.common import evaluated
+from experiments.common import evaluated, unseen_of
 from ising import lattice
 from problem import PROBLEM
 from tests.conftest import DEBUG, ROOT, environment, read, run_command
@@ -138,10 +138,10 @@ def test_cold_configurations_that_occur_in_training_do_not_count_as_unseen(
     assert results["test_unseen"]["exact_fraction"] == (errors * 64 < 2).mean()
     assert results["baselines_unseen"]["mean"]["mae"] == pytest.approx(baseline.mean(), rel=1e-12)
 
-    found = evaluated(config, model, splits.test, unseen_by=splits.train)  # as the experiments compute it
-    assert found == pytest.approx({"n": new.sum(), **results["test_unseen"]}, rel=1e-5)
-    assert evaluated(config, model, splits.test) == pytest.approx(results["test"], rel=1e-5)
-    assert evaluated(config, model, splits.train, unseen_by=splits.train) == {"n": 0}
+    unseen = unseen_of(splits.test, splits.train)  # as the experiments select them
+    np.testing.assert_array_equal(unseen["spins"], splits.test["spins"][new])
+    assert evaluated(config, model, unseen) == pytest.approx(results["test_unseen"], rel=1e-5)
+    assert len(unseen_of(splits.train, splits.train)["spins"]) == 0
     # With its temperature, which is a real number, no configuration occurs twice.
     with_temperature = replace(config, model=replace(config.model, input_temperature=True))
     assert len(set(hash_inputs(PROBLEM, with_temperature, splits.train).tolist())) == 2000

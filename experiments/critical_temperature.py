@@ -4,7 +4,7 @@ python -m experiments.critical_temperature [--quick]
 
 The Binder cumulant and <m^2> of independent samples are fitted together: the curves of all sizes collapse onto one in
 x = (T - T_c) L^(1 / nu). Nothing exact goes in. The temperatures are chosen from a pilot measurement: for each size
-eleven between those at which the Binder cumulant is 0.65 and 0.3, found by bisection from T = 1.5 and 3.5. The two
+eleven between those at which the Binder cumulant is 0.65 and 0.5, found by bisection from T = 1.5 and 3.5. The two
 observables of one sample are correlated, and their covariance is used. The fit of `CHOICES[0]` was chosen before the
 measurement; the others show how far T_c and nu depend on the degree of the polynomials, the correction exponent, the
 smallest lattices and the range of x.
@@ -21,7 +21,7 @@ from ising.metropolis import equilibration_sweeps
 from ising.scaling import Choice, Measurements, Scaling, systematic_errors, vary
 from ising.statistics import binder_cumulant
 
-EDGES = (0.65, 0.3)  # of the temperature range of each size, as values of the Binder cumulant
+EDGES = (0.65, 0.5)  # of the temperature range of each size, as values of the Binder cumulant
 CHOICES = [
     Choice(),
     *(Choice(degree=degree) for degree in (3, 5, 6)),

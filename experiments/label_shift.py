@@ -20,6 +20,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from scipy.special import expit
 
 from engine.problem import Columns
@@ -59,7 +60,12 @@ def classify(name: str, exponent: float, shift: float, size: int, seed: int, n: 
     if away:
         splits = splits._replace(train=away_from_tc(splits.train), val=away_from_tc(splits.val))
     test = between(label - tested, label + tested, size, case + 1, num_test=n_test).test
-    p, t = expit(log_odds(name.partition(",")[0], case, splits, test)), test["temperatures"]
+    return binned(test["temperatures"], log_odds(name.partition(",")[0], case, splits, test))
+
+
+def binned(t: NDArray[np.float64], odds: NDArray[np.float64]) -> Row:
+    """Mean temperature and mean probability in bins, with the standard error of the latter at the former."""
+    p = expit(odds)
     row: Row = {"t": [], "p": [], "error": []}
     for chosen in temperature_bins(t):
         line = np.polynomial.Polynomial.fit(t[chosen], p[chosen], 1)  # the slope within a bin is no noise

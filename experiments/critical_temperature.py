@@ -5,30 +5,29 @@ python -m experiments.critical_temperature [--quick]
 The Binder cumulant and <m^2> of independent samples are fitted together: the curves of all sizes collapse onto one in
 x = (T - T_c) L^(1 / nu). Nothing exact goes in. The temperatures are chosen from a pilot measurement: for each size
 eleven between those at which the Binder cumulant is 0.65 and 0.5, found by bisection from T = 1.5 and 3.5. The two
-observables of one sample are correlated, and their covariance is used. The fit of `CHOICES[0]` was chosen before the
-measurement; the others show how far T_c and nu depend on the degree of the polynomials, the correction exponent, the
-smallest lattices and the range of x.
+observables of one sample are correlated, and their covariance is used. The result is an average over fits with all
+combinations of `DEGREES`, `OMEGAS`, `SMALLEST` and `WINDOWS`: the degree of the polynomials, the correction exponent,
+the smallest lattice, and the range of x. Its systematic error is their weighted scatter. The table shows the fits that
+differ from the first in one choice.
 """
+
+from itertools import product
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from experiments.common import Row, Study
 from ising import lattice, multispin
 from ising.exact import T_CRITICAL
 from ising.metropolis import equilibration_sweeps
-from ising.scaling import Choice, Measurements, Scaling, systematic_errors, vary
+from ising.scaling import Average, Choice, Measurements, Scaling, average, vary
 from ising.statistics import binder_cumulant
 
 EDGES = (0.65, 0.5)  # of the temperature range of each size, as values of the Binder cumulant
-CHOICES = [
-    Choice(),
-    *(Choice(degree=degree) for degree in (3, 5, 6)),
-    *(Choice(omega=omega) for omega in (1.0, 1.4, 2.0, 3.0)),
-    *(Choice(smallest_size=size) for size in (12, 16, 24)),
-    *(Choice(window=window) for window in (0.8, 0.6, 0.4)),
-]
+FIRST = Choice(degree=4, omega=1.75, smallest_size=0, window=1.0)  # chosen before the measurement
+DEGREES, OMEGAS, SMALLEST, WINDOWS = (4, 3, 5, 6), (1.75, 1.0, 1.4, 2.0, 3.0), (0, 12, 16, 24), (1.0, 0.8, 0.6, 0.4)
 
 
 def magnetizations(size: int, temperature: float, n: int) -> np.ndarray:
@@ -74,12 +73,11 @@ def by_size(axes: Axes, data: Measurements, x: np.ndarray, k: int, scale: np.nda
         axes.errorbar(x[mine], values[mine], errors[mine], fmt=".", color=f"C{i}", capsize=1, label=f"L = {size}")
 
 
-def plot(data: Measurements, fits: dict[Choice, Scaling | str]) -> Figure:
-    """The samples, their collapse, and T_c and nu of all choices beside the exact values."""
-    figure = Figure(figsize=(12, 7.5), layout="constrained")
+def plot(data: Measurements, fits: dict[Choice, Scaling | str], averages: tuple[Average, Average]) -> Figure:
+    """The samples, their collapse, and T_c and nu of some choices and of the average beside the exact values."""
+    figure = Figure(figsize=(13, 8), layout="constrained")
     grid = figure.subplots(2, 3, width_ratios=(1, 1, 1.1))
-    fit = fits[CHOICES[0]]
-    assert isinstance(fit, Scaling)
+    fit = next(fit for fit in fits.values() if isinstance(fit, Scaling))
     by_size(grid[0, 0], data, data.temperatures, 0)
     x = (data.temperatures - fit.t_c) * data.sizes ** (1 / fit.nu)
     by_size(grid[0, 1], data, x, 0)
@@ -90,26 +88,31 @@ def plot(data: Measurements, fits: dict[Choice, Scaling | str]) -> Figure:
         axes.axvline(T_CRITICAL, color="0.5", linestyle=":", label="$T_c$, exact")
         axes.set(xlabel="T [J / $k_B$]", ylabel=name)
     grid[0, 0].legend(fontsize="x-small")
-    grid[0, 1].set(ylabel="$U_4$", title="collapse, corrections not subtracted", xlabel=r"$(T - T_c)\,L^{1/\nu}$")
+    grid[0, 1].set(ylabel="$U_4$", title="collapse (corrections not subtracted)", xlabel=r"$(T - T_c)\,L^{1/\nu}$")
     grid[1, 1].set(ylabel=rf"$\langle m^2 \rangle L^{{{-kappa:.3f}}}$", xlabel=r"$(T - T_c)\,L^{1/\nu}$")
     shown = {in_words(choice): each for choice, each in fits.items() if isinstance(each, Scaling)}
-    for axes, k, exact, name in ((grid[0, 2], 0, T_CRITICAL, "$T_c$ [J / $k_B$]"), (grid[1, 2], 2, 1.0, r"$\nu$")):
+    panels = ((grid[0, 2], 0, T_CRITICAL, "$T_c$ [J / $k_B$]"), (grid[1, 2], 2, 1.0, r"$\nu$"))
+    for (axes, k, exact, name), mean in zip(panels, averages, strict=True):
         for row, each in enumerate(shown.values()):
             colour = "C0" if each.p_value > 0.01 else "0.6"
             axes.errorbar(each[k], row, xerr=each[k + 1], fmt="o", color=colour, capsize=3)
+        total = float(np.hypot(mean.statistical, mean.systematic))
+        axes.errorbar(mean.value, len(shown), xerr=total, fmt="D", color="C3", capsize=3)
+        axes.errorbar(mean.value, len(shown), xerr=mean.statistical, color="C3", capsize=3)
         axes.axvline(exact, color="0.5", linestyle=":", label=f"exact: {exact:.7g}")
-        axes.set_yticks(range(len(shown)), list(shown), fontsize="small")
+        axes.set_yticks(range(len(shown) + 1), [*shown, "average"], fontsize="small")
         axes.invert_yaxis()
-        axes.set(xlabel=f"{name} (grey: p < 0.01)")
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.set(xlabel=f"{name}; grey: p < 0.01; average: with systematic error")
         axes.legend(fontsize="x-small")
     return figure
 
 
 def in_words(choice: Choice) -> str:
-    """What a choice has in place of the first one's, in words."""
-    names = {"degree": "degree {}", "omega": "ω = {:g}", "smallest_size": "L ≥ {}", "window": "|x| ≤ {:g} max"}
-    given = [names[key].format(value) for key, value in choice._asdict().items() if value != getattr(CHOICES[0], key)]
-    return ", ".join(given) or "degree 4, ω = 1.75, all"
+    """What a choice has in place of the first one's."""
+    names = {"degree": "degree {}", "omega": "ω = {:g}", "smallest_size": "L ≥ {}", "window": "{:g} of the range of x"}
+    given = [names[key].format(value) for key, value in choice._asdict().items() if value != getattr(FIRST, key)]
+    return ", ".join(given) or f"degree {FIRST.degree}, ω = {FIRST.omega}, all"
 
 
 def main() -> None:
@@ -121,25 +124,31 @@ def main() -> None:
     ranges = {size: np.linspace(edges[size, EDGES[0]], edges[size, EDGES[1]], 11) for size in reversed(sizes)}
     grid = [(size, round(float(t), 5)) for size, temperatures in ranges.items() for t in temperatures]
     data = measurements(study.measure(sample, [(*point, n * (4 if point[0] < 32 else 1)) for point in grid]))
-    fits = vary(data, CHOICES)
+    choices = [Choice(*each) for each in product(DEGREES, OMEGAS, SMALLEST, WINDOWS)]
+    if study.quick:
+        choices = choices[::20]
+    fits = vary(data, choices)
+    shown = {choice: fit for choice, fit in fits.items() if sum(np.not_equal(choice, FIRST)) <= 1}
     lines = ["| fit | T_c | nu | chi2/dof | p |", "|---|---:|---:|---:|---:|"]
-    summary: Row = {}
-    for choice, fit in fits.items():
-        if isinstance(fit, str):
-            lines.append(f"| {in_words(choice)} | {fit} | | | |")
-            continue
-        t_c, nu = f"{fit.t_c:.5f} ± {fit.t_c_error:.5f}", f"{fit.nu:.4f} ± {fit.nu_error:.4f}"
-        lines.append(f"| {in_words(choice)} | {t_c} | {nu} | {fit.chi2:.0f} / {fit.dof} | {fit.p_value:.2g} |")
-        summary[in_words(choice)] = {key: value for key, value in fit._asdict().items() if key != "coefficients"}
-    systematic, first = systematic_errors(list(fits.values())), fits[CHOICES[0]]
-    assert isinstance(first, Scaling)
-    lines += [
-        "",
-        f"T_c = {first.t_c:.5f} ± {first.t_c_error:.5f} (statistical) ± {systematic[0]:.5f} (systematic)  ",
-        f"nu = {first.nu:.4f} ± {first.nu_error:.4f} (statistical) ± {systematic[1]:.4f} (systematic)",
+    for choice, fit in shown.items():
+        cells = [str(fit), "", "", ""]
+        if isinstance(fit, Scaling):
+            t_c, nu = f"{fit.t_c:.5f} ± {fit.t_c_error:.5f}", f"{fit.nu:.4f} ± {fit.nu_error:.4f}"
+            cells = [t_c, nu, f"{fit.chi2:.0f} / {fit.dof}", f"{fit.p_value:.2g}"]
+        lines.append(f"| {in_words(choice)} | {' | '.join(cells)} |")
+    n_fits = sum(isinstance(fit, Scaling) for fit in fits.values())
+    averages = dict(zip(("T_c", "nu"), average(fits.values()), strict=True))
+    lines += ["", f"Average over {n_fits} fits:"]
+    for (name, each), digits in zip(averages.items(), (5, 4), strict=True):
+        value, statistical, systematic = (f"{number:.{digits}f}" for number in each)
+        lines.append(f"- {name} = {value} ± {statistical} (statistical) ± {systematic} (systematic)")
+    summary: Row = {name: each._asdict() for name, each in averages.items()}
+    summary["fits"] = [
+        {**choice._asdict(), **{key: value for key, value in fit._asdict().items() if key != "coefficients"}}
+        for choice, fit in fits.items()
+        if isinstance(fit, Scaling)
     ]
-    summary["systematic"] = {"t_c": systematic[0], "nu": systematic[1]}
-    study.finish(summary, plot(data, fits), *lines)
+    study.finish(summary, plot(data, shown, (averages["T_c"], averages["nu"])), *lines)
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ def plot(rows: dict[str, list[Row]]) -> Figure:
         label = f"{name}, {len(p)} seeds"
         axes.errorbar(TEMPERATURES, p.mean(axis=0), p.std(axis=0), fmt="os^"[k] + "-", capsize=2, ms=4, label=label)
         if (published := PUBLISHED[name]) is not None:
-            axes.axvline(published, color=f"C{k}", linestyle="--", linewidth=0.8, label="published crossing")
+            axes.axvline(published, color=f"C{k}", linestyle="--", linewidth=0.8, label=f"published crossing, {name}")
     axes.axvline(T_CRITICAL, color="0.5", linestyle=":", label="$T_c$, exact")
     axes.axhline(0.5, color="0.8", linewidth=0.8, zorder=0)
     for edge in (1.6, 2.9):

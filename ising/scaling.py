@@ -3,7 +3,7 @@
 Nothing exact goes in: T_c, nu and the exponents are searched from several starts that the data determine.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import product
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from scipy.special import gammaincc
 Floats = NDArray[np.float64]
 
 STARTS_OF_NU = (0.4, 0.7, 1.5, 3.0)
-ACCEPTABLE = 0.01  # p-value below which a variant of a fit says nothing about T_c and nu
+SIGNIFICANT = 0.01  # p-value below which values depend on temperature
 
 
 class Measurements(NamedTuple):
@@ -107,7 +107,7 @@ def fit_scaling(data: Measurements, degree: int = 4, omega: float = 1.75) -> Sca
     wanted = (whitening @ data.values[:, :, None]).reshape(-1)
     constant = (whitening[:, :, None] * (data.sizes[:, None] == sizes)[:, None, :, None]).reshape(n_values, -1)
     rest = constant @ np.linalg.lstsq(constant, wanted)[0] - wanted
-    if gammaincc((n_values - constant.shape[1]) / 2, float(rest @ rest) / 2) > ACCEPTABLE:
+    if gammaincc((n_values - constant.shape[1]) / 2, float(rest @ rest) / 2) > SIGNIFICANT:
         raise ValueError("the data do not determine T_c and nu: within their errors they do not depend on temperature")
 
     def solve(parameters: Floats) -> tuple[list[Floats], Floats, bool]:
@@ -191,11 +191,35 @@ def vary(data: Measurements, choices: Sequence[Choice]) -> dict[Choice, Scaling 
     return fits
 
 
-def systematic_errors(fits: Sequence[Scaling | str]) -> tuple[float, float]:
-    """How far T_c and nu move from the first fit in any other that is acceptable (p > 0.01)."""
-    first, *others = [fit for fit in fits if isinstance(fit, Scaling)]
-    accepted = [fit for fit in others if fit.p_value > ACCEPTABLE]
-    return (
-        max((abs(fit.t_c - first.t_c) for fit in accepted), default=0.0),
-        max((abs(fit.nu - first.nu) for fit in accepted), default=0.0),
-    )
+class Average(NamedTuple):
+    """A number from many fits, with its errors."""
+
+    value: float
+    statistical: float
+    systematic: float  # how much it depends on the choices
+
+
+def average(fits: Iterable[Scaling | str]) -> tuple[Average, Average]:
+    """T_c and nu averaged over fits with different choices, each weighted with its probability.
+
+    The weights are exp(-AIC / 2) with Akaike's criterion, chi^2 + 2 k + 2 n_cut for k numbers and n_cut values that are
+    not used. Up to a constant this is chi^2 - 2 dof. The systematic error is the standard deviation of the weighted
+    fits: W. I. Jay, E. T. Neil, Phys. Rev. D 103, 114502 (2021), eqs. 35 and 36. So a choice that fits badly, or that
+    leaves out many values, counts little.
+
+    Raises:
+        ValueError: all fits were refused.
+    """
+    accepted = [fit for fit in fits if isinstance(fit, Scaling)]
+    if not accepted:
+        raise ValueError("all fits were refused")
+    criterion = np.array([fit.chi2 - 2 * fit.dof for fit in accepted])
+    weights = np.exp(-(criterion - criterion.min()) / 2)
+    weights /= weights.sum()
+
+    def averaged(values: Floats, errors: Floats) -> Average:
+        mean = float(weights @ values)
+        return Average(mean, float(weights @ errors**2) ** 0.5, float(weights @ (values - mean) ** 2) ** 0.5)
+
+    t_c, t_c_error, nu, nu_error = np.array([fit[:4] for fit in accepted]).T
+    return averaged(t_c, t_c_error), averaged(nu, nu_error)

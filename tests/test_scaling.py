@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ising.scaling import Choice, Measurements, Scaling, fit_scaling, systematic_errors, vary
+from ising.scaling import Choice, Measurements, Scaling, average, fit_scaling, vary
 
 T_C, NU, CORRELATION = 2.3, 1.2, 0.8
 PLACES = np.linspace(-1, 1, 15)
@@ -123,24 +123,39 @@ def test_invalid_measurements_are_refused() -> None:
         fit_scaling(data._replace(values=values))
 
 
-def test_choices_move_the_result_by_the_systematic_error() -> None:
+def test_choices_leave_out_what_they_say() -> None:
     data = collapsing(1e-3, 4)
-    choices = [Choice(5), Choice(3), Choice(6), Choice(5, omega=1), Choice(5, smallest_size=16), Choice(5, window=0.6)]
-    found = vary(data, [*choices, Choice(5, smallest_size=32)])
-    assert isinstance(found[Choice(5, smallest_size=32)], str)  # two sizes are refused
-    first = found[choices[0]]
-    assert isinstance(first, Scaling)
+    found = vary(data, [Choice(5), Choice(3), Choice(5, smallest_size=16), Choice(5, window=0.6), Choice(5, 1.75, 32)])
+    assert isinstance(found[Choice(5, 1.75, 32)], str)  # two sizes are refused
+    fits = {choice: fit for choice, fit in found.items() if isinstance(fit, Scaling)}
+    first = fits[Choice(5)]
     assert first[:6] == fit_scaling(data, 5)[:6]
-    sizes = found[Choice(5, smallest_size=16)]
-    assert isinstance(sizes, Scaling)
-    assert sizes.dof == first.dof - 30
-    window = found[Choice(5, window=0.6)]
-    assert isinstance(window, Scaling)
-    assert window.dof == first.dof - 4 * 6 * 2  # |x| <= 0.6: nine of fifteen places, two observables
-    poor = found[Choice(3)]
-    assert isinstance(poor, Scaling)
-    assert poor.p_value < 0.01  # a cubic is no tanh, and says nothing about T_c
-    accepted = [fit for fit in found.values() if isinstance(fit, Scaling) and fit.p_value > 0.01]
-    t_c, nu = systematic_errors(list(found.values()))
-    assert t_c == max(abs(fit.t_c - first.t_c) for fit in accepted)
-    assert nu == max(abs(fit.nu - first.nu) for fit in accepted)
+    assert fits[Choice(5, smallest_size=16)].dof == first.dof - 30
+    assert fits[Choice(5, window=0.6)].dof == first.dof - 4 * 6 * 2  # nine of fifteen places, two observables
+    assert fits[Choice(3)].p_value < 1e-6  # a cubic is no tanh
+
+
+def test_the_average_weights_fits_with_their_probability() -> None:
+    def fit(t_c: float, error: float, chi2: float, dof: int) -> Scaling:
+        return Scaling(t_c, error, 1.0, 0.1, (), (), chi2, dof, ())
+
+    # AIC is chi^2 - 2 dof up to a constant: a fit with two numbers more has to gain 4 in chi^2 to count as much.
+    t_c, nu = average([fit(2.0, 0.3, 100.0, 100), "refused", fit(3.0, 0.4, 96.0, 98)])
+    assert t_c == pytest.approx((2.5, np.sqrt((0.3**2 + 0.4**2) / 2), 0.5))
+    assert nu == pytest.approx((1.0, 0.1, 0.0))
+    # A fit that is worse by 20 has the weight exp(-10) / (1 + exp(-10)).
+    t_c, _ = average([fit(2.0, 0.3, 100.0, 100), fit(3.0, 0.4, 120.0, 100)])
+    assert t_c.value == pytest.approx(2 + np.exp(-10), rel=1e-6)
+    with pytest.raises(ValueError, match="all fits were refused"):
+        average(["refused"])
+
+
+def test_the_systematic_error_is_that_of_a_wrong_correction_exponent() -> None:
+    # The corrections are L^-1.75. Fits with other exponents are off by more than their statistical error.
+    data = collapsing(3e-4, 5)
+    fits = vary(data, [Choice(degree, omega) for degree in (5, 6, 7) for omega in (1.4, 1.75, 2.2)])
+    t_c, nu = average(fits.values())
+    assert abs(t_c.value - T_C) < 3 * np.hypot(t_c.statistical, t_c.systematic)
+    assert abs(nu.value - NU) < 3 * np.hypot(nu.statistical, nu.systematic)
+    values = [fit.t_c for fit in fits.values() if isinstance(fit, Scaling)]
+    assert t_c.systematic <= np.ptp(values) / 2

@@ -103,7 +103,7 @@ def plot(data: Measurements, fits: dict[Choice, Scaling | str], averages: tuple[
         axes.set_yticks(range(len(shown) + 1), [*shown, "average"], fontsize="small")
         axes.invert_yaxis()
         axes.xaxis.set_major_locator(MaxNLocator(4))
-        axes.set(xlabel=f"{name}; grey: p < 0.01; average: with systematic error")
+        axes.set(xlabel=f"{name} (grey: p < 0.01)")
         axes.legend(fontsize="x-small")
     return figure
 

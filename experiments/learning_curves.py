@@ -65,7 +65,9 @@ def plot(curves: dict[str, dict[str, np.ndarray]], sizes: list[int]) -> Figure:
             axes.plot(places, values.reshape(-1), "osv^Dx"[k], color=f"C{k}", markersize=4, alpha=0.7, label=name)
         axes.set(xscale="log", xlabel="training configurations", ylabel=label)
     figure.axes[0].set_yscale("log")
-    figure.axes[1].legend(title="points: seeds, lines: medians", fontsize="small", loc="lower right")
+    title = "points: seeds, lines: medians; test on configurations that do not occur in training"
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, title=title, fontsize="small", loc="outside upper center", ncols=len(curves))
     return figure
 
 
@@ -88,7 +90,9 @@ def main() -> None:
     lines = [f"| {title} | {' | '.join(f'{n:,}' for n in sizes)} |", "|---|" + "---:|" * len(sizes)]
     for name, metrics in curves.items():
         values = metrics["exact_fraction"]
-        cells = [f"{np.median(v):.3f} ({v.min():.3f} to {v.max():.3f})" for v in values]
+        cells = [
+            f"{np.median(v):.3f}" + ("" if v.min() == v.max() else f" ({v.min():.3f} to {v.max():.3f})") for v in values
+        ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     summary = {name: {key: values.tolist() for key, values in c.items()} for name, c in curves.items()}
     study.finish({"n_train": sizes, "seeds": seeds, **summary}, plot(curves, sizes), *lines)

@@ -37,7 +37,7 @@ def sweep(spins: NDArray[np.int8], temperatures: NDArray[np.float32], rng: np.ra
 def equilibration_sweeps(lattice_size: int) -> int:
     """Sweeps after which a chain has forgotten its start, at every temperature up to 10.
 
-    At least twenty autocorrelation times of |m| at T_c, where they are longest: 3.1, 10.7, 45 and 177 sweeps at L = 8,
+    At least twenty autocorrelation times of |m| at T_c, where they are longest: 3.2, 10.7, 46 and 175 sweeps at L = 8,
     16, 32 and 64 (experiments/equilibration.py), or 3 (L / 8)^2.17 and less, with the exponent of large lattices of
     M. P. Nightingale and H. W. J. Bloete, Phys. Rev. Lett. 76, 4548 (1996). At least 100, since at T = 10 nearly every
     flip is accepted, the lattice turns over as a whole, and takes about 5 sweeps to forget.

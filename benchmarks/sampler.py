@@ -169,7 +169,7 @@ def linearity(results: dict[str, Any]) -> str:
     for what, part in (("lattice sizes", costs[: len(SIZES)]), ("numbers of chains", costs[len(SIZES) :])):
         medians = [float(np.median(cost["rates"])) for cost in part]
         lines.append(
-            f"- {what}, 4 thousand to 4 million spins: dearest flip / cheapest {max(medians) / min(medians):.2f}"
+            f"- {what}, 4 thousand to 4 million spins: slowest flip / fastest {max(medians) / min(medians):.2f}"
         )
     return "\n".join(lines)
 

@@ -134,7 +134,7 @@ def main() -> None:
     cases = [(*setting, size, seed, n, n_test) for setting in settings for size in reversed(sizes) for seed in seeds]
     rows = study.measure(classify, cases)
     lines = [
-        "| classifier | label - T_c | T_c - exact | nu | median chi2/dof | fits |",
+        "| classifier | label - T_c | T_c - exact | nu | median chi2/dof (p) | fits |",
         "|---|---:|---:|---:|---:|---:|",
     ]
     fits: dict[Setting, list[Scaling]] = {}
@@ -146,8 +146,10 @@ def main() -> None:
         if accepted:
             t_c = mean_with_error([fit.t_c - T_CRITICAL for fit in accepted])
             nu = mean_with_error([fit.nu for fit in accepted])
-            chi2 = np.median([fit.chi2 / fit.dof for fit in accepted])
-            cells = [f"{t_c[0]:+.4f} ± {t_c[1]:.4f}", f"{nu[0]:.3f} ± {nu[1]:.3f}", f"{chi2:.2f}"]
+            chi2, p = (
+                np.median(values) for values in zip(*((f.chi2 / f.dof, f.p_value) for f in accepted), strict=True)
+            )
+            cells = [f"{t_c[0]:+.4f} ± {t_c[1]:.4f}", f"{nu[0]:.3f} ± {nu[1]:.3f}", f"{chi2:.2f} ({p:.2g})"]
         of_all = f"{len(accepted)} of {len(seeds)}"
         lines.append(f"| {in_words(*setting[:2])} | {setting[2]:+.2f} | {' | '.join(cells)} | {of_all} |")
     summary = {

@@ -73,7 +73,7 @@ def scaling_basis(x: Floats, sizes: NDArray[np.int64], grows: bool, degree: int,
     irrelevant operators (omega = 2) and, of the moments of m, of a background smaller by L^-gamma/nu = L^-7/4.
     """
     corrections = [x**2 / sizes, x**3 / sizes, sizes**-omega, x * sizes**-omega]
-    if grows and omega != 1:
+    if grows and omega != 1:  # or it would be there twice
         corrections.append(x / sizes)
     return np.column_stack([*(x**k for k in range(degree + 1)), *corrections])
 
@@ -92,23 +92,11 @@ def fit_scaling(data: Measurements, degree: int = 4, omega: float = 1.75) -> Sca
     """
     n_values, n_growing = data.values.size, sum(data.grows)
     n_numbers = 2 + n_growing + sum(degree + 5 + (grows and omega != 1) for grows in data.grows)
-    sizes = np.unique(data.sizes)
-    if len(sizes) < 3:
-        raise ValueError(f"{len(sizes)} lattice sizes: scaling and its corrections need three or more")
+    if (n_sizes := len(np.unique(data.sizes))) < 3:
+        raise ValueError(f"{n_sizes} lattice sizes: scaling and its corrections need three or more")
     if n_values <= n_numbers:
         raise ValueError(f"{n_values} values are too few for {n_numbers} numbers")
-    try:
-        whitening = np.linalg.inv(np.linalg.cholesky(data.covariances))
-    except np.linalg.LinAlgError:
-        raise ValueError("a covariance is not positive definite: every value needs an error") from None
-    if not all(np.isfinite(each).all() for each in (*data[:4], whitening)):
-        raise ValueError("a value is not finite")
-
-    wanted = (whitening @ data.values[:, :, None]).reshape(-1)
-    constant = (whitening[:, :, None] * (data.sizes[:, None] == sizes)[:, None, :, None]).reshape(n_values, -1)
-    rest = constant @ np.linalg.lstsq(constant, wanted)[0] - wanted
-    if gammaincc((n_values - constant.shape[1]) / 2, float(rest @ rest) / 2) > SIGNIFICANT:
-        raise ValueError("the data do not determine T_c and nu: within their errors they do not depend on temperature")
+    whitening, wanted = _whitened(data)
 
     def solve(parameters: Floats) -> tuple[list[Floats], Floats, bool]:
         """Coefficients, residuals, and whether the data determine the coefficients."""
@@ -143,6 +131,27 @@ def fit_scaling(data: Measurements, degree: int = 4, omega: float = 1.75) -> Sca
         *(t_c, t_c_error, nu, nu_error, tuple(kappas), tuple(kappa_errors)),
         *(float(residuals @ residuals), n_values - n_numbers, tuple(coefficients)),
     )
+
+
+def _whitened(data: Measurements) -> tuple[Floats, Floats]:
+    """Matrices (n, k, k) that turn the observables into uncorrelated numbers of unit variance, and these (n k,).
+
+    Raises:
+        ValueError: a covariance or a value is invalid, or the observables do not depend on temperature.
+    """
+    try:
+        whitening = np.linalg.inv(np.linalg.cholesky(data.covariances))
+    except np.linalg.LinAlgError:
+        raise ValueError("a covariance is not positive definite: every value needs an error") from None
+    if not all(np.isfinite(each).all() for each in (*data[:4], whitening)):
+        raise ValueError("a value is not finite")
+    values = (whitening @ data.values[:, :, None]).reshape(-1)
+    is_of_size = data.sizes[:, None] == np.unique(data.sizes)
+    constants = (whitening[:, :, None] * is_of_size[:, None, :, None]).reshape(len(values), -1)  # one for each size
+    rest = constants @ np.linalg.lstsq(constants, values)[0] - values
+    if gammaincc((len(values) - constants.shape[1]) / 2, float(rest @ rest) / 2) > SIGNIFICANT:
+        raise ValueError("the data do not determine T_c and nu: within their errors they do not depend on temperature")
+    return whitening, values
 
 
 def _search(residuals: Callable[[Floats], Floats], data: Measurements) -> OptimizeResult:
@@ -204,8 +213,8 @@ def average(fits: Iterable[Scaling | str]) -> tuple[Average, Average]:
 
     The weights are exp(-AIC / 2) with Akaike's criterion, chi^2 + 2 k + 2 n_cut for k numbers and n_cut values that are
     not used. Up to a constant this is chi^2 - 2 dof. The systematic error is the standard deviation of the weighted
-    fits: W. I. Jay, E. T. Neil, Phys. Rev. D 103, 114502 (2021), eqs. 35 and 36. So a choice that fits badly, or that
-    leaves out many values, counts little.
+    fits: W. I. Jay, E. T. Neil, Phys. Rev. D 103, 114502 (2021). So a choice that fits badly, or that leaves out many
+    values, counts little.
 
     Raises:
         ValueError: all fits were refused.

@@ -13,20 +13,20 @@ Floats = NDArray[np.float64]
 
 N_BINS = 20  # of temperatures, in metrics, figures and checks
 PER_BIN = 10  # configurations in a bin, if there are so many
+SLOWEST = 1.5  # Wolff's S: the slowest decay time of a series in units of the integrated one, from 1 to 2
 
 
-def autocorrelation_time(series: ArrayLike, s: float = 1.5) -> tuple[float, float]:
+def autocorrelation_time(series: ArrayLike) -> tuple[float, float]:
     """Integrated autocorrelation time of equilibrium time series, with its standard error, in steps of the series.
 
     tau = 1/2 + sum_t rho(t), such that n steps are worth n / (2 tau) independent ones. The sum ends at the window W in
     which the statistical error of tau and the neglected rest are balanced: U. Wolff, Comput. Phys. Commun. 156, 143
-    (2004), eqs. 49 to 52. Where Wolff takes the decay of rho from tau itself, it is taken from the sum of |rho| here.
-    For series without negative correlations this is the same, and for others it keeps the window open: the sum over
-    rho alone would close it at the first negative value.
+    (2004). Where Wolff takes the decay of rho from tau itself, it is taken from the sum of |rho| here. For series
+    without negative correlations this is the same. For others it keeps the window open, which would otherwise close at
+    the first negative value.
 
     Args:
         series: (chains, steps) or (steps,): independent chains of one process, which are averaged over.
-        s: ratio of the slowest decay time to the integrated one, from 1 to 2.
 
     Raises:
         ValueError: the series is constant, not finite, too short for its autocorrelation time, or not in equilibrium.
@@ -52,7 +52,7 @@ def autocorrelation_time(series: ArrayLike, s: float = 1.5) -> tuple[float, floa
     decay = np.cumsum(np.abs(rho)) - 0.5
     window = np.arange(1, n_steps)
     with np.errstate(divide="ignore"):
-        slowest = s / np.log1p(1 / np.maximum(decay[1:] - 0.5, 1e-12))
+        slowest = SLOWEST / np.log1p(1 / np.maximum(decay[1:] - 0.5, 1e-12))
     closes = np.exp(-window / slowest) < slowest / np.sqrt(window * n_chains * n_steps)
     cut = int(window[closes][0]) if closes.any() else n_steps
     if cut > n_steps / 10 or 100 * decay[cut] > n_steps:
@@ -61,8 +61,8 @@ def autocorrelation_time(series: ArrayLike, s: float = 1.5) -> tuple[float, floa
     weights = np.ones(cut + 1)
     weights[[0, -1]] = 0.5  # the last one so that correlations of alternating sign cancel beyond the window
     tau = float(weights @ rho[: cut + 1]) * (1 + (2 * cut + 1) / values.size)  # the mean of the series was subtracted
-    # Bartlett's variance of a sum over rho, as a mean over frequencies: M. B. Priestley, Spectral Analysis and Time
-    # Series (1981), section 5.3. For W much longer than the correlations it is Wolff's (4 W + 2) tau^2 / n.
+    # The variance of a sum over rho: M. S. Bartlett, J. R. Stat. Soc. Suppl. 8, 27 (1946), as a mean over frequencies.
+    # For W much longer than the correlations it is Wolff's (4 W + 2) tau^2 / n.
     kernel, spectrum = np.fft.fft([weights, 2 * weights * rho[: cut + 1]], 4 * cut + 4).real
     error = float(np.sqrt(2 * np.mean(((kernel - tau) * spectrum) ** 2) / values.size))
     if tau <= 2 * error:

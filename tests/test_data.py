@@ -180,6 +180,21 @@ def test_the_z_of_the_energy_is_the_sum_over_chains_by_hand() -> None:
     assert check_equilibrium(val).energy_z == pytest.approx(excess / error, rel=1e-12)
 
 
+def test_each_of_a_few_temperatures_is_checked_by_itself() -> None:
+    # The energies are right on average, but those at T = 2 are too low, and those at T = 2.5 too high.
+    temperatures = np.repeat([2.0, 2.25, 2.5], [667, 667, 666])
+    moved = exact.sample(4, 1.9, 667, seed=1), exact.sample(4, 2.25, 667, seed=2), exact.sample(4, 2.62, 666, seed=3)
+    order = np.random.default_rng(4).permutation(2000)
+    found = check_equilibrium({"spins": np.concatenate(moved)[order], "temperatures": temperatures[order]})
+    z = []
+    for temperature, spins in zip((2.0, 2.25, 2.5), moved, strict=True):
+        energy, specific_heat = kaufman(temperature, 4)
+        error = np.sqrt(len(spins) * 16 * temperature**2 * specific_heat + 64)
+        z.append(float((lattice.energy(spins) - 16 * energy).sum() / error))
+    assert found.chi2_per_dof == pytest.approx(np.mean(np.square(z)), rel=1e-9)
+    assert found.largest_bin_z == pytest.approx(max(z, key=abs), rel=1e-9)
+
+
 def test_one_rare_excitation_at_low_temperature_is_not_a_fault() -> None:
     spins = np.ones((500, 8, 8), np.int8)
     spins[7, 3, 3] = -1

@@ -15,7 +15,8 @@ from scipy.special import gammaincc
 Floats = NDArray[np.float64]
 
 STARTS_OF_NU = (0.4, 0.7, 1.5, 3.0)
-SIGNIFICANT = 0.01  # p-value below which values depend on temperature
+SIGNIFICANT = 0.01  # p-value below which values depend on temperature, or a fit does not describe them
+RIVAL = 9.0  # difference in chi^2 up to which another minimum is as good
 
 
 class Measurements(NamedTuple):
@@ -65,16 +66,15 @@ class Scaling(NamedTuple):
         return float(gammaincc(self.dof / 2, self.chi2 / 2))
 
 
-def scaling_basis(x: Floats, sizes: NDArray[np.int64], grows: bool, degree: int, omega: float) -> Floats:
+def scaling_basis(t: Floats, x: Floats, sizes: Floats, *, grows: bool, degree: int, omega: float) -> Floats:
     """The functions of which a scaling function is made, (n, degree + 5 or 6): powers of x, and corrections.
 
-    What scales is not T - T_c itself, but a smooth function of it: hence x^2 / L and x^3 / L. The amplitude of what
-    grows as a power of L depends on T as well: hence x / L, one function more. The corrections L^-omega are those of
-    irrelevant operators (omega = 2) and, of the moments of m, of a background smaller by L^-gamma/nu = L^-7/4.
+    With t = T - T_c and x = t L^(1 / nu). What scales is not t itself, but a smooth function of it: hence t x and
+    t x^2. The amplitude of what grows as a power of L depends on T as well: hence t, one function more. The corrections
+    L^-omega are those of irrelevant operators (omega = 2) and, of the moments of m, of a background smaller by
+    L^-gamma/nu = L^-7/4.
     """
-    corrections = [x**2 / sizes, x**3 / sizes, sizes**-omega, x * sizes**-omega]
-    if grows and omega != 1:  # or it would be there twice
-        corrections.append(x / sizes)
+    corrections = [sizes**-omega, x * sizes**-omega, t * x, t * x**2, *([t] if grows else [])]
     return np.column_stack([*(x**k for k in range(degree + 1)), *corrections])
 
 
@@ -90,9 +90,11 @@ def fit_scaling(data: Measurements, degree: int = 4, omega: float = 1.75) -> Sca
     Raises:
         ValueError: the data are invalid, or do not determine T_c and nu. Says why.
     """
-    n_values, n_growing = data.values.size, sum(data.grows)
-    n_numbers = 2 + n_growing + sum(degree + 5 + (grows and omega != 1) for grows in data.grows)
-    if (n_sizes := len(np.unique(data.sizes))) < 3:
+    _require_valid(data)
+    sizes = data.sizes.astype(np.float64)
+    n_values = data.values.size
+    n_numbers = 2 + sum(degree + 5 + 2 * grows for grows in data.grows)
+    if (n_sizes := len(np.unique(sizes))) < 3:
         raise ValueError(f"{n_sizes} lattice sizes: scaling and its corrections need three or more")
     if n_values <= n_numbers:
         raise ValueError(f"{n_values} values are too few for {n_numbers} numbers")
@@ -101,12 +103,12 @@ def fit_scaling(data: Measurements, degree: int = 4, omega: float = 1.75) -> Sca
     def solve(parameters: Floats) -> tuple[list[Floats], Floats, bool]:
         """Coefficients, residuals, and whether the data determine the coefficients."""
         t_c, inverse_nu, *kappas = parameters
-        x = (data.temperatures - t_c) * data.sizes**inverse_nu
+        t = data.temperatures - t_c
         remaining = iter(kappas)
         columns = []
         for k, grows in enumerate(data.grows):
-            basis = scaling_basis(x, data.sizes, grows, degree, omega)
-            basis = basis * data.sizes[:, None] ** (next(remaining) if grows else 0.0)
+            basis = scaling_basis(t, t * sizes**inverse_nu, sizes, grows=grows, degree=degree, omega=omega)
+            basis = basis * sizes[:, None] ** (next(remaining) if grows else 0.0)
             columns.append(whitening[:, :, k, None] * basis[:, None])  # (n, k, functions)
         design = np.concatenate(columns, axis=2).reshape(n_values, -1)
         norms = np.linalg.norm(design, axis=0)
@@ -114,15 +116,22 @@ def fit_scaling(data: Measurements, degree: int = 4, omega: float = 1.75) -> Sca
         ends = np.cumsum([basis.shape[2] for basis in columns])[:-1]
         return np.split(solution / norms, ends), design @ (solution / norms) - wanted, rank == len(norms)
 
-    best = _search(lambda p: solve(p)[1], data)
+    def is_scaling(parameters: Floats) -> bool:
+        """Whether the leading term is the largest part of the slope at T_c, for every observable and size."""
+        for grows, c in zip(data.grows, solve(parameters)[0], strict=True):
+            correction = c[degree + 2] * sizes**-omega + (c[degree + 5] * sizes ** -parameters[1] if grows else 0.0)
+            if np.abs(correction).max() > abs(c[1]):
+                return False
+        return True
+
+    best = _search(lambda p: solve(p)[1], is_scaling, data)
     coefficients, residuals, determined = solve(best.x)
-    spans = np.linalg.svd(best.jac, compute_uv=False)
     t_c, inverse_nu, *kappas = best.x.tolist()
     nu = 1 / inverse_nu
-    if not determined or spans[-1] <= 1e-10 * spans[0]:
+    if not determined:
         raise ValueError(f"the data do not determine T_c and nu: {t_c:.4g} and {nu:.3g} are one fit of many")
-    t_c_error, error, *kappa_errors = np.sqrt(np.linalg.inv(best.jac.T @ best.jac).diagonal()).tolist()
-    nu_error = error * nu**2
+    t_c_error, inverse_error, *kappa_errors = _errors(best).tolist()
+    nu_error = inverse_error * nu**2
     if t_c_error > np.ptp(data.temperatures) or nu_error > nu / 2:
         raise ValueError(
             f"the data do not determine T_c = {t_c:.4g} ± {t_c_error:.1g} and nu = {nu:.3g} ± {nu_error:.1g}"
@@ -131,6 +140,26 @@ def fit_scaling(data: Measurements, degree: int = 4, omega: float = 1.75) -> Sca
         *(t_c, t_c_error, nu, nu_error, tuple(kappas), tuple(kappa_errors)),
         *(float(residuals @ residuals), n_values - n_numbers, tuple(coefficients)),
     )
+
+
+def _require_valid(data: Measurements) -> None:
+    """Raise ValueError unless all arrays belong together and hold finite numbers."""
+    n, k = len(data.sizes), len(data.grows)
+    expected = ((n,), (n,), (n, k), (n, k, k))
+    for name, array, shape in zip(data._fields, data[:4], expected, strict=False):
+        if array.shape != shape or not np.isfinite(array).all():
+            raise ValueError(f"{name} must have the shape {shape} and be finite; the shape is {array.shape}")
+    if n and data.sizes.min() < 1:
+        raise ValueError("lattice sizes must be positive")
+
+
+def _errors(fit: OptimizeResult) -> Floats:
+    """Standard errors of the parameters of a fit; infinite if the data do not determine them."""
+    _, spans, directions = np.linalg.svd(fit.jac, full_matrices=False)
+    if spans[-1] <= 1e-10 * spans[0]:
+        return np.full(len(fit.x), np.inf)
+    errors: Floats = np.sqrt(((directions.T / spans) ** 2).sum(axis=1))
+    return errors
 
 
 def _whitened(data: Measurements) -> tuple[Floats, Floats]:
@@ -143,8 +172,6 @@ def _whitened(data: Measurements) -> tuple[Floats, Floats]:
         whitening = np.linalg.inv(np.linalg.cholesky(data.covariances))
     except np.linalg.LinAlgError:
         raise ValueError("a covariance is not positive definite: every value needs an error") from None
-    if not all(np.isfinite(each).all() for each in (*data[:4], whitening)):
-        raise ValueError("a value is not finite")
     values = (whitening @ data.values[:, :, None]).reshape(-1)
     is_of_size = data.sizes[:, None] == np.unique(data.sizes)
     constants = (whitening[:, :, None] * is_of_size[:, None, :, None]).reshape(len(values), -1)  # one for each size
@@ -154,13 +181,16 @@ def _whitened(data: Measurements) -> tuple[Floats, Floats]:
     return whitening, values
 
 
-def _search(residuals: Callable[[Floats], Floats], data: Measurements) -> OptimizeResult:
+def _search(
+    residuals: Callable[[Floats], Floats], is_scaling: Callable[[Floats], bool], data: Measurements
+) -> OptimizeResult:
     """The best of the fits from all starts, with T_c in the range of the data or near it, and 0.1 < nu < 10.
 
-    Far from there, corrections can imitate anything.
+    Far from there, corrections can imitate anything. They can also take the place of the leading term, with another nu:
+    such fits are left out.
 
     Raises:
-        ValueError: no two starts lead to it.
+        ValueError: no two starts lead to it, or another fit is as good and has another nu.
     """
     low, high = float(data.temperatures.min()), float(data.temperatures.max())
     slopes = [
@@ -177,16 +207,26 @@ def _search(residuals: Callable[[Floats], Floats], data: Measurements) -> Optimi
             except (ValueError, np.linalg.LinAlgError):
                 continue
         is_near = low - (high - low) < fit.x[0] < high + (high - low) and 0.1 < fit.x[1] < 10
-        if fit.success and np.isfinite(fit.cost) and is_near:
+        if fit.success and np.isfinite(fit.cost) and is_near and is_scaling(fit.x):
             found.append(fit)
     found.sort(key=lambda fit: fit.cost)
     if len(found) < 2 or found[1].cost > found[0].cost + 0.01:
         raise ValueError("the fit does not converge: no two starts lead to the same best fit")
-    return found[0]
+    best, error = found[0], _errors(found[0])[1]
+    for other in found:
+        if 2 * (other.cost - best.cost) < RIVAL and abs(other.x[1] - best.x[1]) > 5 * error:
+            raise ValueError(
+                f"the data do not determine T_c and nu: nu = {1 / best.x[1]:.3g} and {1 / other.x[1]:.3g} fit as well"
+            )
+    return best
 
 
 def vary(data: Measurements, choices: Sequence[Choice]) -> dict[Choice, Scaling | str]:
-    """Fits with different choices, or why one was refused. x in the windows is that of the first choice's fit."""
+    """Fits with different choices, or why one was refused. x in the windows is that of the first choice's fit.
+
+    Raises:
+        ValueError: the fit of the first choice is refused.
+    """
     first = choices[0]
     fit = fit_scaling(data.where(data.sizes >= first.smallest_size), first.degree, first.omega)
     x = np.abs((data.temperatures - fit.t_c) * data.sizes ** (1 / fit.nu))
@@ -213,15 +253,15 @@ def average(fits: Iterable[Scaling | str]) -> tuple[Average, Average]:
 
     The weights are exp(-AIC / 2) with Akaike's criterion, chi^2 + 2 k + 2 n_cut for k numbers and n_cut values that are
     not used. Up to a constant this is chi^2 - 2 dof. The systematic error is the standard deviation of the weighted
-    fits: W. I. Jay, E. T. Neil, Phys. Rev. D 103, 114502 (2021). So a choice that fits badly, or that leaves out many
-    values, counts little.
+    fits: W. I. Jay, E. T. Neil, Phys. Rev. D 103, 114502 (2021). So a choice that leaves out many values counts little.
+    Fits with p < 0.01 do not count.
 
     Raises:
-        ValueError: all fits were refused.
+        ValueError: there is no fit with p > 0.01.
     """
-    accepted = [fit for fit in fits if isinstance(fit, Scaling)]
+    accepted = [fit for fit in fits if isinstance(fit, Scaling) and fit.p_value > SIGNIFICANT]
     if not accepted:
-        raise ValueError("all fits were refused")
+        raise ValueError("no fit describes the data: all were refused, or have p < 0.01")
     criterion = np.array([fit.chi2 - 2 * fit.dof for fit in accepted])
     weights = np.exp(-(criterion - criterion.min()) / 2)
     weights /= weights.sum()

@@ -29,7 +29,9 @@ def autocorrelation_time(series: ArrayLike) -> tuple[float, float]:
         series: (chains, steps) or (steps,): independent chains of one process, which are averaged over.
 
     Raises:
-        ValueError: the series is constant, not finite, too short for its autocorrelation time, or not in equilibrium.
+        ValueError: the series is constant, not finite, too short for its autocorrelation time, or its parts differ by
+            more than that explains, so that it is not in equilibrium or has a slower component. Correlations that are
+            slower than the series is long cannot be found.
     """
     values = np.atleast_2d(np.asarray(series, dtype=np.float64))
     if values.ndim != 2 or values.size == 0 or not np.isfinite(values).all():
@@ -67,7 +69,29 @@ def autocorrelation_time(series: ArrayLike) -> tuple[float, float]:
     error = float(np.sqrt(2 * np.mean(((kernel - tau) * spectrum) ** 2) / values.size))
     if tau <= 2 * error:
         raise ValueError(f"the correlations cancel: {tau:.2g} ± {error:.1g} cannot be distinguished from zero")
+    excess = _excess_scatter(values, tau + 2 * error)
+    if excess > 4:
+        raise ValueError(
+            f"parts of the series differ by more than its autocorrelation time of {tau:.3g} steps explains (by "
+            f"{excess:.1f} standard errors): it is not in equilibrium, or has slower correlations of small amplitude"
+        )
     return tau, error
+
+
+def _excess_scatter(values: Floats, tau: float) -> float:
+    """How many standard errors the scatter of block means is above that of an autocorrelation time.
+
+    Args:
+        values: (chains, steps), with mean 0.
+    """
+    n_chains, n_steps = values.shape
+    n_parts = max(4, -(-16 // n_chains))  # of each chain; 16 or more in all
+    length = n_steps // n_parts
+    means = values[:, : n_parts * length].reshape(n_chains * n_parts, length).mean(axis=1)
+    dof = len(means) - 1
+    chi2 = len(means) * float(means.var()) * length / (2 * tau * float((values**2).mean()))
+    # The cube root of chi-square is nearly normal: E. B. Wilson, M. M. Hilferty, PNAS 17, 684 (1931).
+    return float(((chi2 / dof) ** (1 / 3) - 1 + 2 / (9 * dof)) / (2 / (9 * dof)) ** 0.5)
 
 
 def jackknife(
@@ -120,9 +144,10 @@ def binder_cumulant(magnetizations: ArrayLike) -> float:
     Raises:
         ValueError: all magnetisations vanish.
     """
-    squares = np.asarray(magnetizations, np.float64) ** 2
-    if not squares.any():
+    values = np.abs(np.asarray(magnetizations, np.float64))
+    if not values.any():
         raise ValueError("all magnetisations vanish: the Binder cumulant is not defined")
+    squares = (values / values.max()) ** 2
     return 1 - float(np.mean(squares**2)) / (3 * float(np.mean(squares)) ** 2)
 
 
@@ -134,8 +159,13 @@ def temperature_bins(temperatures: ArrayLike, n_bins: int = N_BINS) -> list[NDAr
 
     Args:
         temperatures: (N,), in any order.
+
+    Raises:
+        ValueError: they are not (N,), or one is not a number.
     """
     values = np.asarray(temperatures)
+    if values.ndim != 1 or len(values) == 0 or np.isnan(values).any():
+        raise ValueError(f"temperatures of shape {values.shape}: must be (N,), with N at least 1, and numbers")
     order = np.argsort(values, kind="stable")
     sorted_values = values[order]
     firsts = np.flatnonzero(np.append(True, sorted_values[1:] > sorted_values[:-1]))  # one for each distinct value

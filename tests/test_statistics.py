@@ -81,6 +81,9 @@ def test_the_magnetisation_of_a_hot_checkerboard_is_anticorrelated() -> None:
     assert tau == pytest.approx(from_chains, rel=4 * np.sqrt(2 / 63))
 
 
+WHITE = np.random.default_rng(9).standard_normal((16, 20_000))
+
+
 @pytest.mark.parametrize(
     ("series", "reason"),
     [
@@ -99,11 +102,23 @@ def test_the_magnetisation_of_a_hot_checkerboard_is_anticorrelated() -> None:
         (np.zeros((0, 5)), "must be"),
         (np.zeros((2, 2, 2)), "must be"),
         (np.diff(np.random.default_rng(1).standard_normal(20_001)), "cancel"),
+        # A twentieth of the variance decays in 1,000 steps: tau is 48, and looks like 1 in a window of a few steps.
+        (WHITE + 0.01 * autoregressive(0.999, (16, 20_000), seed=4), "parts of the series differ"),
+        (WHITE[:1] + 0.01 * autoregressive(0.999, (1, 20_000), seed=5), "parts of the series differ"),
+        (WHITE + np.linspace(0, 1, 20_000), "differ|too few"),  # a drift
+        (WHITE + 0.2 * np.random.default_rng(6).standard_normal((16, 1)), "differ|too few"),  # chains apart
     ],
 )
 def test_autocorrelation_time_refuses_what_it_cannot_determine(series: NDArray[np.float64], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         statistics.autocorrelation_time(series)
+
+
+@pytest.mark.parametrize("shape", [(1, 20_000), (4, 5_000), (64, 1_000)])
+@pytest.mark.parametrize("memory", [-0.8, 0.0, 0.8])
+def test_series_in_equilibrium_are_not_refused(memory: float, shape: tuple[int, int]) -> None:
+    for seed in range(50):
+        assert statistics.autocorrelation_time(autoregressive(memory, shape, seed))[0] > 0
 
 
 def test_short_series_give_no_confident_small_number() -> None:
@@ -180,10 +195,17 @@ def test_observables_4x4_are_those_of_enumeration() -> None:
         assert error < 0.02 * abs(expected)
 
 
+@pytest.mark.parametrize("temperatures", [[], [1.0, np.nan, 2.0], [[1.0, 2.0]]])
+def test_temperatures_that_cannot_be_binned_are_refused(temperatures: list[float]) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        statistics.temperature_bins(temperatures)
+
+
 def test_binder_cumulant_of_order_and_disorder() -> None:
     assert statistics.binder_cumulant([-1.0, 1.0, 1.0]) == pytest.approx(2 / 3)
     gaussian = np.random.default_rng(7).standard_normal(1_000_000)
     assert statistics.binder_cumulant(gaussian) == pytest.approx(0, abs=0.01)
+    assert statistics.binder_cumulant([1e-90, -1e-90]) == pytest.approx(2 / 3)
     with pytest.raises(ValueError, match="vanish"):
         statistics.binder_cumulant(np.zeros(3))
 

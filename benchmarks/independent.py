@@ -230,8 +230,8 @@ def leader(cases: dict[str, dict[str, Any]]) -> str:
     """The fastest, and by how many times ours beats the best of the others or that one beats ours."""
     rival = min((name for name in cases if name != OURS), key=lambda name: ratio(cases[name], cases[OURS]))
     value, error = ratio(cases[rival], cases[OURS])
-    if abs(value - 1) < 2 * error:
-        return f"{OURS} and {rival} within errors"
+    if abs(value - 1) < 3 * error:
+        return f"{OURS} and {rival} within three errors"
     first, second = (OURS, rival) if value > 1 else (rival, OURS)
     return f"{first}, {with_error(*ratio(cases[second], cases[first]))} times"
 

@@ -3,8 +3,8 @@
 python -m experiments.critical_temperature [--quick]
 
 The Binder cumulant and <m^2> of independent samples are fitted together: the curves of all sizes collapse onto one in
-x = (T - T_c) L^(1 / nu). Nothing exact goes in. The temperatures are chosen from a pilot measurement: for each size
-eleven between those at which the Binder cumulant is 0.65 and 0.5, found by bisection from T = 1.5 and 3.5. The two
+x = (T - T_c) L^(1 / nu). Neither T_c nor nu goes in: the temperatures are chosen from a pilot measurement. There are
+eleven for each size, between those at which the Binder cumulant is 0.65 and 0.5, found by bisection from 1.5 and 3.5. The two
 observables of one sample are correlated, and their covariance is used. The result is an average over fits with all
 combinations of `DEGREES`, `OMEGAS`, `SMALLEST` and `WINDOWS`: the degree of the polynomials, the correction exponent,
 the smallest lattice, and the range of x. Its systematic error is their weighted scatter. The table shows the fits that
@@ -22,7 +22,7 @@ from experiments.common import Row, Study
 from ising import lattice, multispin
 from ising.exact import T_CRITICAL
 from ising.metropolis import equilibration_sweeps
-from ising.scaling import Average, Choice, Measurements, Scaling, average, vary
+from ising.scaling import SIGNIFICANT, Average, Choice, Measurements, Scaling, average, vary
 from ising.statistics import binder_cumulant
 
 EDGES = (0.65, 0.5)  # of the temperature range of each size, as values of the Binder cumulant
@@ -136,9 +136,10 @@ def main() -> None:
             t_c, nu = f"{fit.t_c:.5f} ± {fit.t_c_error:.5f}", f"{fit.nu:.4f} ± {fit.nu_error:.4f}"
             cells = [t_c, nu, f"{fit.chi2:.0f} / {fit.dof}", f"{fit.p_value:.2g}"]
         lines.append(f"| {in_words(choice)} | {' | '.join(cells)} |")
-    n_fits = sum(isinstance(fit, Scaling) for fit in fits.values())
+    n_good = sum(isinstance(fit, Scaling) and fit.p_value > SIGNIFICANT for fit in fits.values())
+    n_refused = sum(isinstance(fit, str) for fit in fits.values())
     averages = dict(zip(("T_c", "nu"), average(fits.values()), strict=True))
-    lines += ["", f"Average over {n_fits} fits:"]
+    lines += ["", f"Average over {n_good} fits with p > {SIGNIFICANT} ({len(fits)} in all, {n_refused} refused):"]
     for (name, each), digits in zip(averages.items(), (5, 4), strict=True):
         value, statistical, systematic = (f"{number:.{digits}f}" for number in each)
         lines.append(f"- {name} = {value} ± {statistical} (statistical) ± {systematic} (systematic)")

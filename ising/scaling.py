@@ -1,6 +1,7 @@
 """T_c and nu from measurements on finite lattices: a fit of finite-size scaling, its errors, and how they depend on it.
 
-Nothing exact goes in: T_c, nu and the exponents are searched from several starts that the data determine.
+T_c, nu and the exponents are searched from several starts, which contain none of the exact values. What theory
+contributes is the form of the corrections.
 """
 
 from collections.abc import Callable, Iterable, Sequence

@@ -4,11 +4,11 @@ python -m experiments.critical_temperature [--quick]
 
 The Binder cumulant and <m^2> of independent samples are fitted together: the curves of all sizes collapse onto one in
 x = (T - T_c) L^(1 / nu). Neither T_c nor nu goes in: the temperatures are chosen from a pilot measurement. There are
-eleven for each size, between those at which the Binder cumulant is 0.65 and 0.5, found by bisection from 1.5 and 3.5. The two
-observables of one sample are correlated, and their covariance is used. The result is an average over fits with all
-combinations of `DEGREES`, `OMEGAS`, `SMALLEST` and `WINDOWS`: the degree of the polynomials, the correction exponent,
-the smallest lattice, and the range of x. Its systematic error is their weighted scatter. The table shows the fits that
-differ from the first in one choice.
+eleven for each size, between those at which the Binder cumulant is 0.65 and 0.5, found by bisection from 1.5 and 3.5.
+The two observables of one sample are correlated, and their covariance is used. The result is an average over fits with
+all combinations of `DEGREES`, `OMEGAS`, `SMALLEST` and `WINDOWS`: the degree of the polynomials, the correction
+exponent, the smallest lattice, and the range of x. Its systematic error is their weighted scatter. The table shows the
+fits that differ from the first in one choice.
 """
 
 from itertools import product

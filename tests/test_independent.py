@@ -42,4 +42,4 @@ def test_the_leader_is_ours_or_the_best_of_the_others_or_neither() -> None:
     cases = {independent.OURS: case(1, 0.1), "a": case(2, 0), "b": case(4, 0)}
     assert independent.leader(cases) == f"{independent.OURS}, 2.00 ± 0.20 times"
     assert independent.leader(cases | {"a": case(0.5, 0), "b": case(0.6, 0)}) == "a, 2.00 ± 0.20 times"
-    assert independent.leader(cases | {"a": case(0.9, 0)}) == f"{independent.OURS} and a within errors"
+    assert independent.leader(cases | {"a": case(0.9, 0)}) == f"{independent.OURS} and a within three errors"

@@ -1,4 +1,4 @@
-"""What is known exactly about the 2D Ising model: the truth that every sample and every network is held against.
+"""What is known exactly about the 2D Ising model. Samples and networks are compared with it.
 
 Energies and specific heats are per spin; units and signs are those of lattice.py.
 
@@ -191,23 +191,28 @@ def _log_products(x: Floats, x1: Floats, x2: Floats) -> Floats:
 def phase_log_odds(energies: ArrayLike, temperatures: Floats, lattice_size: int) -> Floats:
     """Log-odds that T is below T_c for configurations with these energies: (N,) -> (N,).
 
-    By Bayes' rule, before the configuration is seen any of the `temperatures` (M,) being as likely as any other. They
-    have p(s | T) = exp(-E / T - ln Z(T)), in which the configuration s is seen by its energy alone.
-    The result is limited to the range from -1000 to 1000.
+    Bayes' rule, if each of the `temperatures` (M,) is equally likely before the configuration is seen. A configuration
+    s has p(s | T) = exp(-E / T - ln Z(T)), which depends on s only through its energy. The result is limited to the
+    range from -1000 to 1000, since JSON has no infinity.
+
+    Raises:
+        ValueError: there is no temperature, or one is not finite or below 1e-200.
     """
     levels, place = np.unique(np.asarray(energies, dtype=np.float64), return_inverse=True)
-    _couplings(temperatures)  # refuses invalid temperatures
+    temperatures = np.asarray(temperatures, dtype=np.float64)
+    if _couplings(temperatures).size == 0:
+        raise ValueError("no temperatures: Bayes' rule needs at least one")
     log_weights = []
     for side in (temperatures[temperatures < T_CRITICAL], temperatures[temperatures >= T_CRITICAL]):
         weight = np.log(len(side)) if len(side) else -np.inf
-        # A thousand quantiles of them stand for all, be there as many as there may.
+        # Of more than a thousand temperatures, a thousand quantiles are used.
         some = np.quantile(side, (np.arange(1000) + 0.5) / 1000) if len(side) > 1000 else side
         if len(some):
             exponents = -(levels[:, None] + 2 * lattice_size**2) / some - _kaufman(some, lattice_size)[0]
             weight = weight + np.logaddexp.reduce(exponents, axis=1) - np.log(len(some))
         log_weights.append(np.broadcast_to(weight, levels.shape))
     with np.errstate(invalid="ignore"):
-        odds: Floats = np.clip(log_weights[0] - log_weights[1], -1e3, 1e3)  # so certain at most: JSON has no infinity
+        odds: Floats = np.clip(log_weights[0] - log_weights[1], -1e3, 1e3)
     return odds[place]
 
 

@@ -25,7 +25,7 @@ digits that were tossed for: p is right to double precision, cut off below 2^-64
 Softw. 47, 36 (2021)), which belongs to one word of chains and one position on the lattice; a chain has its own bit of
 it. So no two chains share a random bit, and it makes no difference how chains are shared out among blocks and threads.
 
-All that is compiled is in this one file: Numba keeps the result, and looks for changes in the caller's file alone.
+All that is compiled is in this one file: Numba caches the result, and only looks for changes in the caller's file.
 """
 
 import math

@@ -1,6 +1,6 @@
 """The sampler that runs: the Markov chain of metropolis.py, with 64 chains in a machine word, compiled, on all cores.
 
-How it works is told in kernel.py; here chains are cut into blocks and the blocks handed out to threads.
+kernel.py explains how it works. Here, chains are divided into blocks, and the blocks among threads.
 """
 
 import os
@@ -17,7 +17,7 @@ from ising import kernel
 from ising.lattice import check_integer, check_lattice_size, check_seed
 
 SPINS_PER_TASK = 2**20  # what a thread takes at a time: enough for a long call, few enough for a small memory
-UPDATES_PER_CALL = 2**29  # a twentieth of a second: how often progress is told and an interrupt heard
+UPDATES_PER_CALL = 2**29  # a twentieth of a second: how often progress is reported and an interrupt noticed
 
 
 class Task(NamedTuple):
@@ -59,7 +59,7 @@ def sample(
 
     Args:
         n_threads: as many as there are cores that this process may use, if left out.
-        advance: told from time to time how many spins have been offered a flip since the last time.
+        advance: called from time to time with the number of attempted flips since the last call.
 
     Raises:
         ValueError: the lattice size is odd or below 4, the temperatures are not (N,), positive and finite, the number

@@ -319,6 +319,8 @@ def test_log_odds_of_the_phase_are_bayes_rule() -> None:
     odds = exact.phase_log_odds(levels, temperatures, 4)
     np.testing.assert_allclose(1 / (1 + np.exp(-odds)), posterior, rtol=1e-9)
     assert np.all(np.diff(odds) < 0)  # the higher the energy, the less likely the cold phase
+    with pytest.raises(ValueError, match="no temperatures"):
+        exact.phase_log_odds(levels, np.array([]), 4)
     many = exact.phase_log_odds(levels, np.linspace(1, 4, 20_000), 4)  # by quantiles
     np.testing.assert_allclose(many, exact.phase_log_odds(levels, np.linspace(1, 4, 999), 4), atol=0.01)
     assert np.all(exact.phase_log_odds(levels, temperatures[below], 4) == 1000)

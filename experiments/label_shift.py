@@ -1,4 +1,4 @@
-"""What do T_c and nu from phase classifiers depend on? They return the label.
+"""Do phase classifiers measure T_c? The fitted T_c follows the label.
 
 python -m experiments.label_shift [--quick]
 
@@ -6,7 +6,7 @@ A network learns to distinguish T < T_c from T > T_c. The curves of its mean ans
 collapse in x = (T - T_c) L^(1 / nu): J. Carrasquilla, R. G. Melko, Nature Phys. 13, 431 (2017). Here the labels say
 whether T < T_label, with T_label from 0.05 J below T_c to 0.10 J above it, and the ranges of temperature are centred on
 T_label, as they would be for somebody who believes that T_c is there. If the method measured T_c, the fit would return
-T_c.
+T_c. (The test range of the largest lattice, 0.08 J to either side, does not contain T_c at the largest shift.)
 
 The ranges shrink as 8 / L in training and 2.5 / L in the test, for which nu = 1 has to be known. As a control, logistic
 regression on |m| is also trained and tested in ranges that shrink as L^-1/2, as for nu = 2. The units `away from T_c`

@@ -204,7 +204,7 @@ def _search(
     for t_c, nu in product(np.linspace(low, high, 6), STARTS_OF_NU):
         with np.errstate(all="ignore"):  # a start may be hopeless
             try:
-                fit = least_squares(residuals, [t_c, 1 / nu, *slopes], method="lm", x_scale=scales, max_nfev=2000)
+                fit = least_squares(residuals, [t_c, 1 / nu, *slopes], method="lm", x_scale=scales, max_nfev=200)
             except (ValueError, np.linalg.LinAlgError):
                 continue
         is_near = low - (high - low) < fit.x[0] < high + (high - low) and 0.1 < fit.x[1] < 10

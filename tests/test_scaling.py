@@ -10,6 +10,7 @@ from ising.scaling import Choice, Measurements, Scaling, average, fit_scaling, v
 
 T_C, NU, CORRELATION = 2.3, 1.2, 0.8
 PLACES = np.linspace(-1, 1, 15)
+N_SAMPLES = 25
 Kappas = tuple[float | None, ...]
 
 
@@ -44,8 +45,8 @@ def test_scaling_finds_what_curves_were_made_of() -> None:
 
 @pytest.fixture(scope="module")
 def fits() -> list[Scaling]:
-    """Fits to forty samples."""
-    return [fit_scaling(collapsing(0.02, seed), degree=5) for seed in range(40)]
+    """Fits to as many samples."""
+    return [fit_scaling(collapsing(0.02, seed), degree=5) for seed in range(N_SAMPLES)]
 
 
 def test_errors_are_the_scatter_of_the_results(fits: list[Scaling]) -> None:
@@ -60,11 +61,13 @@ def test_errors_are_the_scatter_of_the_results(fits: list[Scaling]) -> None:
 
 def test_the_p_value_is_uniform_and_the_covariance_matters(fits: list[Scaling]) -> None:
     p_values = np.array([fit.p_value for fit in fits])
-    assert 0.5 - 4 / np.sqrt(12 * 40) < p_values.mean() < 0.5 + 4 / np.sqrt(12 * 40)
-    assert np.mean(p_values < 0.1) < 0.1 + 4 * np.sqrt(0.09 / 40)
-    assert np.mean([fit.chi2 / fit.dof for fit in fits]) == pytest.approx(1, abs=4 * np.sqrt(2 / (fits[0].dof * 40)))
+    assert 0.5 - 4 / np.sqrt(12 * N_SAMPLES) < p_values.mean() < 0.5 + 4 / np.sqrt(12 * N_SAMPLES)
+    assert np.mean(p_values < 0.1) < 0.1 + 4 * np.sqrt(0.09 / N_SAMPLES)
+    assert np.mean([fit.chi2 / fit.dof for fit in fits]) == pytest.approx(
+        1, abs=4 * np.sqrt(2 / (fits[0].dof * N_SAMPLES))
+    )
     independent = []  # the same data, fitted as if U_4 and <m^2> did not correlate
-    for seed in range(40):
+    for seed in range(N_SAMPLES):
         data = collapsing(0.02, seed)
         independent.append(fit_scaling(data._replace(covariances=data.covariances * np.eye(2)), degree=5))
     chi2 = [fit.chi2 / fit.dof for fit in independent]
@@ -135,7 +138,7 @@ def test_an_integer_exponent_is_a_number() -> None:
 def test_no_confident_nu_that_is_wrong(noise: float, kappas: Kappas) -> None:
     # The correction x L^-omega can take the place of the leading term, with 1 / nu + omega in place of 1 / nu.
     n_wrong = n_fits = 0
-    for seed in range(25):
+    for seed in range(15):
         data = collapsing(noise, seed, kappas, sizes=(8, 12, 16, 24, 32))
         try:
             fit = fit_scaling(data, degree=5)
@@ -143,7 +146,7 @@ def test_no_confident_nu_that_is_wrong(noise: float, kappas: Kappas) -> None:
             continue
         n_fits += 1
         n_wrong += abs(fit.nu - NU) > 4 * fit.nu_error
-    assert n_fits >= 5
+    assert n_fits >= 3
     assert n_wrong == 0
 
 

@@ -145,13 +145,8 @@ def test_versions_are_those_that_are_installed() -> None:
     assert set(versions) <= set((ROOT / "requirements.txt").read_text().splitlines())
 
 
-OTHER_FLAGS = {
-    "--name",
-    "--quick",
-    "--nproc-per-node",
-    "--index-url",
-    "--check",
-}  # evaluate.py, experiments, torchrun, ...
+# Of evaluate.py, the experiments, torchrun, pip and ruff.
+OTHER_FLAGS = {"--name", "--quick", "--nproc-per-node", "--index-url", "--check"}
 
 
 @pytest.mark.parametrize("page", sorted(PAGES))

@@ -1,0 +1,352 @@
+"""README.md and docs/ against the program. `python -m tests.test_docs` writes their generated tables anew."""
+
+import importlib
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import evaluate
+from benchmarks import sampler, training
+from config import ExperimentConfig
+from engine.cli import build_parser, parse_args
+from engine.config import to_json
+from engine.options import options_of
+from engine.problem import Problem
+from examples import potential, table
+from problem import PROBLEM
+from tests.conftest import ROOT, environment, run_command
+
+PAGES = {path.relative_to(ROOT).as_posix(): path.read_text() for path in (ROOT / "README.md", *ROOT.glob("docs/*.md"))}
+README, INDEX, GUIDE = PAGES["README.md"], PAGES["docs/README.md"], PAGES["docs/your-own-problem.md"]
+EVERYTHING = "\n".join(PAGES.values())
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """The code blocks of a page in a language."""
+    return [
+        code for name, code in re.findall(r"^```(\w*)\n(.*?)^```", text, flags=re.DOTALL | re.M) if name == language
+    ]
+
+
+def without_code(text: str) -> str:
+    return re.sub(r"^```.*?^```\n", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def section(page: str, title: str) -> str:
+    found = re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", PAGES[page], flags=re.DOTALL | re.MULTILINE)
+    assert found, f"{page}: {title}"
+    return found[1]
+
+
+def problem_of_the_guide() -> Problem[Any]:
+    module = types.ModuleType("decay")
+    sys.modules["decay"] = module  # pydantic looks up the names in annotations there
+    exec(blocks(GUIDE, "python")[0], vars(module))
+    problem: Problem[Any] = module.PROBLEM
+    return problem
+
+
+PROGRAMS: dict[str, Problem[Any]] = {
+    "main.py": PROBLEM,
+    "examples.potential": potential.PROBLEM,
+    "examples.table": table.PROBLEM,
+    "decay.py": problem_of_the_guide(),
+}
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 150
+
+
+def test_the_index_has_one_line_for_each_page() -> None:
+    for path in ROOT.glob("docs/*.md"):
+        if path.name != "README.md":
+            assert len(re.findall(rf"^- \[[^]]+\]\({path.name}\): .+", INDEX, flags=re.MULTILINE)) == 1, path.name
+    assert "(docs/README.md)" in README
+
+
+# Commands and flags
+
+
+def test_the_two_commands_set_up_all_they_need() -> None:
+    run, test = (command.strip() for command in blocks(README, "sh")[:2])
+    for command in (run, test):
+        assert command.startswith("python3 -m venv .venv && .venv/bin/pip install -r requirements.txt")
+    assert run.endswith("&& .venv/bin/python main.py --preset debug")
+    assert test.endswith("-r requirements-dev.txt && .venv/bin/python -m pytest")
+    ci = (ROOT / ".ci" / "run").read_text()
+    assert "pip install --quiet -r requirements.txt -r requirements-dev.txt" in ci
+    assert 'main.py" --preset debug' in ci
+    assert "python -m pytest" in ci
+
+
+def commands(text: str) -> list[list[str]]:
+    """The commands of a page that start a program of this project: in blocks, after a prompt, and in sentences."""
+    lines = [line for block in blocks(text, "sh") for line in block.splitlines()]
+    lines += re.findall(r"^\$ (.*)", text, flags=re.MULTILINE)
+    lines += re.findall(r"`((?:python|torchrun) [^`\n]+)`", without_code(text))
+    found = []
+    for line in lines:
+        words = shlex.split(line, comments=True)
+        if words[:2] == ["torchrun", "--nproc-per-node"]:
+            words = ["python", *words[3:]]
+        if words[:1] == ["python"]:
+            found.append(words[2:] if words[1] == "-m" else words[1:])
+    return found
+
+
+@pytest.mark.parametrize("page", sorted(PAGES))
+def test_every_command_is_one_that_the_program_accepts(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for script, *arguments in commands(PAGES[page]):
+        if "--help" in arguments:
+            continue
+        if script == "evaluate.py":
+            problem = PROGRAMS["decay.py" if PAGES[page] is GUIDE else "main.py"]
+            assert evaluate.build_parser(problem).parse_args(arguments).run
+        elif script not in PROGRAMS:
+            assert (
+                script == "pytest" or (ROOT / script).exists() or (ROOT / (script.replace(".", "/") + ".py")).exists()
+            )
+        elif "--resume" in arguments:
+            assert build_parser(PROGRAMS[script], script).parse_args(arguments)
+        else:
+            if "--config" in arguments:
+                path = Path(arguments[arguments.index("--config") + 1])
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(to_json(parse_args(PROGRAMS[script], [], script).config))
+            parse_args(PROGRAMS[script], arguments, script)
+
+
+def test_the_commands_are_found() -> None:
+    assert {"main.py", "evaluate.py", "plots.py", "examples.table"} <= {words[0] for words in commands(README)}
+    assert sum(len(commands(text)) for text in PAGES.values()) >= 50
+
+
+def test_a_refusal_is_the_one_that_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_args(PROBLEM, ["--lattice-size", "7"], "main.py")
+    assert capsys.readouterr().err.splitlines()[-1].partition("error: ")[2] in PAGES["docs/options.md"]
+
+
+def test_versions_are_those_that_are_installed() -> None:
+    versions = re.findall(r"\b[a-z]+==[\d.]+", EVERYTHING)
+    assert versions
+    assert set(versions) <= set((ROOT / "requirements.txt").read_text().splitlines())
+
+
+# Of evaluate.py, the experiments, torchrun, pip and ruff.
+OTHER_FLAGS = {"--name", "--quick", "--nproc-per-node", "--index-url", "--check"}
+
+
+@pytest.mark.parametrize("page", sorted(PAGES))
+def test_every_flag_that_is_named_exists(page: str) -> None:
+    known = set(OTHER_FLAGS)
+    for problem in PROGRAMS.values():
+        known |= {flag for action in build_parser(problem, "x")._actions for flag in action.option_strings}
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", PAGES[page])) <= known
+
+
+# Links, names and files
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors of the headings of a page, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.+)", without_code(text), flags=re.MULTILINE)
+    plain = [re.sub(r"<[^>]+>|&\w+;", "", re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", title)) for title in titles]
+    return {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in plain}
+
+
+def test_links_and_anchors_lead_somewhere() -> None:
+    n_anchors = 0
+    for page in (*map(ROOT.joinpath, PAGES), ROOT / "journal.md", ROOT / "checkpoints" / "README.md"):
+        for target, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)", page.read_text()):
+            if target.startswith("https://"):
+                continue
+            path = page.parent / target if target else page
+            assert path.exists(), f"{page.name}: {target}"
+            if anchor:
+                assert anchor in anchors(path.read_text()), f"{page.name}: {target}#{anchor}"
+                n_anchors += 1
+    assert n_anchors >= 5
+
+
+def test_names_of_the_code_are_where_they_are_said_to_be() -> None:
+    n_found = 0
+    for page, text in PAGES.items():
+        for name, path in re.findall(r"\[`(\w+(?:\.\w+)+)`\]\(([^)]+)\)", text):
+            if name.endswith((".py", ".md", ".yaml")):
+                continue
+            module, *attributes = name.split(".")
+            assert (ROOT / page).parent / path == (ROOT / page).parent / ("../" * page.count("/") + f"{module}.py")
+            found = importlib.import_module(module)
+            for attribute in attributes:
+                found = getattr(found, attribute)
+            n_found += 1
+    assert n_found >= 15
+
+
+def test_the_file_tree_is_the_one_there_is() -> None:
+    listed, folder = set(), ""
+    for line in blocks(section("docs/code.md", "The files"), "")[0].splitlines():
+        name = line.split()[0]
+        if not line.startswith(" "):
+            folder = ""
+        listed.add(folder + name.rstrip("/"))
+        if name in ("ising/", "engine/"):
+            folder = name
+        listed |= {folder + other for other in re.findall(r"\b(\w+\.py)\b", line)}
+    assert all((ROOT / name).exists() for name in listed)
+    modules = {
+        path.relative_to(ROOT).as_posix()
+        for pattern in ("ising/[!_]*.py", "engine/[!_]*.py")
+        for path in ROOT.glob(pattern)
+    }
+    modules |= {"main.py", "evaluate.py", "trainer.py", "logger.py", "utils.py", "problem.py"}  # others may be added
+    assert modules <= listed
+
+
+def test_the_files_of_a_run_are_those_that_a_run_leaves(finished_run: Path) -> None:
+    text = PAGES["docs/run-files.md"]
+    listed = set(re.findall(r"^\| `([^`]+)`", text, flags=re.MULTILINE))
+    assert listed == {path.name for path in finished_run.iterdir()} | {"wandb", "evaluations"}
+    row = json.loads((finished_run / "epoch_metrics.json").read_text())[0]
+    results = json.loads((finished_run / "results.json").read_text())
+    figures = [path.name for path in (finished_run / "figures").iterdir()]
+    for name in (*row, *results, *results["equilibrium"]["train"], *figures):
+        assert f"`{name}`" in text
+
+
+# Numbers
+
+
+def option_table() -> str:
+    lines = ["| option | default | allowed | what |", "|---|---|---|---|"]
+    for option in options_of(ExperimentConfig).values():
+        flags = f"`{option.flag}`, `--no-{option.flag[2:]}`" if option.kind is bool else f"`{option.flag}`"
+        allowed = "on or off" if option.kind is bool else option.allowed
+        lines.append(f"| {flags} | `{option.default}` | {allowed} | {option.info.description} |")
+    return "\n".join(lines)
+
+
+BENCHMARKS = {"sampler": sampler, "training": training}
+EXPERIMENTS = re.findall(r"^<!-- (\w+): printed by `python -m experiments", EVERYTHING, flags=re.MULTILINE)
+
+
+def generated(name: str) -> str:
+    """The table of the options, or the tables of a benchmark or an experiment."""
+    if name == "options":
+        return option_table()
+    if name in BENCHMARKS:
+        report: str = BENCHMARKS[name].report(json.loads(BENCHMARKS[name].RESULTS.read_text()))
+        return report
+    return str(json.loads((ROOT / "experiments" / "results" / f"{name}.json").read_text())["report"])
+
+
+def with_tables(text: str) -> str:
+    """A page with its generated tables written anew."""
+    for name in re.findall(r"^<!-- end of (\w+) -->", text, flags=re.MULTILINE):
+        if name in ("options", *BENCHMARKS, *EXPERIMENTS):
+            start, end = re.search(rf"<!-- {name}: [^>]*-->\n", text), text.index(f"<!-- end of {name} -->")
+            assert start, name
+            text = text[: start.end()] + generated(name) + "\n" + text[end:]
+    return text
+
+
+@pytest.mark.parametrize("page", sorted(PAGES))
+def test_the_tables_are_those_that_the_programs_printed(page: str) -> None:
+    assert with_tables(PAGES[page]) == PAGES[page], "run `python -m tests.test_docs`"
+
+
+def test_every_benchmark_and_nearly_every_experiment_has_a_table() -> None:
+    ends = re.findall(r"^<!-- end of (\w+) -->", EVERYTHING, flags=re.MULTILINE)
+    assert len(ends) == len(set(ends))
+    assert {"options", *BENCHMARKS, *EXPERIMENTS} <= set(ends)
+    results = {path.stem for path in (ROOT / "experiments" / "results").glob("*.json")}
+    assert results - set(EXPERIMENTS) <= {"equilibration"}  # it is in journal.md
+
+
+def test_the_output_in_the_readme_is_that_of_a_run(finished_run: Path) -> None:
+    checks = json.loads((finished_run / "results.json").read_text())["equilibrium"]
+    for split, numbers in checks.items():
+        line = f"{split}: energy {numbers['energy_z']:+.2f} standard errors from exact, "
+        assert f"{line}chi2/dof {numbers['chi2_per_dof']:.2f}\n" in README
+
+
+def test_the_numbers_in_the_readme_are_those_of_the_pages() -> None:
+    number = r"(?<![\w.])\d[\d,.]*\d|(?<![\w.,])\d"
+    known = set(re.findall(number, PAGES["docs/results.md"] + PAGES["docs/performance.md"]))
+    named = set(re.findall(number, section("README.md", "Results")))
+    assert len(named) >= 10
+    assert named <= known
+
+
+# Python
+
+
+@pytest.mark.parametrize(
+    ("page", "code"),
+    [(page, code) for page, text in PAGES.items() if text is not GUIDE for code in blocks(text, "python")],
+)
+def test_the_python_of_a_page_runs(page: str, code: str, finished_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished_run, tmp_path / "checkpoints" / "residual")
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) >= code.count("print(") > 0
+    if page == "README.md":  # the network has learned the law
+        assert float(done.stdout.splitlines()[-1]) < 1e-3
+
+
+def test_the_readme_has_python() -> None:
+    assert len(blocks(README, "python")) == 1
+
+
+@pytest.mark.slow
+def test_the_problem_of_the_guide_runs_with_all_its_commands(tmp_path: Path) -> None:
+    python = blocks(GUIDE, "python")
+    (tmp_path / "decay.py").write_text(python[0])
+    path = {"PYTHONPATH": f"{ROOT}:{tmp_path}"}
+    lines = [shlex.split(line, comments=True) for line in GUIDE.splitlines() if line.startswith("python decay.py")]
+    assert len(lines) >= 5
+    for words in lines:
+        arguments = [*words[2:], *(["--epochs", "5"] if "--lr" in words else [])]
+        if "--resume" in words:
+            arguments += ["--epochs", "7"]
+        done = run_command(*arguments, cwd=tmp_path, script=("decay.py",), **path)
+        assert done.returncode == 0, done.stderr
+    for words in (["first", "--counts", "120", "--num-test", "20"], ["first", "--data", "decay.npz"]):
+        done = run_command(*words, cwd=tmp_path, script="evaluate.py", **path)
+        assert done.returncode == 0, done.stderr
+    assert run_command("checkpoints/first", cwd=tmp_path, script="plots.py", **path).returncode == 0
+    notebook = next(block for block in python if "history =" in block)
+    code = ("from decay import PROBLEM", notebook, 'assert predictions.shape == data.test["rates"].shape')
+    (tmp_path / "notebook.py").write_text("\n".join(code))
+    done = run_command(cwd=tmp_path, script=("notebook.py",), **path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_guide_names_every_method_of_a_problem() -> None:
+    methods = {name for name in vars(Problem) if not name.startswith("_") and callable(getattr(Problem, name))}
+    assert {name for name in methods if f"`{name}(" not in GUIDE} == set()
+
+
+if __name__ == "__main__":
+    for page, text in PAGES.items():
+        (ROOT / page).write_text(with_tables(text))

@@ -1,37 +1,41 @@
-"""Every option of the Ising experiment, and its presets.
+"""The options of the Ising experiment, and its presets.
 
-An option is a field with its type, default, help and range. Its flag, its checks and its key in config.json follow. The
-options that every experiment has (training, data sizes, logging, seed, device) are inherited from engine/config.py.
+An option is a field with a type, a default, a help text and a range. Its flag, its checks and its key in config.json
+are derived from the field. The options that every problem has (training, data sizes, logging, seed, device) are
+inherited from engine/config.py.
 """
 
 import math
 from collections.abc import Callable
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
-from engine.config import STRICT, Config, TrainConfig
+from engine.config import STRICT, Config, TrainConfig, keys_of
 from engine.config import DataConfig as SharedDataConfig
 from engine.options import option
 
 Task = Literal["energy", "phase"]
 Activation = Literal["relu", "gelu", "silu", "tanh", "sigmoid"]
-Architecture = Literal["mlp", "residual_mlp", "symmetric_mlp", "cnn"]
 Sampler = Literal["multispin", "numpy"]
+if TYPE_CHECKING:
+    Architecture = str
+else:
+    Architecture = Literal[keys_of("model.py", "ARCHITECTURES")]
 
 T_CRITICAL = 2 / math.log(1 + math.sqrt(2))  # as in ising/exact.py, which loads NumPy
 
 Widths = tuple[Annotated[int, Field(ge=1, le=4096)], ...]
 
 
-def unused_by(*architectures: Architecture) -> Callable[["ModelConfig"], str]:
-    """Marks an option that does nothing for some networks."""
-    return lambda model: f"--architecture {model.architecture}" if model.architecture in architectures else ""
+def used_by(*architectures: Architecture) -> Callable[["ModelConfig"], str]:
+    """The `idle` of an option that only these networks use: the other networks refuse it."""
+    return lambda model: "" if model.architecture in architectures else f"--architecture {model.architecture}"
 
 
 def unused_by_squares(model: "ModelConfig") -> str:
-    """Marks the options of hidden layers after the first, which symmetric_mlp squares."""
+    """The `idle` of options for hidden layers that are not squared. The first layer of symmetric_mlp is squared."""
     one_layer = model.architecture == "symmetric_mlp" and len(model.hidden) == 1
     return "symmetric_mlp of one layer, which is squared" if one_layer else ""
 
@@ -40,33 +44,33 @@ def unused_by_squares(model: "ModelConfig") -> str:
 class ModelConfig:
     """The network."""
 
-    architecture: Architecture = option("mlp", "kind of network; cnn accepts lattices of any size")
+    architecture: Architecture = option("mlp", "the network; cnn accepts lattices of any size")
     hidden: Widths = option(
         (128, 64, 32),
-        "widths of the hidden layers; of residual_mlp those of the blocks, on a stream as wide as the first",
-        idle=unused_by("cnn"),
+        "widths of the hidden layers (residual_mlp: of the blocks; the stream is as wide as the first)",
+        idle=used_by("mlp", "residual_mlp", "symmetric_mlp"),
         strict=False,  # a list is accepted; its elements are strict
         min_length=1,
         max_length=32,
     )
     channels: Widths = option(
         (16,),
-        "of cnn, the channels of its convolutions",
-        idle=unused_by("mlp", "residual_mlp", "symmetric_mlp"),
+        "numbers of channels of the convolutions of cnn",
+        idle=used_by("cnn"),
         strict=False,
         min_length=1,
         max_length=32,
     )
     kernel_size: int = option(
         2,
-        "of cnn, sites along one edge of a kernel; at most the lattice size",
-        idle=unused_by("mlp", "residual_mlp", "symmetric_mlp"),
+        "sites along one edge of a kernel of cnn; at most the lattice size",
+        idle=used_by("cnn"),
         ge=1,
         le=32,
     )
     activation: Activation = option("gelu", "nonlinearity between layers", idle=unused_by_squares)
-    dropout: float = option(0.1, "share of activations set to zero in training", idle=unused_by_squares, ge=0, lt=1)
-    input_temperature: bool = option(False, "give the network the temperature as well")
+    dropout: float = option(0.1, "fraction of activations set to zero in training", idle=unused_by_squares, ge=0, lt=1)
+    input_temperature: bool = option(False, "also give the temperature to the network")
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -74,16 +78,16 @@ class DataConfig(SharedDataConfig):
     """The configurations, sampled or from a file with spins (N, L, L) and temperatures (N,)."""
 
     num_train: int = option(10_000, "configurations for training", ge=1)
-    num_val: int = option(2_000, "configurations that choose the best epoch", ge=1)
+    num_val: int = option(2_000, "configurations for validation, which chooses the best epoch", ge=1)
     num_test: int = option(2_000, "configurations for the test at the end", ge=1)
     lattice_size: int = option(8, "sites along one edge of the lattice", ge=4, le=1024, multiple_of=2)
     temp_min: float = option(1.0, "lowest temperature, in J / k_B", ge=0.02, le=10)
     temp_max: float = option(4.0, "highest temperature, in J / k_B", ge=0.02, le=10)
     sweeps: int | None = option(
-        None, "Metropolis sweeps before a configuration is taken; none: as many as the lattice needs", ge=0
+        None, "Metropolis sweeps before a configuration is stored; none: enough for equilibrium", ge=0
     )
     sampler: Sampler = option(
-        "multispin", "multispin: compiled, 64 chains in a machine word; numpy: the textbook algorithm, slower"
+        "multispin", "multispin: compiled, 64 chains per machine word; numpy: the textbook algorithm, slower"
     )
 
     @model_validator(mode="after")
@@ -95,7 +99,7 @@ class DataConfig(SharedDataConfig):
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class ExperimentConfig(Config):
-    """One experiment, complete."""
+    """All options of one experiment."""
 
     task: Task = option("energy", "what is predicted: the energy per spin, or whether T < T_c")
     model: ModelConfig = ModelConfig()

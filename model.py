@@ -1,9 +1,11 @@
-"""The networks: from spins to one number per configuration.
+"""The networks, which predict one number per configuration from its spins.
 
-A network is called with spins (B, L, L) in {-1, +1} and, if the config has input_temperature, with reduced temperatures
-(T - T_c) / T_c, (B,). It answers (B,), in units in which the training targets have mean 0 and variance 1. It declares
-which symmetries of the Ising model it has by construction, whatever its weights, and whether it accepts lattices of
-other sizes than the one it was made for.
+A network is called with spins (B, L, L) in {-1, +1}. With --input-temperature, it is also given reduced temperatures
+(T - T_c) / T_c, (B,). It returns (B,). Energies are predicted in units in which the training energies have mean 0 and
+variance 1 (engine/prediction.py); phases are predicted as log-odds.
+
+To add a network, write a class and add it to ARCHITECTURES. A class declares which symmetries of the Ising model it has
+for all values of its weights, and whether it accepts lattices of any size. tests/test_model.py checks both.
 """
 
 import math
@@ -22,46 +24,47 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "sigmoid": nn.Sigmoid,
 }
 
-# s -> -s; shifts by whole sites; quarter turns; the mirror.
+# s -> -s; shifts by whole sites; rotations by 90 degrees; reflections.
 Symmetry = Literal["spin_flip", "translation", "rotation", "reflection"]
 
 
 def gain(activation: nn.Module) -> float:
-    """The factor that keeps activations at unit size: 1 / sqrt(E[f(z)^2]) for a standard normal z.
+    """The factor by which activations f(z) are multiplied to have mean square 1: 1 / sqrt(E[f(z)^2]), z ~ N(0, 1).
 
-    For relu this is the sqrt 2 of He et al. (2015); the integral, here a sum over a fine grid, gives it for any f.
+    The expectation is computed as a sum over a fine grid. For relu, the factor is sqrt 2, as in He et al. (2015).
     """
     z = torch.linspace(-8, 8, 4001, dtype=torch.float64)
     weights = torch.exp(-(z**2) / 2)
     return float((weights.sum() / (weights * activation(z) ** 2).sum()).sqrt())
 
 
-def linear(n_in: int, n_out: int, gain: float = 1.0) -> nn.Linear:
-    """A linear layer with biases zero, whose outputs have a mean square gain^2 times that of its inputs."""
-    layer = nn.Linear(n_in, n_out)
+def linear(n_in: int, n_out: int, gain: float = 1.0, *, bias: bool = True) -> nn.Linear:
+    """A linear layer that multiplies the mean square of its inputs by gain^2, on average over its random weights."""
+    layer = nn.Linear(n_in, n_out, bias=bias)
     nn.init.normal_(layer.weight, std=gain / math.sqrt(n_in))
-    nn.init.zeros_(layer.bias)
+    if bias:
+        nn.init.zeros_(layer.bias)
     return layer
 
 
 class Network(nn.Module):
-    """What every network declares about itself, and how it combines spins and temperatures."""
+    """The base class of the networks: their declarations, and helpers for their two inputs."""
 
-    symmetries: ClassVar[frozenset[Symmetry]] = frozenset()
-    any_lattice_size: ClassVar[bool] = False
+    symmetries: ClassVar[frozenset[Symmetry]] = frozenset()  # those that hold for all values of the weights
+    any_lattice_size: ClassVar[bool] = False  # whether it accepts other sizes than that of its training
     layers: nn.Sequential
 
     def __init__(self, config: ModelConfig, lattice_size: int) -> None:
         super().__init__()
-        self.n_extra = int(config.input_temperature)
+        self.n_extra = int(config.input_temperature)  # inputs beside the spins
         self.n_inputs = lattice_size**2 + self.n_extra
 
     def as_floats(self, spins: Tensor) -> Tensor:
-        """Spins of any dtype in the precision of the weights."""
+        """Spins of any dtype, converted to the dtype of the weights."""
         return spins.to(next(self.parameters()).dtype)
 
-    def joined(self, features: Tensor, temperatures: Tensor | None) -> Tensor:
-        """Features (B, F, ...) and, if they are given, the reduced temperatures (B,) as one more: (B, F + 1, ...)."""
+    def with_temperatures(self, features: Tensor, temperatures: Tensor | None) -> Tensor:
+        """Append the reduced temperatures (B,), if there are any, to features (B, F, ...) as one more feature."""
         if temperatures is None:
             return features
         column = temperatures.view(-1, 1, *(1 for _ in features.shape[2:]))
@@ -69,7 +72,11 @@ class Network(nn.Module):
 
 
 def hidden_layers(n_inputs: int, scale: float, config: ModelConfig, widths: tuple[int, ...]) -> nn.Sequential:
-    """Linear layers with a nonlinearity and dropout after each but the last: (B, n_inputs) -> (B,)."""
+    """Linear layers of these widths, each with a nonlinearity and dropout, and a linear output: (B, n_inputs) -> (B,).
+
+    Args:
+        scale: the gain of the first layer, 1 for inputs with mean square 1.
+    """
     layers: list[nn.Module] = []
     for width in widths:
         activation = ACTIVATIONS[config.activation]()
@@ -79,48 +86,48 @@ def hidden_layers(n_inputs: int, scale: float, config: ModelConfig, widths: tupl
 
 
 class MLP(Network):
-    """A multilayer perceptron, which treats a lattice as a list of spins."""
+    """A multilayer perceptron. Its input is the list of spins, without the structure of the lattice."""
 
     def __init__(self, config: ModelConfig, lattice_size: int) -> None:
         super().__init__(config, lattice_size)
-        self.layers = hidden_layers(self.n_inputs, 1.0, config, config.hidden)  # spins have unit size as they are
+        self.layers = hidden_layers(self.n_inputs, 1.0, config, config.hidden)  # spins have mean square 1
 
     def forward(self, spins: Tensor, temperatures: Tensor | None = None) -> Tensor:  # (B, L, L) -> (B,)
-        answers: Tensor = self.layers(self.joined(self.as_floats(spins).flatten(1), temperatures))
+        answers: Tensor = self.layers(self.with_temperatures(self.as_floats(spins).flatten(1), temperatures))
         return answers
 
 
 class SymmetryAwareMLP(Network):
-    """A multilayer perceptron with equal answers for a configuration and its mirror image under s -> -s.
+    """A multilayer perceptron whose output does not change if all spins are flipped, s -> -s.
 
-    Its first layer has no bias and is squared, so that every feature of the next layer is even: (w . s)^2, a sum over
-    pairs of spins, as the energy is. With w . s of unit variance, (z^2 - 1) / sqrt 2 has mean 0 and variance 1.
+    The first layer has no bias and its outputs are squared. Each feature is then (w . s)^2, a sum over pairs of spins
+    like the energy. For random weights, z = w . s is approximately standard normal, and (z^2 - 1) / sqrt 2 has mean 0
+    and variance 1.
     """
 
     symmetries = frozenset({"spin_flip"})
 
     def __init__(self, config: ModelConfig, lattice_size: int) -> None:
         super().__init__(config, lattice_size)
-        self.pairs = nn.Linear(lattice_size**2, config.hidden[0], bias=False)
-        nn.init.normal_(self.pairs.weight, std=1 / lattice_size)
+        self.pairs = linear(lattice_size**2, config.hidden[0], bias=False)
         self.layers = hidden_layers(config.hidden[0] + self.n_extra, 1.0, config, config.hidden[1:])
 
     def forward(self, spins: Tensor, temperatures: Tensor | None = None) -> Tensor:  # (B, L, L) -> (B,)
         features = (self.pairs(self.as_floats(spins).flatten(1)) ** 2 - 1) / math.sqrt(2)
-        answers: Tensor = self.layers(self.joined(features, temperatures))
+        answers: Tensor = self.layers(self.with_temperatures(features, temperatures))
         return answers
 
 
 class ResidualBlock(nn.Module):
-    """x + V(x): a normalised, nonlinear correction to the stream, which itself passes unchanged."""
+    """x + V(x): adds a correction V to its input x, the residual stream."""
 
     def __init__(self, width: int, inner_width: int, config: ModelConfig) -> None:
         super().__init__()
         activation = ACTIVATIONS[config.activation]()
         last = linear(inner_width, width)
-        nn.init.zeros_(last.weight)  # V = 0 at the start: the block is the identity, and learns to perturb it
+        nn.init.zeros_(last.weight)  # V = 0 at the start of the training: the block is the identity
         self.correction = nn.Sequential(
-            nn.LayerNorm(width),  # inside the branch, so that the shortcut is the identity
+            nn.LayerNorm(width),  # normalises the input of V, not the residual stream
             linear(width, inner_width),
             activation,
             nn.Dropout(config.dropout),
@@ -133,7 +140,7 @@ class ResidualBlock(nn.Module):
 
 
 class ResidualMLP(Network):
-    """A stream as wide as the first hidden layer, to which a block for each hidden layer adds."""
+    """A residual network: a stream as wide as the first hidden layer, and one block for each hidden layer."""
 
     def __init__(self, config: ModelConfig, lattice_size: int) -> None:
         super().__init__(config, lattice_size)
@@ -141,20 +148,21 @@ class ResidualMLP(Network):
         self.layers = nn.Sequential(
             linear(self.n_inputs, width),
             *(ResidualBlock(width, inner_width, config) for inner_width in config.hidden),
-            nn.LayerNorm(width),  # the stream grows with every block, the input of the last layer should not
+            nn.LayerNorm(width),  # the stream grows with every block; the input of the last layer should not
             linear(width, 1),
             nn.Flatten(0),
         )
 
     def forward(self, spins: Tensor, temperatures: Tensor | None = None) -> Tensor:  # (B, L, L) -> (B,)
-        answers: Tensor = self.layers(self.joined(self.as_floats(spins).flatten(1), temperatures))
+        answers: Tensor = self.layers(self.with_temperatures(self.as_floats(spins).flatten(1), temperatures))
         return answers
 
 
 class CNN(Network):
-    """Periodic convolutions, then a local energy at each site and its mean: one law for lattices of any size.
+    """Periodic convolutions, which give each site a local energy, and the mean over all sites.
 
-    The local energy is linear in the last channels. Its mean is therefore that of the mean channels, which is faster.
+    The local energy is linear in the channels of the last convolution. The mean local energy is therefore the local
+    energy of the mean channels, which is faster to compute.
     """
 
     symmetries = frozenset({"translation"})
@@ -175,13 +183,15 @@ class CNN(Network):
         self.local_energy = linear(n_inputs, 1, scale)
 
     def forward(self, spins: Tensor, temperatures: Tensor | None = None) -> Tensor:  # (B, L, L) -> (B,)
-        channels: Tensor = self.layers(self.joined(self.as_floats(spins)[:, None], temperatures))  # (B, C, L, L)
+        channels: Tensor = self.layers(
+            self.with_temperatures(self.as_floats(spins)[:, None], temperatures)
+        )  # (B, C, L, L)
         answers: Tensor = self.local_energy(channels.mean(dim=(2, 3)))  # (B, 1)
         return answers.flatten()
 
 
 class Convolution(nn.Conv2d):
-    """A convolution on the torus, from every site to every site, initialised as `linear` is."""
+    """A convolution with periodic boundaries and an output at every site, with random weights as in `linear`."""
 
     bias: Tensor
 
@@ -191,9 +201,11 @@ class Convolution(nn.Conv2d):
         nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, n_in, L, L) -> (B, n_out, L, L)
-        if self.weight[0].numel() > 18 or not x.is_cpu:  # two channels of 3x3
+        # A kernel with few inputs, up to two channels of 3x3, is faster on the CPU as a matrix product: the numbers in
+        # the neighbourhood of each site are copied into a column, and the kernel multiplies all columns. This takes as
+        # little as half the time of torch's convolution.
+        if self.weight[0].numel() > 18 or not x.is_cpu:
             return super().forward(x)
-        # With so few inputs, torch's convolution on the CPU takes up to twice the time of a matrix product.
         before, after = (self.kernel_size[0] - 1) // 2, self.kernel_size[0] // 2
         padded = nn.functional.pad(x, (before, after, before, after), mode="circular")
         neighbourhoods = nn.functional.unfold(padded, self.kernel_size)  # (B, n_in k^2, L^2)
@@ -210,9 +222,9 @@ ARCHITECTURES: dict[str, type[Network]] = {
 
 
 def create_network(config: ModelConfig, lattice_size: int) -> Network:
-    """The network of a config, with random weights from torch's generator.
+    """Create the network of a config, with random weights from torch's global generator.
 
     Raises:
-        ValueError: the network cannot work on such a lattice.
+        ValueError: the network does not accept lattices of this size.
     """
     return ARCHITECTURES[config.architecture](config, lattice_size)

@@ -19,9 +19,12 @@ from pydantic.dataclasses import dataclass
 from engine.options import check_name, merge, option, options_of, own_fields_first, read_json, validate
 
 
-def keys_of(table: str) -> tuple[str, ...]:
-    """The keys of a table in trainer.py. The file is read and not imported, because importing it loads torch."""
-    path = Path(__file__).parents[1] / "trainer.py"
+def keys_of(file: str, table: str) -> tuple[str, ...]:
+    """The keys of a dictionary in a file of the repository, which are the choices of an option.
+
+    The file is read and not imported, because importing it loads torch.
+    """
+    path = Path(__file__).parents[1] / file
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.AnnAssign | ast.Assign) and isinstance(node.value, ast.Dict):
             names = node.targets if isinstance(node, ast.Assign) else [node.target]
@@ -34,8 +37,8 @@ if TYPE_CHECKING:
     Optimizer = str
     Scheduler = str
 else:
-    Optimizer = Literal[keys_of("OPTIMIZERS")]
-    Scheduler = Literal[keys_of("SCHEDULES")]
+    Optimizer = Literal[keys_of("trainer.py", "OPTIMIZERS")]
+    Scheduler = Literal[keys_of("trainer.py", "SCHEDULES")]
 Device = Literal["auto", "cuda", "mps", "cpu"]
 
 # strict: true is not a number and 8.0 not an integer; forbid: an unknown key is an error.

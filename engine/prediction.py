@@ -1,5 +1,6 @@
 """From columns to predictions in physical units: scaled tensors, the network with its scales, evaluation."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -98,15 +99,28 @@ def build_network(problem: Problem[Any], config: Config, train: Columns) -> Stan
 
     Raises:
         BadRequestError: the options do not go together with the data.
-        ProblemError: the network's answers do not have the shape of the targets.
+        ProblemError: the network does not take these inputs, or its answers do not have the shape of the targets.
     """
     inputs, target = input_arrays(problem, config, train), target_array(problem, config, train)
     model = new_network(problem, config, Shapes(tuple(x.shape[1:] for x in inputs), target.shape[1:]))
     model.set_scales(inputs, target if problem.scales_target(config) else None)
     few = prepare(problem, config, model, {name: column[:2] for name, column in train.items()})
+    _require_arguments(model.network, len(inputs))
     with torch.no_grad():
         example_losses(problem, config, model.eval().network(*few.inputs), few.targets)
     return model
+
+
+def _require_arguments(network: nn.Module, n_inputs: int) -> None:
+    signature = inspect.signature(network.forward).replace(return_annotation=inspect.Signature.empty)
+    try:
+        signature.bind(*range(n_inputs))
+    except TypeError:
+        name = type(network).__name__
+        raise ProblemError(
+            f"{name}.forward takes {signature} and is called with {n_inputs} arrays, those that inputs returns: "
+            "make the two agree"
+        ) from None
 
 
 class Examples(NamedTuple):
@@ -198,12 +212,13 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate a model: the same for validation, test and new data.
 
-    Each process of the group predicts a part of the examples. The metrics are computed from all predictions together,
-    so that they may be any function of them.
+    Each process of the group predicts a shard of the examples. The metrics are computed from all predictions together,
+    so they may be any function of them. Rank 0 computes them for all processes, which then take the same decisions.
     """
     shard = answer(model.network, [group.shard(x) for x in examples.inputs])
     predictions = _physical(model, group.gather(shard, len(examples.targets)))
-    return Evaluation(judge(problem, config, model, examples, predictions), predictions)
+    metrics = group.broadcast(lambda: judge(problem, config, model, examples, predictions))
+    return Evaluation(metrics, predictions)
 
 
 def judge(

@@ -23,6 +23,7 @@ from engine.problem import Problem
 from examples import potential, table
 from problem import PROBLEM
 from tests.conftest import ROOT, environment, run_command
+from utils import print_line
 
 PAGES = {path.relative_to(ROOT).as_posix(): path.read_text() for path in (ROOT / "README.md", *ROOT.glob("docs/*.md"))}
 README, INDEX, GUIDE = PAGES["README.md"], PAGES["docs/README.md"], PAGES["docs/your-own-problem.md"]
@@ -350,6 +351,29 @@ def test_the_problem_of_the_guide_runs_with_all_its_commands(tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
+def test_a_network_is_added_as_it_is_described(tmp_path: Path) -> None:
+    for name in ("engine", "ising", *(path.name for path in ROOT.glob("*.py"))):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, tmp_path / name)
+    example = next(code for code in blocks(PAGES["docs/code.md"], "python") if "class LinearNetwork" in code)
+    new_class = example[example.index("class LinearNetwork") : example.index("print(")]
+    text = (tmp_path / "model.py").read_text()
+    table = "ARCHITECTURES: dict[str, type[Network]] = {\n"
+    assert table in text
+    (tmp_path / "model.py").write_text(text.replace(table, f'{new_class}{table}    "linear": LinearNetwork,\n'))
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return run_command(*arguments, cwd=tmp_path, script=("main.py",), PYTHONPATH=str(tmp_path))
+
+    assert "symmetric_mlp, cnn" in run("--help").stdout
+    assert "linear," in run("--help").stdout
+    done = run("--architecture", "linear", "--input-temperature", "--epochs", "1", "--num-train", "100")
+    assert "linear-L8, epoch 1 of 1" in done.stdout, done.stderr
+    done = run("--architecture", "linear", "--hidden", "8")
+    assert "--hidden does nothing with --architecture linear" in done.stderr
+
+
 def test_the_guide_names_every_method_of_a_problem() -> None:
     methods = {name for name in vars(Problem) if not name.startswith("_") and callable(getattr(Problem, name))}
     assert {name for name in methods if f"`{name}(" not in GUIDE} == set()
@@ -357,4 +381,6 @@ def test_the_guide_names_every_method_of_a_problem() -> None:
 
 if __name__ == "__main__":
     for page, text in PAGES.items():
-        (ROOT / page).write_text(with_tables(text))
+        new = with_tables(text)
+        (ROOT / page).write_text(new)
+        print_line(f"{page}: {'unchanged' if new == text else 'updated'}")

@@ -74,6 +74,19 @@ def test_a_network_that_answers_a_column_is_refused_before_training() -> None:
         trained(Column())
 
 
+def test_a_network_that_does_not_take_its_inputs_is_refused_with_both() -> None:
+    class NoInput(nn.Linear):
+        def forward(self) -> Tensor:  # type: ignore[override]
+            return self.bias
+
+    class Silent(ToyProblem):
+        def network(self, config: ToyConfig, input_shapes: tuple[Shape, ...], target_shape: Shape) -> nn.Module:
+            return NoInput(1, 1)
+
+    with pytest.raises(ProblemError, match=r"NoInput.forward takes \(\).* called with 2 arrays"):
+        trained(Silent())
+
+
 def test_a_loss_that_is_a_mean_is_refused() -> None:
     class Mean(ToyProblem):
         def loss(self, config: ToyConfig, answers: Tensor, targets: Tensor) -> Tensor:

@@ -20,7 +20,8 @@ from engine.datasets import load_data
 from engine.errors import UnusableFileError
 from engine.prediction import build_network, evaluate, prepare
 from engine.problem import Columns
-from examples import potential, table
+from examples import overview, potential, table
+from ising import exact, lattice
 from tests.conftest import environment, read, run_command, start_command, wait_for
 from trainer import Trainer
 
@@ -277,3 +278,18 @@ def test_a_run_of_one_problem_is_not_resumed_as_another(folder: Path) -> None:
     assert done.returncode == 2
     assert "examples.potential" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+# ------------------------------------------------------------------------------------------------------------ overview
+
+
+@pytest.mark.slow
+def test_the_figure_of_the_readme_shows_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    spins, predictions = overview.measure()
+    errors = 32**2 * np.abs(predictions - lattice.energy(spins) / 32**2)
+    assert errors.max() < 2  # every energy is correct
+    means, standard_errors = predictions.mean(axis=1), predictions.std(axis=1, ddof=1) / overview.N_CHAINS**0.5
+    z = (means - exact.kaufman(overview.TEMPERATURES, 32)[0]) / standard_errors
+    assert np.abs(z).max() < 3.5  # inside the axis
+    assert len(overview.plot(spins, predictions).get_axes()) == 6

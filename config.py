@@ -5,7 +5,6 @@ are derived from the field. The options that every problem has (training, data s
 inherited from engine/config.py.
 """
 
-import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
@@ -15,16 +14,15 @@ from pydantic.dataclasses import dataclass
 from engine.config import STRICT, Config, TrainConfig, keys_of
 from engine.config import DataConfig as SharedDataConfig
 from engine.options import option
+from ising.exact import T_CRITICAL
 
-Task = Literal["energy", "phase"]
+TaskName = Literal["energy", "phase"]
 Activation = Literal["relu", "gelu", "silu", "tanh", "sigmoid"]
 Sampler = Literal["multispin", "numpy"]
 if TYPE_CHECKING:
     Architecture = str
 else:
     Architecture = Literal[keys_of("model.py", "ARCHITECTURES")]
-
-T_CRITICAL = 2 / math.log(1 + math.sqrt(2))  # as in ising/exact.py, which loads NumPy
 
 Widths = tuple[Annotated[int, Field(ge=1, le=4096)], ...]
 
@@ -101,7 +99,7 @@ class DataConfig(SharedDataConfig):
 class ExperimentConfig(Config):
     """All options of one experiment."""
 
-    task: Task = option("energy", "what is predicted: the energy per spin, or whether T < T_c")
+    task: TaskName = option("energy", "what is predicted: the energy per spin, or whether T < T_c")
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
 

@@ -1,7 +1,7 @@
-"""Ising configurations as columns of arrays, and the check that they are in equilibrium.
+"""The data of the Ising problem: generated or read from a file, and compared with exact energies.
 
-The columns: `spins` (N, L, L) int8 in {-1, +1} and `temperatures` (N,) float64 in J / k_B. Each configuration is the
-last one of a Markov chain of its own, at a temperature of its own.
+The columns are `spins` (N, L, L) int8 in {-1, +1} and `temperatures` (N,) float64 in J / k_B. Each generated
+configuration is the last one of an independent Markov chain at its own temperature.
 """
 
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,62 +19,63 @@ from utils import print_line
 if TYPE_CHECKING:
     from config import DataConfig, ExperimentConfig
 
-SPINS_PER_BLOCK = 2**18  # of the NumPy sampler: chains that fit a core's cache, and whose temporaries are small
-HOTTEST = 1e6  # the highest temperature accepted from a file: spins are independent long before
+SPINS_PER_BLOCK = 2**18  # of the NumPy sampler: chains and temporary arrays fit into the cache of a core
+HOTTEST = 1e6  # the highest temperature that is accepted from a file; spins are practically independent there
 
 
 def generate(config: "ExperimentConfig", n: int, seed: np.random.SeedSequence) -> Columns:
-    """n configurations from independent chains, at temperatures uniform between temp_min and temp_max.
+    """Sample n configurations from independent chains, at temperatures uniform between temp_min and temp_max.
 
     Raises:
         BadRequestError: the compiled sampler does not work on this machine.
     """
-    data = config.data
+    options = config.data
     temperature_seed, chain_seed = seed.spawn(2)
-    temperatures = np.random.default_rng(temperature_seed).uniform(data.temp_min, data.temp_max, n)
-    sample = _multispin if data.sampler == "multispin" else _numpy
-    spins = (
-        sample(data, temperatures, chain_seed, config.threads)
-        if n
-        else np.empty((0, *2 * (data.lattice_size,)), np.int8)
-    )
+    temperatures = np.random.default_rng(temperature_seed).uniform(options.temp_min, options.temp_max, n)
+    if n == 0:
+        spins = np.empty((0, options.lattice_size, options.lattice_size), np.int8)
+    elif options.sampler == "multispin":
+        spins = _sample_multispin(options, temperatures, chain_seed, config.threads)
+    else:
+        spins = _sample_numpy(options, temperatures, chain_seed)
     return {"spins": spins, "temperatures": temperatures}
 
 
-def n_sweeps(data: "DataConfig") -> int:
-    """Sweeps before a configuration is taken."""
-    return metropolis.equilibration_sweeps(data.lattice_size) if data.sweeps is None else data.sweeps
+def n_sweeps(options: "DataConfig") -> int:
+    """The number of sweeps before a configuration is stored."""
+    return metropolis.equilibration_sweeps(options.lattice_size) if options.sweeps is None else options.sweeps
 
 
-def _progress(data: "DataConfig", n: int) -> "tqdm[Any]":
-    total = n * data.lattice_size**2 * n_sweeps(data)
+def _progress(options: "DataConfig", n: int) -> "tqdm[Any]":
+    total = n * options.lattice_size**2 * n_sweeps(options)
     return tqdm(total=total, desc="sampling", unit=" flips", unit_scale=True, delay=2, leave=False, disable=None)
 
 
-def _multispin(
-    data: "DataConfig", temperatures: NDArray[np.float64], seed: np.random.SeedSequence, n_threads: int | None
+def _sample_multispin(
+    options: "DataConfig", temperatures: NDArray[np.float64], seed: np.random.SeedSequence, n_threads: int | None
 ) -> NDArray[np.int8]:
     try:
-        from ising import multispin  # half a second, which data from the cache need not wait for
+        from ising import multispin  # imported here, because Numba takes half a second, also if data are in the cache
 
         if (seconds := multispin.get_ready()) is not None:
             print_line(f"compiled the sampler in {seconds:.1f} s, once for all runs")
-    except Exception as error:  # Numba is missing, or trusts a damaged file of its own cache
+    except Exception as error:  # Numba is missing, or a file in its own cache is damaged
         raise BadRequestError(
             f"--sampler multispin: Numba fails ({error!r}): reinstall numba, remove ising/__pycache__ if it is "
             "damaged, or use --sampler numpy, which is slower"
         ) from None
-    with _progress(data, len(temperatures)) as bar:
-        return multispin.sample(data.lattice_size, temperatures, n_sweeps(data), seed, n_threads, advance=bar.update)
+    size, sweeps = options.lattice_size, n_sweeps(options)
+    with _progress(options, len(temperatures)) as bar:
+        return multispin.sample(size, temperatures, sweeps, seed, n_threads, advance=bar.update)
 
 
-def _numpy(
-    data: "DataConfig", temperatures: NDArray[np.float64], seed: np.random.SeedSequence, n_threads: int | None
+def _sample_numpy(
+    options: "DataConfig", temperatures: NDArray[np.float64], seed: np.random.SeedSequence
 ) -> NDArray[np.int8]:
-    size, sweeps = data.lattice_size, n_sweeps(data)
+    size, sweeps = options.lattice_size, n_sweeps(options)
     spins = np.empty((len(temperatures), size, size), dtype=np.int8)
     block = max(1, SPINS_PER_BLOCK // size**2)
-    with _progress(data, len(temperatures)) as bar:
+    with _progress(options, len(temperatures)) as bar:
         for start in range(0, len(temperatures), block):
             chains = slice(start, start + block)
             spins[chains] = metropolis.sample(size, temperatures[chains], sweeps, seed.spawn(1)[0])
@@ -83,7 +84,7 @@ def _numpy(
 
 
 def read(config: "ExperimentConfig", columns: Columns) -> Columns:
-    """The spins and temperatures of a file, checked and converted.
+    """Check and convert the spins and temperatures of a file.
 
     Raises:
         KeyError, ValueError: an array is missing or wrong.
@@ -105,24 +106,24 @@ def read(config: "ExperimentConfig", columns: Columns) -> Columns:
 class Equilibrium(NamedTuple):
     """The difference between the energies of a split and exact theory, in standard errors."""
 
-    energy_z: float  # of all chains together
-    chi2_per_dof: float  # by temperature
-    largest_bin_z: float  # of the temperature bin that differs most
+    energy_z: float  # of the mean energy of all configurations
+    chi2_per_dof: float  # mean of z^2 over temperature bins
+    largest_bin_z: float  # of the temperature bin with the largest |z|
 
 
 def check_equilibrium(columns: Columns) -> Equilibrium:
     """Compare the energies of a split with Kaufman's exact U(T) and C(T) for this lattice, chain by chain.
 
     z = sum_i (E_i - U(T_i)) / sqrt(sum_i T_i^2 C(T_i) + 8^2), for all chains and for those of each temperature bin.
-    8 J, the energy of one flipped spin in the ground state, is the resolution of an energy: without it, one excitation
-    where 0.01 is expected, far below T_c, would count as ten standard errors. It makes z, and with it chi-square,
-    slightly too small where a bin holds few or cold chains.
+    In the ground state, flipping one spin costs 8 J. The term 8^2 keeps z small far below T_c: otherwise, a single
+    flipped spin where 0.01 are expected would count as ten standard errors. For bins with few or cold chains, this term
+    makes z and chi-square slightly too small.
     """
     spins, temperatures = columns["spins"], columns["temperatures"]
     n_sites = spins[0].size
     order = np.argsort(temperatures)
     temperatures = temperatures[order]
-    parts = np.array_split(temperatures, 1 + len(order) // 4096)  # Kaufman's sums take 2 L numbers per temperature
+    parts = np.array_split(temperatures, 1 + len(order) // 4096)  # kaufman needs 2 L numbers per temperature
     energy, specific_heat = np.hstack([exact.kaufman(part, spins.shape[-1]) for part in parts])
     excess = lattice.energy(spins)[order] - n_sites * energy  # (N,)
     variance = n_sites * temperatures**2 * specific_heat  # (N,): T^2 C is the variance of E in equilibrium
@@ -133,10 +134,9 @@ def check_equilibrium(columns: Columns) -> Equilibrium:
 
 
 def check(config: "ExperimentConfig", columns: Columns) -> Check:
-    """The fault is an energy beyond 5 standard errors, or beyond 6 in one temperature bin.
+    """Check the energies of a split: at most 5 standard errors from exact, and at most 6 in each temperature bin.
 
-    With correct samples this happens in less than one of 10^3 runs, and in less than one of 10^5 unless the chains are
-    few and cold.
+    Correct samples fail in less than one of 10^3 runs, and in less than one of 10^5 unless the chains are few and cold.
     """
     found = check_equilibrium(columns)
     summary = f"energy {found.energy_z:+.2f} standard errors from exact, chi2/dof {found.chi2_per_dof:.2f}"
@@ -152,10 +152,11 @@ def check(config: "ExperimentConfig", columns: Columns) -> Check:
 
 
 def examples_around_tc(config: "ExperimentConfig", test: Columns) -> NDArray[np.integer]:
-    """Indices (3, 4) of configurations at temperatures below, at and above T_c, if the split has them.
+    """Choose configurations below, at and above T_c: indices (3, 4), one row per temperature.
 
-    The outer two temperatures lie halfway to the lowest and the highest of the split, from T_c or, if all are on one
-    side of it, from the middle. There are fewer columns if the split has fewer than 12 configurations.
+    The first temperature is halfway between the lowest one and T_c, the third halfway between T_c and the highest one.
+    If T_c is outside of the range, its middle replaces T_c. If the split has fewer than 12 configurations, there are
+    fewer columns.
     """
     temperatures = test["temperatures"]
     coldest, hottest = temperatures.min(), temperatures.max()

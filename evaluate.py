@@ -296,7 +296,7 @@ def evaluate_run(request: Request) -> dict[str, Any]:
         "metrics": metrics,
         **results_on_unseen(request, model, examples, predictions),
         **report,
-        problem.check_name: plain("check", check.numbers),
+        "check": plain("check", check.numbers),
         "source": source,
         **described(config),
         "weights_sha256": hashlib.sha256((request.folder / "best.pt").read_bytes()).hexdigest(),

@@ -34,49 +34,50 @@ def run(
     overwrite: bool = False,
     resume: bool = False,
 ) -> None:
-    """Train a network, and leave its weights, numbers and figures in the folder.
+    """Train a network, and write its weights, numbers and figures to the folder.
 
-    Of several processes, rank 0 loads the data and writes; all of them train.
+    In a group of processes, rank 0 loads the data and writes the files. All of them train.
 
     Args:
-        overwrite: replace an earlier run in the folder.
-        resume: continue the run in the folder.
+        overwrite: replace the run that is in the folder.
+        resume: continue the run that is in the folder.
 
     Raises:
         RunError: the request cannot be met, or training diverged.
     """
-    with open_run(problem, config, folder, group, overwrite=overwrite, resume=resume) as this:
+    with open_run(problem, config, folder, group, overwrite=overwrite, resume=resume) as opened:
+        # Imported here, because they load torch, which takes seconds: an invalid request is refused before.
         from engine.prediction import build_network
         from trainer import Trainer
 
-        if this.is_finished:
+        if opened.is_finished:
             print_line(f"{folder} is finished: there is nothing to resume")
             return
-        data = this.load_data()
-        model = build_network(problem, config, data.train).to(this.device)
-        this.start(data, model)
+        data = opened.load_data()
+        model = build_network(problem, config, data.train).to(opened.device)
+        opened.start(data, model)
 
-        with timed("training", this.timings):
-            trainer = Trainer(problem, config, model, data.train, data.val, logger=this.logger, group=group)
-            if this.earlier.state is not None:
-                trainer.restore(this.earlier.state)
+        with timed("training", opened.timings):
+            trainer = Trainer(problem, config, model, data.train, data.val, logger=opened.logger, group=group)
+            if opened.earlier.state is not None:
+                trainer.restore(opened.earlier.state)
                 print_line(f"continuing after epoch {trainer.epoch} of {config.train.epochs}")
-            history = trainer.fit()
+            trainer.fit()
 
         if group.is_main:
-            results, arrays = test(problem, config, model, data, this.timings)
-            results |= {"best_epoch": trainer.best_epoch, "epochs_trained": len(history)}
-            this.finish(results | {problem.check_name: dict(data.checks)}, arrays)
+            results, arrays = test(problem, config, model, data, opened.timings)
+            results |= {"best_epoch": trainer.best_epoch, "epochs_trained": trainer.epoch}
+            opened.finish(results, arrays)
 
 
 def test(
     problem: Problem[Any], config: Config, model: "Standardized", data: Data, timings: dict[str, float]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Evaluate a trained network on the test split, once, next to the baselines.
+    """Evaluate a trained network and the baselines on the test split.
 
     Returns:
-        results: metrics of the network and of each baseline, on all test examples and on those not seen in training.
-        arrays: what predictions.npz keeps for figures.
+        results: the metrics on all test examples and on those that do not occur in training, and the data checks.
+        arrays: the content of predictions.npz, from which figures are plotted.
     """
     from engine.prediction import evaluate, judge, judge_unseen, prepare
 
@@ -97,6 +98,7 @@ def test(
     results["test_unseen"], results["baselines_unseen"] = judge_unseen(
         problem, config, model, examples, is_unseen, predictions=predictions, baselines=baselines
     )
+    results["checks"] = dict(data.checks)
     arrays = {name: column for name, column in data.test.items() if column.ndim == 1}
     arrays |= {"targets": examples.physical_targets, "predictions": predictions}
     arrays |= {f"baseline_{name}": each for name, each in baselines.items()}
@@ -107,7 +109,7 @@ def test(
 
 
 def resume_hint(command: Command, folder: Path) -> str:
-    """What to do after an interrupted run."""
+    """What to do after a run was interrupted: words that follow "interrupted: "."""
     if command.save_data or not (folder / "config.json").exists():
         return "nothing was saved yet"
     if not command.config.log.checkpoints:
@@ -117,20 +119,21 @@ def resume_hint(command: Command, folder: Path) -> str:
 
 
 def main(problem: Problem[Any]) -> None:
-    """Do what the command line asks for, and end the program with its exit code."""
-    group = group_from_environment()
-    with ExitCode() as end:
+    """Run the command line, and end the program with its exit code."""
+    group = ALONE
+    with ExitCode() as exit_code:
+        group = group_from_environment()
         command = parse_args(problem)
         config = command.config
         folder = command.resume or Path("checkpoints") / (config.log.run_name or default_name(problem, config))
-        end.prepare(group, command.save_data or folder, lambda: resume_hint(command, folder))
+        exit_code.prepare(group, command.save_data or folder, lambda: resume_hint(command, folder))
         if command.print_config:
             print_line(to_json(config).rstrip())
         elif not command.save_data:
             run(problem, config, folder, group, overwrite=command.overwrite, resume=command.resume is not None)
         elif group.is_main:
             save_data(problem, config, command.save_data, command.overwrite)
-    group.exit(end.code)
+    group.exit(exit_code.code)
 
 
 if __name__ == "__main__":

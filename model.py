@@ -28,7 +28,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 Symmetry = Literal["spin_flip", "translation", "rotation", "reflection"]
 
 
-def gain(activation: nn.Module) -> float:
+def activation_gain(activation: nn.Module) -> float:
     """The factor by which activations f(z) are multiplied to have mean square 1: 1 / sqrt(E[f(z)^2]), z ~ N(0, 1).
 
     The expectation is computed as a sum over a fine grid. For relu, the factor is sqrt 2, as in He et al. (2015).
@@ -48,7 +48,10 @@ def linear(n_in: int, n_out: int, gain: float = 1.0, *, bias: bool = True) -> nn
 
 
 class Network(nn.Module):
-    """The base class of the networks: their declarations, and helpers for their two inputs."""
+    """The base class of the networks: their declarations, and helpers for their two inputs.
+
+    By default, `layers` are given the list of spins, (B, L^2) or, with the temperature, (B, L^2 + 1).
+    """
 
     symmetries: ClassVar[frozenset[Symmetry]] = frozenset()  # those that hold for all values of the weights
     any_lattice_size: ClassVar[bool] = False  # whether it accepts other sizes than that of its training
@@ -58,6 +61,10 @@ class Network(nn.Module):
         super().__init__()
         self.n_extra = int(config.input_temperature)  # inputs beside the spins
         self.n_inputs = lattice_size**2 + self.n_extra
+
+    def forward(self, spins: Tensor, temperatures: Tensor | None = None) -> Tensor:  # (B, L, L), (B,) -> (B,)
+        outputs: Tensor = self.layers(self.with_temperatures(self.as_floats(spins).flatten(1), temperatures))
+        return outputs
 
     def as_floats(self, spins: Tensor) -> Tensor:
         """Spins of any dtype, converted to the dtype of the weights."""
@@ -71,18 +78,15 @@ class Network(nn.Module):
         return torch.cat([features, column.expand(-1, 1, *features.shape[2:])], dim=1)
 
 
-def hidden_layers(n_inputs: int, scale: float, config: ModelConfig, widths: tuple[int, ...]) -> nn.Sequential:
-    """Linear layers of these widths, each with a nonlinearity and dropout, and a linear output: (B, n_inputs) -> (B,).
-
-    Args:
-        scale: the gain of the first layer, 1 for inputs with mean square 1.
-    """
+def hidden_layers(n_inputs: int, config: ModelConfig, widths: tuple[int, ...]) -> nn.Sequential:
+    """Linear layers, each with a nonlinearity and dropout, and a linear output: (B, n_inputs) -> (B,)."""
     layers: list[nn.Module] = []
+    gain = 1.0  # the inputs have mean square 1
     for width in widths:
         activation = ACTIVATIONS[config.activation]()
-        layers += [linear(n_inputs, width, scale), activation, nn.Dropout(config.dropout)]
-        n_inputs, scale = width, gain(activation)
-    return nn.Sequential(*layers, linear(n_inputs, 1, scale), nn.Flatten(0))
+        layers += [linear(n_inputs, width, gain), activation, nn.Dropout(config.dropout)]
+        n_inputs, gain = width, activation_gain(activation)
+    return nn.Sequential(*layers, linear(n_inputs, 1, gain), nn.Flatten(0))
 
 
 class MLP(Network):
@@ -90,14 +94,10 @@ class MLP(Network):
 
     def __init__(self, config: ModelConfig, lattice_size: int) -> None:
         super().__init__(config, lattice_size)
-        self.layers = hidden_layers(self.n_inputs, 1.0, config, config.hidden)  # spins have mean square 1
-
-    def forward(self, spins: Tensor, temperatures: Tensor | None = None) -> Tensor:  # (B, L, L) -> (B,)
-        answers: Tensor = self.layers(self.with_temperatures(self.as_floats(spins).flatten(1), temperatures))
-        return answers
+        self.layers = hidden_layers(self.n_inputs, config, config.hidden)
 
 
-class SymmetryAwareMLP(Network):
+class SymmetricMLP(Network):
     """A multilayer perceptron whose output does not change if all spins are flipped, s -> -s.
 
     The first layer has no bias and its outputs are squared. Each feature is then (w . s)^2, a sum over pairs of spins
@@ -110,12 +110,12 @@ class SymmetryAwareMLP(Network):
     def __init__(self, config: ModelConfig, lattice_size: int) -> None:
         super().__init__(config, lattice_size)
         self.pairs = linear(lattice_size**2, config.hidden[0], bias=False)
-        self.layers = hidden_layers(config.hidden[0] + self.n_extra, 1.0, config, config.hidden[1:])
+        self.layers = hidden_layers(config.hidden[0] + self.n_extra, config, config.hidden[1:])
 
     def forward(self, spins: Tensor, temperatures: Tensor | None = None) -> Tensor:  # (B, L, L) -> (B,)
         features = (self.pairs(self.as_floats(spins).flatten(1)) ** 2 - 1) / math.sqrt(2)
-        answers: Tensor = self.layers(self.with_temperatures(features, temperatures))
-        return answers
+        outputs: Tensor = self.layers(self.with_temperatures(features, temperatures))
+        return outputs
 
 
 class ResidualBlock(nn.Module):
@@ -153,10 +153,6 @@ class ResidualMLP(Network):
             nn.Flatten(0),
         )
 
-    def forward(self, spins: Tensor, temperatures: Tensor | None = None) -> Tensor:  # (B, L, L) -> (B,)
-        answers: Tensor = self.layers(self.with_temperatures(self.as_floats(spins).flatten(1), temperatures))
-        return answers
-
 
 class CNN(Network):
     """Periodic convolutions, which give each site a local energy, and the mean over all sites.
@@ -173,27 +169,28 @@ class CNN(Network):
         if config.kernel_size > lattice_size:
             raise ValueError(f"the kernels are {config.kernel_size} sites wide: use lattices of at least that size")
         layers: list[nn.Module] = []
-        n_inputs, scale = 1 + self.n_extra, 1.0
+        n_inputs, gain = 1 + self.n_extra, 1.0
         for n_channels in config.channels:
             activation = ACTIVATIONS[config.activation]()
-            layers += [Convolution(n_inputs, n_channels, config.kernel_size, scale), activation]
+            layers += [Convolution(n_inputs, n_channels, config.kernel_size, gain), activation]
             layers += [nn.Dropout(config.dropout)]
-            n_inputs, scale = n_channels, gain(activation)
+            n_inputs, gain = n_channels, activation_gain(activation)
         self.layers = nn.Sequential(*layers)
-        self.local_energy = linear(n_inputs, 1, scale)
+        self.local_energy = linear(n_inputs, 1, gain)
 
     def forward(self, spins: Tensor, temperatures: Tensor | None = None) -> Tensor:  # (B, L, L) -> (B,)
         channels: Tensor = self.layers(
             self.with_temperatures(self.as_floats(spins)[:, None], temperatures)
         )  # (B, C, L, L)
-        answers: Tensor = self.local_energy(channels.mean(dim=(2, 3)))  # (B, 1)
-        return answers.flatten()
+        outputs: Tensor = self.local_energy(channels.mean(dim=(2, 3)))  # (B, 1)
+        return outputs.flatten()
 
 
 class Convolution(nn.Conv2d):
     """A convolution with periodic boundaries and an output at every site, with random weights as in `linear`."""
 
     bias: Tensor
+    MAX_UNFOLDED: ClassVar[int] = 18  # inputs of a kernel: two channels of 3x3
 
     def __init__(self, n_in: int, n_out: int, kernel_size: int, gain: float) -> None:
         super().__init__(n_in, n_out, kernel_size, padding="same", padding_mode="circular")
@@ -201,11 +198,15 @@ class Convolution(nn.Conv2d):
         nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, n_in, L, L) -> (B, n_out, L, L)
-        # A kernel with few inputs, up to two channels of 3x3, is faster on the CPU as a matrix product: the numbers in
-        # the neighbourhood of each site are copied into a column, and the kernel multiplies all columns. This takes as
-        # little as half the time of torch's convolution.
-        if self.weight[0].numel() > 18 or not x.is_cpu:
-            return super().forward(x)
+        if x.is_cpu and self.weight[0].numel() <= self.MAX_UNFOLDED:
+            return self._unfolded(x)
+        return super().forward(x)
+
+    def _unfolded(self, x: Tensor) -> Tensor:
+        """The same as a matrix product, which takes as little as half the time if a kernel has few inputs.
+
+        The numbers in the neighbourhood of each site are copied into a column. The kernel multiplies all columns.
+        """
         before, after = (self.kernel_size[0] - 1) // 2, self.kernel_size[0] // 2
         padded = nn.functional.pad(x, (before, after, before, after), mode="circular")
         neighbourhoods = nn.functional.unfold(padded, self.kernel_size)  # (B, n_in k^2, L^2)
@@ -216,7 +217,7 @@ class Convolution(nn.Conv2d):
 ARCHITECTURES: dict[str, type[Network]] = {
     "mlp": MLP,
     "residual_mlp": ResidualMLP,
-    "symmetric_mlp": SymmetryAwareMLP,
+    "symmetric_mlp": SymmetricMLP,
     "cnn": CNN,
 }
 

@@ -1,4 +1,4 @@
-"""The Ising problem: which function answers each question that the machinery asks (engine/problem.py)."""
+"""The Ising problem: implements the interface in engine/problem.py with config, data, model, task and plots."""
 
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -6,8 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import data
-from config import PRESETS, T_CRITICAL, ExperimentConfig
+from config import PRESETS, ExperimentConfig
 from engine.problem import Columns, Problem, Shape
+from ising.exact import T_CRITICAL
 from task import TASKS, by_temperature
 
 if TYPE_CHECKING:
@@ -18,13 +19,12 @@ Array = NDArray[Any]
 
 
 class IsingProblem(Problem[ExperimentConfig]):
-    """Sample 2D Ising configurations, train a network on their energy or phase, and show how good it is."""
+    """Sample 2D Ising configurations, and train a network to predict their energy or their phase."""
 
     name = "ising"
     config_type = ExperimentConfig
     presets = PRESETS
-    scale_inputs = False  # spins have unit size
-    check_name = "equilibrium"
+    scale_inputs = False  # spins are -1 or +1
 
     generate = staticmethod(data.generate)
     read = staticmethod(data.read)
@@ -32,7 +32,7 @@ class IsingProblem(Problem[ExperimentConfig]):
     examples = staticmethod(data.examples_around_tc)
 
     def inputs(self, config: ExperimentConfig, columns: Columns) -> tuple[Array, ...]:
-        """Spins (N, L, L) int8 and, if the network is given them, reduced temperatures (T - T_c) / T_c (N,)."""
+        """Spins (N, L, L) int8 and, with --input-temperature, reduced temperatures (T - T_c) / T_c (N,)."""
         if not config.model.input_temperature:
             return (columns["spins"],)
         return columns["spins"], columns["temperatures"].astype(np.float32) / T_CRITICAL - 1

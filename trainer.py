@@ -58,8 +58,8 @@ def create_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Opt
     ]
     create = without_compiler(OPTIMIZERS[config.optimizer])  # the same optimiser, without loading torch.compile
     optimizer = create(groups, lr=config.lr)
-    for options in optimizer.param_groups:
-        options["initial_lr"] = options["lr"]  # the peak of the schedule, which may differ between groups
+    for param_group in optimizer.param_groups:
+        param_group["initial_lr"] = param_group["lr"]  # the peak of the schedule, which may differ between groups
     return optimizer
 
 
@@ -107,7 +107,7 @@ class Trainer:
         self.optimizer = create_optimizer(self.network, config.train)
         self.forward = compiled(self.network) if config.compile else self.network
         self.steps_per_epoch = math.ceil(len(self.train.targets) / config.train.batch_size)
-        self.epoch = 0  # the current one, counted from 1
+        self.epoch = 0  # the current one, counted from 1; 0 before the first
         self.history: list[dict[str, float]] = []  # one row of metrics per completed epoch
         self.best_epoch, self.best_loss = 0, math.inf  # the one with the lowest validation loss, and that loss
         self.best_weights: dict[str, Any] = {}
@@ -137,7 +137,7 @@ class Trainer:
                 "step": last_step,
                 "train_loss": train_loss,
                 **{f"val_{name}": value for name, value in metrics.items()},
-                "learning_rate": self.config.train.lr * self.lr_factor(last_step - 1),
+                "learning_rate": self.config.train.lr * self.factor_at(last_step - 1),  # of the last step
             }
             self.history.append(plain("the row of an epoch", row))
             if metrics["loss"] < self.best_loss:
@@ -160,9 +160,9 @@ class Trainer:
         batches = zip(*(torch.split(column, batch_size) for column in columns), strict=True)
         total = torch.zeros((), device=order.device)
         for step, batch in enumerate(batches, start=(self.epoch - 1) * self.steps_per_epoch):
-            factor = self.lr_factor(step)
-            for options in self.optimizer.param_groups:
-                options["lr"] = options["initial_lr"] * factor
+            factor = self.factor_at(step)
+            for param_group in self.optimizer.param_groups:
+                param_group["lr"] = param_group["initial_lr"] * factor
             *inputs, targets = self.group.share(batch)  # the shard of this process; all of it in a single process
             total.add_(take_step(tuple(inputs), targets), alpha=len(batch[0]))
         return total.item() / n  # .item() waits for the device, so it is called only once per epoch
@@ -185,7 +185,7 @@ class Trainer:
         self.optimizer.step()
         return loss
 
-    def lr_factor(self, step: int) -> float:
+    def factor_at(self, step: int) -> float:
         """The learning rate at a step, counted from 0, as a fraction of the peak."""
         config, per_epoch = self.config.train, self.steps_per_epoch
         return lr_factor(config.scheduler, step, config.epochs * per_epoch, config.warmup_epochs * per_epoch)
@@ -219,9 +219,9 @@ class Trainer:
                 "the checkpoint does not fit this network, whose code has changed: restore it, or start another run"
             ) from None
         saved = copy.deepcopy(state["optimizer"])
-        for options, now in zip(saved["param_groups"], self.optimizer.state_dict()["param_groups"], strict=True):
+        for param_group, now in zip(saved["param_groups"], self.optimizer.state_dict()["param_groups"], strict=True):
             # The config decides about the learning rate and the like; only the moments come from the checkpoint.
-            options |= {name: now[name] for name in (*self.optimizer.defaults, "initial_lr")}
+            param_group |= {name: now[name] for name in (*self.optimizer.defaults, "initial_lr")}
         self.optimizer.load_state_dict(saved)
         self.epoch, self.history = state["epoch"], list(state["rows"])
         self.best_epoch, self.best_loss = state["best_epoch"], state["best_loss"]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from engine.errors import RunError
+from engine.errors import BadRequestError, RunError
 from engine.signals import default_handlers
 
 if TYPE_CHECKING:
@@ -146,7 +146,11 @@ def _connection() -> Iterator[None]:
 
 def group_from_environment() -> Group:
     """The group that torchrun, or another program that sets the same variables, has started this process in."""
-    if "MASTER_ADDR" not in os.environ:
+    if not {"MASTER_ADDR", "RANK", "WORLD_SIZE"} <= os.environ.keys():  # some clusters set one of them for every job
         return ALONE
-    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    return Group(rank, size, int(os.environ.get("LOCAL_RANK", rank)))
+    try:
+        return Group(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
+    except (KeyError, ValueError) as error:
+        raise BadRequestError(
+            f"RANK, WORLD_SIZE and LOCAL_RANK must be integers ({error}): start with torchrun, or unset them"
+        ) from None

@@ -63,7 +63,6 @@ class Problem(ABC, Generic[C]):
     config_type: type[C]
     presets: Mapping[str, C]  # with one named "default"
     scale_inputs: ClassVar[bool] = True  # floating-point inputs to mean 0 and deviation 1, as in the training split
-    check_name: ClassVar[str] = "check"  # the key of check's numbers in results.json
 
     def generate(self, config: C, n: int, seed: SeedSequence) -> Columns:
         """Generate n independent examples, a function of these arguments only.
@@ -124,17 +123,7 @@ class Problem(ABC, Generic[C]):
         self, config: C, columns: Columns, predictions: NDArray[Any], targets: NDArray[Any]
     ) -> dict[str, float]:
         """How good the predictions for a whole split are: (N, ...), (N, ...) float64, in physical units."""
-        errors = predictions - targets
-        squared = (errors**2).sum(axis=0)
-        variation = ((targets - targets.mean(axis=0)) ** 2).sum(axis=0)
-        varies = variation > 1e-12 * (targets**2).sum(axis=0)  # by more than rounding
-        # For targets that do not vary, 1 if all are predicted exactly and 0 otherwise, as in scikit-learn.
-        r2 = np.where(varies, 1 - squared / np.where(varies, variation, 1), squared == 0)
-        return {
-            "mae": float(np.abs(errors).mean()),
-            "rmse": float(np.sqrt((errors**2).mean())),
-            "r2": float(r2.mean()),
-        }
+        return regression_metrics(predictions, targets)
 
     def main_metric(self, config: C) -> tuple[str, Literal["min", "max"]]:
         """The metric to compare runs by, and whether small or large values of it are good."""
@@ -173,6 +162,21 @@ class Problem(ABC, Generic[C]):
     def data_label(self, config: C) -> str:
         """A short description of the generator options, which names the result of an evaluation."""
         return "new"
+
+
+def regression_metrics(predictions: NDArray[Any], targets: NDArray[Any]) -> dict[str, float]:
+    """Mean absolute error, root mean square error, and R^2 averaged over the components: (N, ...), (N, ...)."""
+    errors = predictions - targets
+    squared = (errors**2).sum(axis=0)
+    variation = ((targets - targets.mean(axis=0)) ** 2).sum(axis=0)
+    varies = variation > 1e-12 * (targets**2).sum(axis=0)  # by more than rounding
+    # For targets that do not vary, 1 if all are predicted exactly and 0 otherwise, as in scikit-learn.
+    r2 = np.where(varies, 1 - squared / np.where(varies, variation, 1), squared == 0)
+    return {
+        "mae": float(np.abs(errors).mean()),
+        "rmse": float(np.sqrt((errors**2).mean())),
+        "r2": float(r2.mean()),
+    }
 
 
 def input_arrays(problem: Problem[Any], config: Config, columns: Columns) -> tuple[NDArray[Any], ...]:

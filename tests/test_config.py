@@ -10,11 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from config import PRESETS, T_CRITICAL, Architecture, DataConfig, ExperimentConfig, ModelConfig
+from config import PRESETS, Architecture, DataConfig, ExperimentConfig, ModelConfig
 from engine.cli import build_parser, parse_args
 from engine.config import LogConfig, TrainConfig, load_config, to_json
 from engine.options import ConfigError, options_of
-from ising import exact
 from problem import PROBLEM
 
 OPTIONS = options_of(ExperimentConfig)
@@ -84,10 +83,6 @@ CHANGES: dict[str, tuple[list[str], Any]] = {
     "compile": ([], True),
     "replay": ([], True),
 }
-
-
-def test_the_critical_temperature_is_that_of_exact_theory() -> None:
-    assert exact.T_CRITICAL == T_CRITICAL
 
 
 def test_every_option_is_tested() -> None:

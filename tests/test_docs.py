@@ -227,7 +227,7 @@ def test_the_files_of_a_run_are_those_that_a_run_leaves(finished_run: Path) -> N
     row = json.loads((finished_run / "epoch_metrics.json").read_text())[0]
     results = json.loads((finished_run / "results.json").read_text())
     figures = [path.name for path in (finished_run / "figures").iterdir()]
-    for name in (*row, *results, *results["equilibrium"]["train"], *figures):
+    for name in (*row, *results, *results["checks"]["train"], *figures):
         assert f"`{name}`" in text
 
 
@@ -281,7 +281,7 @@ def test_every_benchmark_and_nearly_every_experiment_has_a_table() -> None:
 
 
 def test_the_output_in_the_readme_is_that_of_a_run(finished_run: Path) -> None:
-    checks = json.loads((finished_run / "results.json").read_text())["equilibrium"]
+    checks = json.loads((finished_run / "results.json").read_text())["checks"]
     for split, numbers in checks.items():
         line = f"{split}: energy {numbers['energy_z']:+.2f} standard errors from exact, "
         assert f"{line}chi2/dof {numbers['chi2_per_dof']:.2f}\n" in README

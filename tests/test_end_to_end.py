@@ -43,13 +43,13 @@ def test_a_run_leaves_what_it_promises(finished_run: Path) -> None:
     results = read(finished_run, "results.json")
     assert list(results) == [
         *("test", "baselines", "n_test", "n_unseen", "test_unseen", "baselines_unseen"),
-        *("best_epoch", "epochs_trained", "equilibrium"),
+        *("checks", "best_epoch", "epochs_trained"),
     ]
     assert list(results["baselines"]) == ["mean", "pair_products", "symmetric_correlators"]
     for metrics in (results["test"], *results["baselines"].values()):
         assert list(metrics) == ["loss", "mae", "rmse", "r2", "exact_fraction"]
-    assert list(results["equilibrium"]) == ["train", "val", "test"]
-    for numbers in results["equilibrium"].values():
+    assert list(results["checks"]) == ["train", "val", "test"]
+    for numbers in results["checks"].values():
         assert list(numbers) == ["energy_z", "chi2_per_dof", "largest_bin_z"]
     info = read(finished_run, "run_info.json")
     assert (info["status"], info["problem"]) == ("finished", "problem")

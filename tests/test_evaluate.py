@@ -50,7 +50,7 @@ def test_what_is_written_is_true_of_new_data(capsys: pytest.CaptureFixture[str])
     place = Path("checkpoints/cnn/evaluations")
     assert json.loads((place / "L12.json").read_text()) == result
     assert (place / "L12.png").read_bytes().startswith(b"\x89PNG")
-    assert {"lattice_size", "n", "metrics", "by_temperature", "equilibrium", "worst_error"} <= set(result)
+    assert {"lattice_size", "n", "metrics", "by_temperature", "check", "worst_error"} <= set(result)
     assert (result["n_unseen"], result["metrics_unseen"]) == (300, result["metrics"])  # all of another size
     assert (result["lattice_size"], result["n"]) == (12, 300)
     _, model = load_run("checkpoints/cnn")

@@ -16,8 +16,8 @@ from model import (
     Network,
     ResidualBlock,
     Symmetry,
+    activation_gain,
     create_network,
-    gain,
 )
 
 EVERY = pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -140,9 +140,9 @@ def test_of_few_channels_a_convolution_is_a_matrix_product(n_in: int, kernel_siz
 )
 def test_gain_keeps_the_size_of_activations(name: str, expected: float) -> None:
     activation = ACTIVATIONS[name]()
-    assert gain(activation) == pytest.approx(expected, rel=1e-3)
+    assert activation_gain(activation) == pytest.approx(expected, rel=1e-3)
     z = torch.randn(10**6, generator=torch.Generator().manual_seed(0))
-    assert (gain(activation) * activation(z)).square().mean().item() == pytest.approx(1, abs=0.01)
+    assert (activation_gain(activation) * activation(z)).square().mean().item() == pytest.approx(1, abs=0.01)
 
 
 @OF_LINEAR_LAYERS

@@ -70,7 +70,7 @@ def _own_folder(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def test_names_in_the_config_are_those_of_the_tasks() -> None:
-    assert set(TASKS) == set(get_args(config.Task))
+    assert set(TASKS) == set(get_args(config.TaskName))
 
 
 def test_targets_are_energies_per_spin() -> None:

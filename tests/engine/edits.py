@@ -312,7 +312,7 @@ class CountsInTheClass(Edited):
 
 
 class ChangesTheRate(Edited):
-    def lr_factor(self, step: int) -> float:
+    def factor_at(self, step: int) -> float:
         options = self.optimizer.param_groups[0]
         return float(options["lr"] / options["initial_lr"])  # leave it to the step
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from engine.distributed import ALONE, Group, group_from_environment
-from tests.conftest import DEBUG, TOY, environment, read, run_command, start_command, wait_for
+from tests.conftest import DEBUG, TOY, Program, environment, read, run_command, start_command, wait_for
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
 
@@ -139,6 +139,26 @@ def test_the_group_is_the_one_that_torchrun_describes(monkeypatch: pytest.Monkey
         monkeypatch.setenv(name, value)
     assert group_from_environment() == Group(5, 8, 1)
     assert not group_from_environment().is_main
+
+
+@pytest.mark.parametrize("variables", [{"MASTER_ADDR": "somewhere"}, {"RANK": "1", "WORLD_SIZE": "2"}])
+def test_variables_that_a_cluster_sets_for_every_job_do_not_make_a_group(
+    variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert group_from_environment() is ALONE
+
+
+@pytest.mark.parametrize("changes", [{"WORLD_SIZE": "x"}, {"RANK": ""}])
+def test_variables_that_are_not_those_of_torchrun_are_refused_in_one_line(
+    changes: dict[str, str], toy: Program
+) -> None:
+    variables = {"MASTER_ADDR": "somewhere", "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", **changes}
+    done = toy("--preset", "debug", **variables)
+    assert done.returncode == 2
+    assert "RANK, WORLD_SIZE and LOCAL_RANK must be integers" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_a_single_process_sends_nothing() -> None:

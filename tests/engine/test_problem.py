@@ -405,16 +405,14 @@ def test_labels_without_a_difference_are_refused() -> None:
         load_data(Labels(), CONFIG)
 
 
-def test_the_numbers_of_the_check_are_in_the_results_under_its_name() -> None:
+def test_the_numbers_of_the_check_are_in_the_results_() -> None:
     class Checked(ToyProblem):
-        check_name = "plausible"
-
         def check(self, config: ToyConfig, columns: Columns) -> Check:
             return Check({"n": len(columns["values"])})
 
     main.run(Checked(), CONFIG, Path("checkpoints/r"))
     results = json.loads(Path("checkpoints/r/results.json").read_text())
-    assert results["plausible"] == {"train": {"n": 200}, "val": {"n": 50}, "test": {"n": 50}}
+    assert results["checks"] == {"train": {"n": 200}, "val": {"n": 50}, "test": {"n": 50}}
 
 
 # ----------------------------------------------------------------------------------------------------- one file, found

@@ -43,12 +43,12 @@ def test_a_run_leaves_what_it_promises(toy_run: Path) -> None:
     results = read(toy_run, "results.json")
     assert list(results) == [
         *("test", "baselines", "n_test", "n_unseen", "test_unseen", "baselines_unseen"),
-        *("best_epoch", "epochs_trained", "check"),
+        *("checks", "best_epoch", "epochs_trained"),
     ]
     assert list(results["baselines"]) == ["mean"]
     for metrics in (results["test"], *results["baselines"].values()):
         assert list(metrics) == ["loss", "mae", "rmse", "r2"]
-    assert set(results["check"]) == {"train", "val", "test"}
+    assert set(results["checks"]) == {"train", "val", "test"}
     info = read(toy_run, "run_info.json")
     assert info["status"] == "finished"
     assert info["problem"] == "tests.toy"

@@ -376,14 +376,14 @@ def test_numbers_of_numpy_in_a_row_become_numbers_of_python(monkeypatch: pytest.
     trainer, record = build(epochs=2)
     metrics = ToyProblem.metrics
     monkeypatch.setattr(ToyProblem, "metrics", lambda *arguments: metrics(*arguments) | {"norm": np.float32(0.5)})
-    monkeypatch.setattr(trainer, "lr_factor", lambda step: np.float64(1.0))
+    monkeypatch.setattr(trainer, "factor_at", lambda step: np.float64(1.0))
     trainer.fit()
     assert {type(value) for row in record.rows for value in row.values()} == {int, float}
 
 
 def test_a_row_with_something_else_is_an_error_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer, _ = build(epochs=2)
-    monkeypatch.setattr(trainer, "lr_factor", lambda step: math.nan)
+    monkeypatch.setattr(trainer, "factor_at", lambda step: math.nan)
     monkeypatch.setattr(trainer, "train_epoch", lambda take_step: 1.0)
     with pytest.raises(ProblemError, match="the row of an epoch: learning_rate is nan"):
         trainer.fit()

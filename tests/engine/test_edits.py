@@ -38,7 +38,7 @@ EDITS = {
         {
             UPDATE: UPDATE
             + "        self.norms += nn.utils.get_total_norm([p.grad for p in self.network.parameters()])\n",
-            "        self.network.train()\n": "        self.network.train()\n        self.norms = torch.zeros(())\n",
+            "        self.network.train()": "        self.norms = torch.zeros(())\n        self.network.train()",
             ROW: ROW + '                "gradient_norm": self.norms.item() / self.steps_per_epoch,\n',
         },
         [],

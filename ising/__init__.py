@@ -1,1 +1,1 @@
-"""The physics: lattice, sampler, exact results. NumPy only; knows nothing of networks, configs or files."""
+"""The physics: lattice, samplers, exact results, statistics. It does not depend on networks, configs or files."""

@@ -1,6 +1,6 @@
-"""What is known exactly about the 2D Ising model. Samples and networks are compared with it.
+"""Exact results for the 2D Ising model, with which samples and networks are compared.
 
-Energies and specific heats are per spin; units and signs are those of lattice.py.
+Energies and specific heats are per spin. Units and signs are those of lattice.py.
 
 Sources: L. Onsager, Phys. Rev. 65, 117 (1944); B. Kaufman, Phys. Rev. 76, 1232 (1949), for the finite lattice, in the
 form of A. E. Ferdinand and M. E. Fisher, Phys. Rev. 185, 832 (1969).
@@ -18,16 +18,17 @@ Floats = NDArray[np.float64]
 
 T_CRITICAL = 2 / math.log(1 + math.sqrt(2))  # Onsager 1944: sinh(2 / T_c) = 1
 
-COLDEST = 1e-200  # the lowest temperature that is accepted: 2 L^2 / T, the largest term of ln Z, must not overflow
+COLDEST = 1e-200  # lowest temperature accepted: 2 L^2 / T, the largest term of ln Z, must not overflow
 
-# Kaufman's closed form is used for couplings K = 1 / T between these two, from T = 1000 to T = 0.5. Its rounding errors
-# are 1e-15 or so, but the specific heat is 64 K^2 exp(-8 K) when cold and 2 K^2 when hot, as a difference of terms of
-# order 1 and 1 / K^2. Outside this range, the first terms of the low- and high-temperature series are more accurate.
+# Kaufman's closed form is used for couplings K = 1 / T between these two, from T = 1000 to T = 0.5. It computes the
+# specific heat as a difference of larger terms, whose relative rounding errors are about 1e-15. At low temperatures, it
+# is 64 K^2 exp(-8 K), a difference of terms of order 1. At high temperatures, it is 2 K^2, with terms of order 1 / K^2.
+# Outside the range, the first terms of the low- and high-temperature series are more accurate.
 _HOT, _COLD = 1e-3, 2.0
 
 
 def _couplings(temperatures: ArrayLike) -> Floats:
-    """K = 1 / T: (...) -> (...)."""
+    """K = 1 / T, (...) -> (...). Raises ValueError if a temperature is not finite or below 1e-200."""
     values = np.asarray(temperatures, dtype=np.float64)
     if not np.all((values >= COLDEST) & np.isfinite(values)):
         raise ValueError(f"temperatures must be positive and finite, and at least {COLDEST:g}")
@@ -38,16 +39,17 @@ def onsager_energy(temperatures: ArrayLike) -> Floats:
     """Energy per spin of the infinite lattice: temperatures (...) -> (...).
 
     Onsager's u = -coth 2K [1 + (2 / pi) k' K_1(k)], with K = 1 / T, k' = 2 tanh^2 2K - 1, k^2 + k'^2 = 1. The complete
-    elliptic integral is K_1(k) = pi / (2 agm(1, |k'|)), so that the bracket becomes 1 + k' / agm(1, |k'|). The relative
-    error is at most 1e-9. Above T = 1000, where the bracket is lost in rounding, the high-temperature series is used.
+    elliptic integral is K_1(k) = pi / (2 agm(1, |k'|)), with the arithmetic-geometric mean agm, so the bracket is
+    1 + k' / agm(1, |k'|). The relative error is at most 1e-9. Above T = 1000, the bracket is lost in rounding errors,
+    and the high-temperature series is used instead.
 
     Raises:
-        ValueError: a temperature is not finite or below 1e-200; so do all functions here that take temperatures.
+        ValueError: a temperature is not finite or below 1e-200. All functions here that take temperatures raise this.
     """
     coupling = _couplings(temperatures)
     modulus = 2 * np.tanh(2 * coupling) ** 2 - 1
     arithmetic, geometric = np.ones_like(modulus), np.abs(modulus)
-    for _ in range(64):  # a handful would do, except at T_c: the modulus vanishes and the mean only halves each time
+    for _ in range(64):  # a few are enough except at T_c, where k' = 0 and each step only halves the mean
         arithmetic, geometric = (arithmetic + geometric) / 2, np.sqrt(arithmetic * geometric)
     v = np.tanh(coupling)
     closed_form = -(1 + modulus / arithmetic) / np.tanh(2 * coupling)
@@ -59,7 +61,7 @@ def yang_magnetization(temperatures: ArrayLike) -> Floats:
 
     (1 - sinh(2 / T)^-4)^(1/8): C. N. Yang, Phys. Rev. 85, 808 (1952). The absolute error of its 8th power is 1e-15.
     """
-    coupling = np.clip(_couplings(temperatures), 0.1, 100)  # beyond, it is 0 or 1 to all digits and sinh overflows
+    coupling = np.clip(_couplings(temperatures), 0.1, 100)  # beyond this range, the result is 0 or 1 to all digits
     return np.asarray(np.maximum(1 - np.sinh(2 * coupling) ** -4.0, 0) ** 0.125)
 
 
@@ -86,10 +88,10 @@ def log_partition_function(temperatures: ArrayLike, lattice_size: int) -> Floats
 
 
 def _kaufman(temperatures: ArrayLike, lattice_size: int) -> tuple[Floats, Floats, Floats]:
-    """ln Z - 2 L^2 / T, and the energy and the specific heat per spin.
+    """ln Z - 2 L^2 / T, and the energy and specific heat per spin: temperatures (...) -> three arrays (...).
 
-    The first is the logarithm of the sum of exp(-(E - E_0) / T), with the energy E_0 = -2 L^2 of the ground state. It
-    is ln 2 at low temperatures, where it would be lost in rounding of ln Z.
+    The first is the logarithm of the sum of exp(-(E - E_0) / T), with the energy E_0 = -2 L^2 of the ground states. At
+    low temperatures it is ln 2, which would be lost in the rounding of ln Z.
     """
     check_lattice_size(lattice_size)
     coupling = _couplings(temperatures)
@@ -101,26 +103,26 @@ def _kaufman(temperatures: ArrayLike, lattice_size: int) -> tuple[Floats, Floats
 
 
 def _low_temperature_series(coupling: Floats, lattice_size: int) -> Floats:
-    """What `_kaufman` returns, for T <= 0.5: (...) -> (3, ...).
+    """The results of `_kaufman` for T <= 0.5: (...) -> (3, ...).
 
     With z = exp(-4 K), ln Z - 2 L^2 K = ln 2 + L^2 (z^2 + 2 z^3 + 9/2 z^4 + 12 z^5 + ...): C. Domb, Adv. Phys. 9, 149
-    (1960). Domain walls around the lattice change the coefficients from z^L on: those of L = 4 follow from its density
-    of states. The first term left out, 112/3 z^6 or 151/3 z^6, is less than 1e-11 of the specific heat.
+    (1960). Domain walls around the lattice change the coefficients from z^L on. Those of L = 4 follow from its density
+    of states. The first neglected term, 112/3 z^6 or 151/3 z^6, is less than 1e-11 of the specific heat.
     """
     z = np.exp(-4 * coupling)
     n = np.arange(2, 6)
     coefficients = np.array([1, 2, 21 / 4, 22] if lattice_size == 4 else [1, 2, 9 / 2, 12])
     terms = coefficients * z[..., None] ** (n - 2)
     log_z = math.log(2) + (lattice_size * z) ** 2 * terms.sum(axis=-1)
-    energy = 4 * z**2 * (n * terms).sum(axis=-1) - 2
+    energy = 4 * z**2 * (n * terms).sum(axis=-1) - 2  # -d ln Z / dK / L^2, with dz / dK = -4 z
     return np.array([log_z, energy, (4 * coupling * z) ** 2 * (n**2 * terms).sum(axis=-1)])
 
 
 def _high_temperature_series(coupling: Floats, lattice_size: int) -> Floats:
-    """What `_kaufman` returns, for T >= 1000: (...) -> (3, ...).
+    """The results of `_kaufman` for T >= 1000: (...) -> (3, ...).
 
     With v = tanh K, ln Z = L^2 (ln 2 + 2 ln cosh K + a v^4 + ...), from the L^2 smallest loops: a = 1. At L = 4, the
-    2 L loops straight around the lattice are as long: a = 3/2. What is left out is less than 1e-10 of U and C.
+    2 L loops straight around the lattice have the same length: a = 3/2. Neglected terms: less than 1e-10 of U and C.
     """
     v, a = np.tanh(coupling), 1.5 if lattice_size == 4 else 1.0
     log_z = lattice_size**2 * (math.log(2) + np.log1p(np.sinh(coupling) ** 2) + a * v**4 - 2 * coupling)
@@ -128,7 +130,7 @@ def _high_temperature_series(coupling: Floats, lattice_size: int) -> Floats:
 
 
 def _closed_form(coupling: Floats, lattice_size: int) -> Floats:
-    """What `_kaufman` returns, from Kaufman's solution: (...) -> (3, ...).
+    """The results of `_kaufman` from Kaufman's solution: (...) -> (3, ...).
 
     The partition function is a sum of four products over wave numbers r, odd or even, from 0 to 2L - 1:
 
@@ -137,12 +139,12 @@ def _closed_form(coupling: Floats, lattice_size: int) -> Floats:
 
     with cosh g_r = cosh 2K coth 2K - cos(pi r / L), and g_0 = 2K + ln tanh K, which changes its sign at T_c. The energy
     is -d ln Z / dK and the specific heat K^2 d^2 ln Z / dK^2. In the code, a name that ends in 1 or 2 is a first or
-    second derivative with respect to K; products are kept as logarithms, so that no lattice is too large.
+    second derivative with respect to K. Products are stored as logarithms, so they do not overflow on large lattices.
     """
     half, n_sites = lattice_size / 2, lattice_size**2
     sinh, cosh = np.sinh(2 * coupling), np.cosh(2 * coupling)
 
-    # x_r for r = 1 ... 2L - 1, on a last axis. With c = cosh g: c1 = sinh(g) g1 and c2 = cosh(g) g1^2 + sinh(g) g2.
+    # x_r for r = 1 ... 2L - 1 on the last axis. With c = cosh g: c1 = sinh(g) g1 and c2 = cosh(g) g1^2 + sinh(g) g2.
     c = (cosh**2 / sinh)[..., None] - np.cos(np.pi * np.arange(1, 2 * lattice_size) / lattice_size)
     c1 = (2 * cosh * (1 - 1 / sinh**2))[..., None]
     c2 = (4 * sinh * (1 - 1 / sinh**2) + 8 * cosh**2 / sinh**3)[..., None]
@@ -153,8 +155,8 @@ def _closed_form(coupling: Floats, lattice_size: int) -> Floats:
     # The four products without r = 0, as ln P and its derivatives, each (4, ...): cosh and sinh, odd r, then even r.
     log_p, log_p1, log_p2 = np.concatenate([_log_products(*x[..., 0::2]), _log_products(*x[..., 1::2])], axis=1)
 
-    # r = 0 is on its own, since y = x_0 vanishes at T_c and the logarithm of 2 sinh y with it. The products that have
-    # it get the factor f = 2 cosh y or 2 sinh y, here over exp |y|.
+    # r = 0 is treated separately, since y = x_0 vanishes at T_c, where ln(2 sinh y) diverges. The products over even r
+    # get the factor f = 2 cosh y or 2 sinh y. Here f is divided by exp |y|, and |y| is added to ln P.
     y = half * (2 * coupling + np.log(np.tanh(coupling)))
     y1, y2 = half * (2 + 2 / sinh), half * (-4 * cosh / sinh**2)
     decay = np.exp(-2 * np.abs(y))
@@ -165,8 +167,8 @@ def _closed_form(coupling: Floats, lattice_size: int) -> Floats:
     f2 = np.array([none, none, y2 * sinh_y + y1**2 * cosh_y, y2 * cosh_y + y1**2 * sinh_y])
     log_p[2:] += np.abs(y)
 
-    # Their sum S = sum P f, relative to the largest. Slopes are counted from that of the first product, so that
-    # (ln S)'' = S'' / S - (S' / S)^2 is no difference of large numbers.
+    # The sum S = sum P f, relative to the largest P. Slopes are relative to that of the first product. Otherwise,
+    # (ln S)'' = S'' / S - (S' / S)^2 would be a difference of large numbers.
     weight = np.exp(log_p - log_p.max(axis=0))
     slope = log_p1 - log_p1[0]
     total = (weight * f).sum(0)
@@ -180,7 +182,7 @@ def _closed_form(coupling: Floats, lattice_size: int) -> Floats:
 
 
 def _log_products(x: Floats, x1: Floats, x2: Floats) -> Floats:
-    """ln prod 2 cosh x and ln prod 2 sinh x over the last axis, with two derivatives: (..., r) -> (3, 2, ...)."""
+    """ln prod 2 cosh x and ln prod 2 sinh x over the last axis, and two derivatives: (..., r) -> (3, 2, ...)."""
     products = []
     for sign, slope in ((1, np.tanh(x)), (-1, 1 / np.tanh(x))):
         log = x + np.log1p(sign * np.exp(-2 * x))
@@ -189,14 +191,14 @@ def _log_products(x: Floats, x1: Floats, x2: Floats) -> Floats:
 
 
 def phase_log_odds(energies: ArrayLike, temperatures: Floats, lattice_size: int) -> Floats:
-    """Log-odds that T is below T_c for configurations with these energies: (N,) -> (N,).
+    """Log-odds that T is below T_c, given the energies of configurations: (N,) -> (N,).
 
-    Bayes' rule, if each of the `temperatures` (M,) is equally likely before the configuration is seen. A configuration
-    s has p(s | T) = exp(-E / T - ln Z(T)), which depends on s only through its energy. The result is limited to the
-    range from -1000 to 1000, since JSON has no infinity.
+    This is Bayes' rule with a prior in which each of the `temperatures` (M,) has the same probability. The probability
+    of a configuration s is p(s | T) = exp(-E / T - ln Z(T)), which depends on s only through its energy. The result is
+    clipped to the range from -1000 to 1000, since JSON has no infinity.
 
     Raises:
-        ValueError: there is no temperature, or one is not finite or below 1e-200.
+        ValueError: there are no temperatures, or one is not finite or below 1e-200.
     """
     levels, place = np.unique(np.asarray(energies, dtype=np.float64), return_inverse=True)
     temperatures = np.asarray(temperatures, dtype=np.float64)
@@ -205,7 +207,7 @@ def phase_log_odds(energies: ArrayLike, temperatures: Floats, lattice_size: int)
     log_weights = []
     for side in (temperatures[temperatures < T_CRITICAL], temperatures[temperatures >= T_CRITICAL]):
         weight = np.log(len(side)) if len(side) else -np.inf
-        # Of more than a thousand temperatures, a thousand quantiles are used.
+        # If there are more than 1,000 temperatures, 1,000 quantiles are used.
         some = np.quantile(side, (np.arange(1000) + 0.5) / 1000) if len(side) > 1000 else side
         if len(some):
             exponents = -(levels[:, None] + 2 * lattice_size**2) / some - _kaufman(some, lattice_size)[0]
@@ -217,7 +219,7 @@ def phase_log_odds(energies: ArrayLike, temperatures: Floats, lattice_size: int)
 
 
 def energy_distribution(temperatures: Floats, lattice_size: int) -> tuple[NDArray[np.int64], Floats]:
-    """The energy levels (levels,) and the probability of each at each temperature (M, levels), for L = 4, 6, 8."""
+    """Energy levels (levels,), and the probability of each at each temperature (M, levels), for L = 4, 6, 8."""
     levels, counts = density_of_states(lattice_size)
     log_p = np.log(counts) - (levels - levels[0]) * _couplings(temperatures)[:, None]
     log_p -= _kaufman(temperatures, lattice_size)[0][:, None]
@@ -225,34 +227,36 @@ def energy_distribution(temperatures: Floats, lattice_size: int) -> tuple[NDArra
 
 
 def phase_accuracy(temperatures: Floats, prior: Floats, lattice_size: int) -> Floats:
-    """Share of right answers at each temperature (M,) if the sign of `phase_log_odds` decides, for L = 4, 6, 8."""
+    """Accuracy of the sign of `phase_log_odds` as a classifier, at each temperature (M,), for L = 4, 6, 8."""
     levels, p = energy_distribution(temperatures, lattice_size)
     below = phase_log_odds(levels, prior, lattice_size) > 0
     return np.asarray((p * (below == (np.asarray(temperatures) < T_CRITICAL)[:, None])).sum(axis=1))
 
 
 def enumerate_configurations() -> NDArray[np.int8]:
-    """Every configuration of the 4 x 4 lattice: (65536, 4, 4) int8 in {-1, +1}."""
+    """All configurations of the 4 x 4 lattice: (65536, 4, 4) int8 in {-1, +1}."""
     bits = np.arange(2**16)[:, None] >> np.arange(16) & 1
     return (2 * bits - 1).astype(np.int8).reshape(-1, 4, 4)
 
 
 @functools.cache
 def density_of_states(lattice_size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The energy levels and how many configurations have each: two arrays (levels,), exact, for L = 4, 6, 8.
+    """Energy levels and the exact number of configurations at each: two arrays (levels,), for L = 4, 6, 8.
 
-    The number of configurations with u unlike bonds, energy 2 u - 2 L^2, is the coefficient of x^u in tr M^L, where the
-    transfer matrix M(a, b) = x^(unlike bonds between rows a and b, and within b) adds a row. Its part between rows is a
-    product over columns, since every spin of b is like the one above it or, at the price of x, unlike. Numbers stay
-    below 2^63; only the sum of all counts at L = 8 is 2^64 (for which take Python's integers).
+    A bond is unlike if its two spins differ. Configurations with u unlike bonds have the energy 2 u - 2 L^2, and their
+    number is the coefficient of x^u in tr M^L. The transfer matrix M(a, b) = x^(unlike bonds between rows a and b, and
+    within b) adds a row. Its part between rows is a product over columns: a spin of b equals the one above it (factor
+    1) or differs from it (factor x). All counts are below 2^63. Their sum at L = 8 is 2^64, which overflows int64: add
+    them as Python integers.
 
     Raises:
-        ValueError: another lattice size.
+        ValueError: the lattice size is not 4, 6 or 8.
     """
     rows, unlike_within = _rows(lattice_size)
-    unlike = np.zeros((len(rows), 2 * lattice_size**2 + 1), np.int64)  # polynomials by last row: coefficient of x^u
+    unlike = np.zeros((len(rows), 2 * lattice_size**2 + 1), np.int64)  # (last row, u): coefficients of x^u
     counts = np.zeros(unlike.shape[1], np.int64)
-    for first, n_alike in zip(*np.unique(_simplest(lattice_size), return_counts=True), strict=True):
+    # First rows that are equivalent by symmetry have the same counts: only one of them is computed.
+    for first, n_equivalent in zip(*np.unique(_representatives(lattice_size), return_counts=True), strict=True):
         unlike[:] = 0
         unlike[first, 0] = 1
         for _ in range(lattice_size):
@@ -260,41 +264,41 @@ def density_of_states(lattice_size: int) -> tuple[NDArray[np.int64], NDArray[np.
                 unlike[:, 1:] += unlike[rows ^ 1 << column, :-1]
             for n in range(2, lattice_size + 1, 2):
                 shifted = unlike[unlike_within == n]
-                unlike[unlike_within == n] = np.roll(shifted, n, axis=1)  # what would be rolled over the end is zero
-        counts += n_alike * unlike[first]
+                unlike[unlike_within == n] = np.roll(shifted, n, axis=1)  # entries that wrap around are zero
+        counts += n_equivalent * unlike[first]  # the trace: the last row is the first
     levels = 2 * np.arange(len(counts)) - 2 * lattice_size**2
     levels, counts = levels[counts > 0], counts[counts > 0]
     for array in (levels, counts):
-        array.flags.writeable = False  # it is handed out again
+        array.flags.writeable = False  # the cached arrays are returned again
     return levels, counts
 
 
 def _rows(lattice_size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Every configuration of a row, as the bits of a number, and its unlike bonds: two arrays (2^L,)."""
+    """All configurations of a row as bits of integers, and the unlike bonds within each: two arrays (2^L,)."""
     if lattice_size not in (4, 6, 8):
-        raise ValueError(f"lattice size {lattice_size}: the transfer matrix is for 4, 6 and 8")
+        raise ValueError(f"lattice size {lattice_size}: must be 4, 6 or 8")
     rows = np.arange(2**lattice_size)
     rotated = rows >> 1 | (rows & 1) << lattice_size - 1
     return rows, np.bitwise_count(rows ^ rotated).astype(np.int64)
 
 
-def _simplest(lattice_size: int) -> NDArray[np.int64]:
-    """For each row of spins the smallest number that shifts and a spin flip make of it: (2^L,)."""
+def _representatives(lattice_size: int) -> NDArray[np.int64]:
+    """For each row, the smallest integer among the rows that are equivalent by shifts and a spin flip: (2^L,)."""
     rows, _ = _rows(lattice_size)
     shifted = np.array([rows >> n | rows << lattice_size - n for n in range(lattice_size)]) & len(rows) - 1
     return np.asarray(np.minimum(shifted, shifted ^ len(rows) - 1).min(axis=0))
 
 
 def sample(lattice_size: int, temperature: float, n: int, seed: int | np.random.SeedSequence) -> NDArray[np.int8]:
-    """Independent configurations drawn without a Markov chain: (n, L, L) int8, for L = 4, 6, 8.
+    """Independent configurations, sampled without a Markov chain: (n, L, L) int8, for L = 4, 6, 8.
 
     With the transfer matrix M(a, b) = exp(-2 / T (unlike bonds between rows a and b, and within b)), the first row r_0
-    is a with probability M^L(a, a) / tr M^L and row i, given the one before it and the first, is b with probability
+    is a with probability M^L(a, a) / tr M^L. Given the previous row and the first one, row i is b with probability
     M(r_{i-1}, b) M^{L-i}(b, r_0) / M^{L-i+1}(r_{i-1}, r_0).
 
     Raises:
-        ValueError: another lattice size, the temperature is not finite or below 1e-200, n is not an integer of at
-            least 0, or the seed is neither an integer of at least 0 nor a SeedSequence.
+        ValueError: the lattice size is not 4, 6 or 8, the temperature is not finite or below 1e-200, n is not an
+            integer of at least 0, or the seed is neither an integer of at least 0 nor a SeedSequence.
     """
     rows, unlike_within = _rows(lattice_size)
     check_integer("n", n, 0)
@@ -306,12 +310,12 @@ def sample(lattice_size: int, temperature: float, n: int, seed: int | np.random.
     rng = np.random.default_rng(seed)
     weights = powers[-1].diagonal()
     first = rng.choice(rows, n, p=weights / weights.sum())
-    drawn = np.empty((n, lattice_size), np.int64)
-    for start in range(0, n, 2**12):  # of the configurations, to bound the memory
-        part = drawn[start : start + 2**12]
-        part[:, 0] = first[start : start + 2**12]
+    sampled = np.empty((n, lattice_size), np.int64)  # rows as bits of integers
+    for start in range(0, n, 2**12):  # in chunks, to limit the memory
+        chunk = sampled[start : start + 2**12]
+        chunk[:, 0] = first[start : start + 2**12]
         for i in range(1, lattice_size):
-            cumulative = (powers[1][part[:, i - 1]] * powers[lattice_size - i].T[part[:, 0]]).cumsum(axis=1)
-            target = rng.random((len(part), 1)) * cumulative[:, -1:]
-            part[:, i] = (cumulative <= target).sum(axis=1)
-    return (2 * (drawn[..., None] >> np.arange(lattice_size) & 1) - 1).astype(np.int8)
+            cumulative = (powers[1][chunk[:, i - 1]] * powers[lattice_size - i].T[chunk[:, 0]]).cumsum(axis=1)
+            target = rng.random((len(chunk), 1)) * cumulative[:, -1:]
+            chunk[:, i] = (cumulative <= target).sum(axis=1)
+    return (2 * (sampled[..., None] >> np.arange(lattice_size) & 1) - 1).astype(np.int8)

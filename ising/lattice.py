@@ -1,9 +1,10 @@
 """The square lattice with periodic boundaries: energy, magnetisation, correlations.
 
-Units and signs, stated once for the whole project: H = -J * sum over nearest-neighbour pairs of s_i s_j with
-J = k_B = 1 (ferromagnetic, no field) and spins s = -1 or +1. Energies are in units of J, temperatures in J / k_B.
-Every array of spins has the shape (..., L, L), rows before columns, and a signed integer or floating type. Functions
-that take spins raise ValueError otherwise; they do not check the values.
+Units and signs of the whole project: H = -J * sum over nearest-neighbour pairs of s_i s_j with J = k_B = 1
+(ferromagnetic, no field) and spins s = -1 or +1. Energies are in units of J, temperatures in J / k_B.
+
+Arrays of spins have the shape (..., L, L), rows before columns, and a signed integer or floating dtype. Functions that
+take spins raise ValueError otherwise. They do not check that the values are -1 or +1.
 """
 
 import numbers
@@ -15,27 +16,27 @@ from numpy.typing import NDArray
 def check_lattice_size(lattice_size: int) -> None:
     """Raise ValueError unless L is even and at least 4.
 
-    On L = 2 the two bonds between a pair of neighbours coincide; an odd periodic lattice has no checkerboard, so that
-    updating "all black sites at once" would update neighbours together and sample the wrong distribution.
+    On L = 2, the two bonds between a pair of neighbours coincide. An odd periodic lattice has no checkerboard: an
+    update of all sites of one colour would update neighbours together, and sample the wrong distribution.
     """
     if lattice_size < 4 or lattice_size % 2:
         raise ValueError(f"lattice size {lattice_size}: must be even and at least 4")
 
 
 def check_integer(name: str, value: object, minimum: int, alternative: str = "") -> None:
-    """Raise ValueError unless an argument of a sampler, such as its number of sweeps, is an integer >= minimum."""
+    """Raise ValueError unless the argument `name` is an integer >= minimum. `alternative` is added to the message."""
     if not isinstance(value, numbers.Integral) or int(value) < minimum:
         raise ValueError(f"{name} {value!r}: must be an integer, at least {minimum}{alternative}")
 
 
 def check_seed(seed: object) -> None:
-    """Raise ValueError unless a seed is a non-negative integer or a SeedSequence; None would not be reproducible."""
+    """Raise ValueError unless a seed is a non-negative integer or a SeedSequence: None would not be reproducible."""
     if not isinstance(seed, np.random.SeedSequence):
         check_integer("seed", seed, 0, ", or a SeedSequence")
 
 
 def _check_spins(spins: NDArray[np.int8]) -> None:
-    """Raise ValueError unless spins are (..., L, L) and of a type that holds -1: sums of bits or unsigned are wrong."""
+    """Raise ValueError unless spins are (..., L, L) with a signed dtype, without which their sums would be wrong."""
     if spins.ndim < 2 or spins.shape[-1] != spins.shape[-2]:
         raise ValueError(f"spins of shape {spins.shape}: must be (..., L, L)")
     if spins.dtype.kind not in "if":
@@ -48,7 +49,7 @@ def _check_spins(spins: NDArray[np.int8]) -> None:
 def energy(spins: NDArray[np.int8]) -> NDArray[np.int64]:
     """Total energy, in units of J: spins (..., L, L) -> (...).
 
-    The levels lie 4 apart, from -2 L^2 to 2 L^2, except that the outermost two at either end lie 8 apart.
+    The levels are 4 apart, from -2 L^2 to 2 L^2, except that the two lowest and the two highest are 8 apart.
     """
     _check_spins(spins)
     right_and_down = np.roll(spins, -1, axis=-1) + np.roll(spins, -1, axis=-2)  # counts every bond once
@@ -64,11 +65,11 @@ def magnetization(spins: NDArray[np.int8]) -> NDArray[np.float64]:
 
 
 def correlations(spins: NDArray[np.int8]) -> NDArray[np.float64]:
-    """Mean of s_i s_j over all pairs a given displacement apart: spins (..., L, L) -> (..., classes).
+    """Mean of s_i s_j over all pairs of sites at a given displacement: spins (..., L, L) -> (..., classes).
 
-    Displacements that the symmetries of the square turn into each other, (dx, dy) with 0 <= dy <= dx <= L / 2, are one
-    class: 14 of them at L = 8, nearest neighbours first. The autocorrelation comes from its Fourier transform
-    (Wiener and Khinchin) and is rounded to the integer that it is, so the values are exact.
+    Displacements that are equivalent by the symmetries of the square form one class, with a representative (dx, dy),
+    0 <= dy <= dx <= L / 2. There are 14 classes at L = 8; nearest neighbours are the first. The sums over pairs are
+    computed by Fourier transform (Wiener-Khinchin theorem). They are integers, so rounding makes them exact.
     """
     _check_spins(spins)
     lattice_size = spins.shape[-1]
@@ -76,7 +77,7 @@ def correlations(spins: NDArray[np.int8]) -> NDArray[np.float64]:
     sums = np.rint(np.fft.irfft2(power, s=spins.shape[-2:]))  # (..., L, L): sum over i of s_i s_{i + d}
     distance = np.minimum(np.arange(lattice_size), lattice_size - np.arange(lattice_size))
     near, far = np.minimum.outer(distance, distance), np.maximum.outer(distance, distance)
-    labels = (far * lattice_size + near).reshape(-1)  # (L^2,): the same for all of a class; 0 for no displacement
+    labels = (far * lattice_size + near).reshape(-1)  # (L^2,): equal within a class; 0 for no displacement
     order = np.argsort(labels, kind="stable")
     _, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
     totals = np.add.reduceat(sums.reshape(*spins.shape[:-2], -1)[..., order], starts, axis=-1)
@@ -85,20 +86,20 @@ def correlations(spins: NDArray[np.int8]) -> NDArray[np.float64]:
 
 
 def random_symmetries(spins: NDArray[np.int8], rng: np.random.Generator) -> NDArray[np.int8]:
-    """Each configuration shifted, turned, mirrored and flipped at random: (N, L, L) -> (N, L, L).
+    """Shift, rotate, mirror and flip each configuration at random: (N, L, L) -> (N, L, L).
 
-    All of this leaves energies as they are, and so gives configurations as likely as those that there were.
+    The energy does not change, so the new configurations are as likely as the old ones.
     """
     _check_spins(spins)
     if spins.ndim != 3:
         raise ValueError(f"spins of shape {spins.shape}: must be (N, L, L)")
     n, size = spins.shape[:2]
 
-    def places() -> NDArray[np.int64]:  # along one axis: shifted, and run through to or fro
+    def places() -> NDArray[np.int64]:  # (N, L): sites along one axis, shifted, in either direction
         shifted = np.arange(size) + rng.integers(size, size=(n, 1))
         return np.asarray(shifted * rng.choice([-1, 1], size=(n, 1)) % size)
 
     moved = spins[np.arange(n)[:, None, None], places()[:, :, None], places()[:, None, :]]
-    turned = rng.random(n) < 0.5
-    moved[turned] = moved[turned].swapaxes(1, 2)
+    transposed = rng.random(n) < 0.5
+    moved[transposed] = moved[transposed].swapaxes(1, 2)
     return np.asarray(moved * rng.choice(np.array([-1, 1], np.int8), size=(n, 1, 1)))

@@ -1,7 +1,7 @@
-"""The textbook Metropolis algorithm on a checkerboard, many independent chains at once: the sampler to read first.
+"""The textbook Metropolis algorithm on a checkerboard, for many independent chains at once. Read this sampler first.
 
-Sites of one colour are neighbours only of the other colour, so that a whole colour can be updated at once. Chains are
-vectorised along the last, contiguous axis, each at its own temperature.
+Sites of one colour only have neighbours of the other colour, so all sites of one colour can be updated at once. The
+last, contiguous axis of the arrays contains the chains, each at its own temperature.
 """
 
 import math
@@ -14,11 +14,11 @@ from ising.lattice import check_integer, check_lattice_size, check_seed
 
 
 def sweep(spins: NDArray[np.int8], temperatures: NDArray[np.float32], rng: np.random.Generator) -> None:
-    """Offer every spin of every chain one flip, in place: spins (L, L, N), temperatures (N,).
+    """Propose one flip of every spin of every chain, in place: spins (L, L, N), temperatures (N,).
 
-    A flip that changes the energy by dE is accepted with probability min(1, exp(-dE / T)) (Metropolis et al., 1953):
-    if u < exp(-dE / T) for a uniform u, or, taking the logarithm, if dE < -T ln u. Since -ln u is exponentially
-    distributed, it is drawn as such, which needs neither exp nor ln and is right far into the tail.
+    A flip that changes the energy by dE is accepted with probability min(1, exp(-dE / T)) (Metropolis et al., 1953).
+    With a uniform random number u, the condition is u < exp(-dE / T), or dE < -T ln u. Since -ln u is exponentially
+    distributed, it is generated directly. This needs neither exp nor ln, and is accurate far into the tail.
     """
     rows, columns = np.indices(spins.shape[:2])
     for colour in (0, 1):
@@ -35,12 +35,14 @@ def sweep(spins: NDArray[np.int8], temperatures: NDArray[np.float32], rng: np.ra
 
 
 def equilibration_sweeps(lattice_size: int) -> int:
-    """Sweeps after which a chain has forgotten its start, at every temperature up to 10.
+    """Number of sweeps after which a chain has forgotten its start, at every temperature up to 10.
 
-    At least twenty autocorrelation times of |m| at T_c, where they are longest: 3.2, 10.7, 46 and 175 sweeps at L = 8,
-    16, 32 and 64 (experiments/equilibration.py), or 3 (L / 8)^2.17 and less, with the exponent of large lattices of
-    M. P. Nightingale and H. W. J. Bloete, Phys. Rev. Lett. 76, 4548 (1996). At least 100, since at T = 10 nearly every
-    flip is accepted, the lattice turns over as a whole, and takes about 5 sweeps to forget.
+    This is at least 20 autocorrelation times of |m| at T_c, where they are longest. They are 3.2, 10.7, 46 and 175
+    sweeps at L = 8, 16, 32 and 64 (experiments/equilibration.py). From L = 16 on, 3 (L / 8)^2.17 is an upper limit. Its
+    exponent is that of large lattices: M. P. Nightingale, H. W. J. Bloete, Phys. Rev. Lett. 76, 4548 (1996).
+
+    The number is at least 100. At T = 10 nearly every flip is accepted, so a sweep inverts the whole lattice, and it
+    takes about 5 sweeps to forget the start.
 
     Raises:
         ValueError: the lattice size is odd or below 4.
@@ -55,8 +57,8 @@ def sample(
 ) -> NDArray[np.int8]:
     """One configuration from each of N independent chains: temperatures (N,) in J / k_B -> spins (N, L, L) int8.
 
-    A chain starts ordered below T_c, where a random start would freeze into stripes, and random above. The last step
-    flips a chain as a whole or not, so that both signs of the magnetisation are equally likely.
+    A chain starts ordered below T_c, where a random start would freeze into stripes, and random above. At the end, it
+    is flipped as a whole with probability 1/2, so both signs of the magnetisation are equally likely.
 
     Raises:
         ValueError: the lattice size is odd or below 4, a temperature is not positive and finite, the number of sweeps

@@ -1,6 +1,6 @@
-"""The sampler that runs: the Markov chain of metropolis.py, with 64 chains in a machine word, compiled, on all cores.
+"""The default sampler: the Markov chain of metropolis.py, compiled, with 64 chains per machine word, on all cores.
 
-kernel.py explains how it works. Here, chains are divided into blocks, and the blocks among threads.
+kernel.py explains the algorithm. This module divides the chains into blocks, and the blocks among threads.
 """
 
 import os
@@ -16,12 +16,12 @@ from numpy.typing import ArrayLike, NDArray
 from ising import kernel
 from ising.lattice import check_integer, check_lattice_size, check_seed
 
-SPINS_PER_TASK = 2**20  # what a thread takes at a time: enough for a long call, few enough for a small memory
-UPDATES_PER_CALL = 2**29  # a twentieth of a second: how often progress is reported and an interrupt noticed
+SPINS_PER_TASK = 2**20  # at most, per task of a thread: enough for a long call, few enough to save memory
+UPDATES_PER_CALL = 2**29  # about 0.05 s: the interval at which progress is reported and interrupts are noticed
 
 
 class Task(NamedTuple):
-    """Blocks of chains, of `n_words` words each, from the word `first` on."""
+    """`n_blocks` blocks of `n_words` words of chains each. `first` is the index of the first word."""
 
     first: int
     n_blocks: int
@@ -29,7 +29,7 @@ class Task(NamedTuple):
 
 
 def _tasks(lattice_size: int, n_words: int, n_threads: int) -> list[Task]:
-    """Hand out words of chains: in blocks that fill the lanes, and in a few tasks a thread, so that none waits long."""
+    """Divide words of chains into tasks: blocks that fill the lanes, and a few tasks per thread, so none waits long."""
     per_block = kernel.LANES // min(lattice_size**2 // 2, kernel.LANES)
     n_blocks, left_over = divmod(n_words, per_block)
     at_most = SPINS_PER_TASK // (64 * per_block * lattice_size**2)
@@ -54,12 +54,12 @@ def sample(
 ) -> NDArray[np.int8]:
     """One configuration from each of N independent chains: temperatures (N,) in J / k_B -> spins (N, L, L) int8.
 
-    A chain starts ordered below T_c and random above, and is flipped as a whole or not at the end, as in metropolis.py.
-    Equal arguments give equal spins, whatever the number of threads.
+    A chain starts ordered below T_c and random above. At the end, it is flipped as a whole with probability 1/2, as in
+    metropolis.py. Equal arguments give equal spins, for any number of threads.
 
     Args:
-        n_threads: as many as there are cores that this process may use, if left out.
-        advance: called from time to time with the number of attempted flips since the last call.
+        n_threads: number of threads; by default, the number of cores that this process may use.
+        advance: called repeatedly with the number of flips attempted since the last call.
 
     Raises:
         ValueError: the lattice size is odd or below 4, the temperatures are not (N,), positive and finite, the number
@@ -73,39 +73,39 @@ def sample(
     check_seed(seed)
     temperatures = np.asarray(temperatures, dtype=np.float64)
     if temperatures.ndim != 1 or not np.all((temperatures > 0) & np.isfinite(temperatures)):
-        raise ValueError("temperatures must be positive and finite, one for each chain")
+        raise ValueError("temperatures must be positive and finite, in an array (N,)")
     sequence = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
     key = sequence.generate_state(4, np.uint64).astype(np.uint64)
 
     spins = np.empty((len(temperatures), lattice_size, lattice_size), np.int8)
-    whole_words = np.ones((-(-len(temperatures) // 64), 64))  # 1: any temperature will do for chains nobody asked for
-    whole_words.reshape(-1)[: len(temperatures)] = temperatures
-    telling, stopped = threading.Lock(), threading.Event()
+    padded = np.ones((-(-len(temperatures) // 64), 64))  # whole words; the additional chains, at T = 1, are discarded
+    padded.reshape(-1)[: len(temperatures)] = temperatures
+    lock, stopped = threading.Lock(), threading.Event()
 
-    def draw(task: Task) -> None:
+    def run(task: Task) -> None:
         words = slice(task.first, task.first + task.n_blocks * task.n_words)
         chains = spins[64 * words.start : 64 * words.stop]
         blocks = kernel.new_blocks(lattice_size, task.n_blocks, task.n_words)
-        kernel.start(blocks, whole_words[words].reshape(-1, task.n_words, 64), key, task.first)
+        kernel.start(blocks, padded[words].reshape(-1, task.n_words, 64), key, task.first)
         at_once = max(1, UPDATES_PER_CALL // (64 * blocks.spins.size))
         for done in range(0, n_sweeps, at_once):
             if stopped.is_set():
                 return
             kernel.sweep(blocks, min(at_once, n_sweeps - done))
-            with telling:
+            with lock:
                 advance(chains.size * min(at_once, n_sweeps - done))
         kernel.unpack(blocks, chains)
 
     with ThreadPoolExecutor(n_threads) as pool:
         try:
-            list(pool.map(draw, _tasks(lattice_size, len(whole_words), n_threads)))
-        finally:  # an interrupt does not wait for what is left to do
+            list(pool.map(run, _tasks(lattice_size, len(padded), n_threads)))
+        finally:  # after an interrupt, do not wait for the remaining work
             stopped.set()
     return spins
 
 
 def get_ready() -> float | None:
-    """Compile what is not kept on this machine: the seconds that took, or None if all of it was there."""
+    """Compile the sampler unless its machine code is cached. Return the seconds this took, or None if it was cached."""
     compiled: list[Any] = [kernel.start, kernel.sweep, kernel.unpack]
 
     def missed() -> int:

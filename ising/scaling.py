@@ -1,7 +1,7 @@
-"""T_c and nu from measurements on finite lattices: a fit of finite-size scaling, its errors, and how they depend on it.
+"""Finite-size scaling: fits of T_c and nu to measurements on finite lattices, with statistical and systematic errors.
 
-T_c, nu and the exponents are searched from several starts, which contain none of the exact values. What theory
-contributes is the form of the corrections.
+A fit searches for T_c, nu and the other exponents from several starting points, none of which is exact. Only the form
+of the corrections to scaling comes from theory.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -16,8 +16,8 @@ from scipy.special import gammaincc
 Floats = NDArray[np.float64]
 
 STARTS_OF_NU = (0.4, 0.7, 1.5, 3.0)
-SIGNIFICANT = 0.01  # p-value below which values depend on temperature, or a fit does not describe them
-RIVAL = 9.0  # difference in chi^2 up to which another minimum is as good
+SIGNIFICANT = 0.01  # a hypothesis is rejected if its p-value is lower: that values are constant, or that a fit is right
+RIVAL = 9.0  # another minimum is considered equally good if its chi^2 is higher by less than this
 
 
 class Measurements(NamedTuple):
@@ -26,11 +26,11 @@ class Measurements(NamedTuple):
     sizes: NDArray[np.int64]  # (n,)
     temperatures: Floats  # (n,) in J / k_B
     values: Floats  # (n, k)
-    covariances: Floats  # (n, k, k): of the observables at one size and temperature, measured on the same samples
-    grows: tuple[bool, ...]  # for each observable: whether it goes as a power of L at T_c
+    covariances: Floats  # (n, k, k): between the observables of one pair, which are measured on the same samples
+    grows: tuple[bool, ...]  # for each observable: whether it scales as a power of L at T_c
 
     def where(self, chosen: NDArray[np.bool_]) -> "Measurements":
-        """The chosen pairs of size and temperature: (n,)."""
+        """The measurements at some pairs of size and temperature. chosen: (n,)."""
         return self._replace(
             sizes=self.sizes[chosen],
             temperatures=self.temperatures[chosen],
@@ -40,12 +40,12 @@ class Measurements(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """What is chosen in a fit, and could have been chosen otherwise."""
+    """The choices in a fit. Several values of each are reasonable."""
 
     degree: int = 4  # of the polynomials
     omega: float = 1.75  # exponent of the corrections
-    smallest_size: int = 0  # that is used
-    window: float = 1.0  # share of the range of |x| that is used
+    smallest_size: int = 0  # smaller lattices are not used
+    window: float = 1.0  # fraction of the range of |x| that is used
 
 
 class Scaling(NamedTuple):
@@ -55,11 +55,11 @@ class Scaling(NamedTuple):
     t_c_error: float
     nu: float
     nu_error: float
-    exponents: tuple[float, ...]  # kappa of the observables that grow
+    exponents: tuple[float, ...]  # kappa of the observables that scale as L^kappa
     exponent_errors: tuple[float, ...]
     chi2: float
     dof: int
-    coefficients: tuple[Floats, ...]  # for each observable: of the functions in scaling_basis
+    coefficients: tuple[Floats, ...]  # for each observable: those of the functions in scaling_basis
 
     @property
     def p_value(self) -> float:
@@ -68,37 +68,37 @@ class Scaling(NamedTuple):
 
 
 def scaling_basis(t: Floats, x: Floats, sizes: Floats, *, grows: bool, degree: int, omega: float) -> Floats:
-    """The functions of which a scaling function is made, (n, degree + 5 or 6): powers of x, and corrections.
+    """The functions whose linear combination is fitted, (n, degree + 5 or 6): powers of x, and corrections.
 
-    With t = T - T_c and x = t L^(1 / nu). What scales is not t itself, but a smooth function of it: hence t x and
-    t x^2. The amplitude of what grows as a power of L depends on T as well: hence t, one function more. The corrections
-    L^-omega are those of irrelevant operators (omega = 2) and, of the moments of m, of a background smaller by
-    L^-gamma/nu = L^-7/4.
+    t = T - T_c, and x = t L^(1 / nu). The scaling variable is not t itself but a smooth function of t, which gives the
+    terms t x and t x^2. If the observable scales as a power of L, its amplitude also depends on T, which gives the term
+    t. The corrections L^-omega come from irrelevant operators (omega = 2), and for moments of m from a background that
+    is smaller by L^-gamma/nu = L^-7/4.
     """
     corrections = [sizes**-omega, x * sizes**-omega, t * x, t * x**2, *([t] if grows else [])]
     return np.column_stack([*(x**k for k in range(degree + 1)), *corrections])
 
 
 def fit_scaling(data: Measurements, degree: int = 4, omega: float = 1.75) -> Scaling:
-    """T_c and nu from curves of several sizes that collapse in the right variables, by generalised least squares.
+    """Fit T_c and nu such that the curves of all sizes collapse onto one, by generalised least squares.
 
-    A(T, L) = L^kappa [f(x) + corrections] with x = (T - T_c) L^(1 / nu), a polynomial f for each observable, and T_c
-    and nu common to all: K. Binder, Z. Phys. B 43, 119 (1981). The observables of one sample are correlated, and the
-    covariance weights their residuals: M. Weigel, W. Janke, Phys. Rev. Lett. 102, 100601 (2009). At given T_c, nu and
-    kappa the rest is linear, so that only these are searched for (variable projection). The search begins at several
-    places, and two of them have to lead to the best fit.
+    The model is A(T, L) = L^kappa [f(x) + corrections] with x = (T - T_c) L^(1 / nu), a polynomial f for each
+    observable, and common T_c and nu: K. Binder, Z. Phys. B 43, 119 (1981). The observables of one sample are
+    correlated, and the inverse covariance weights their residuals: M. Weigel, W. Janke, Phys. Rev. Lett. 102, 100601
+    (2009). For given T_c, nu and kappa, the fit is linear in all other parameters, so the search only varies these
+    (variable projection). It starts from several points, and at least two of them must lead to the best fit.
 
     Raises:
-        ValueError: the data are invalid, or do not determine T_c and nu. Says why.
+        ValueError: the data are invalid, or do not determine T_c and nu. The message says why.
     """
     _require_valid(data)
     sizes = data.sizes.astype(np.float64)
     n_values = data.values.size
-    n_numbers = 2 + sum(degree + 5 + 2 * grows for grows in data.grows)
+    n_parameters = 2 + sum(degree + 5 + 2 * grows for grows in data.grows)
     if (n_sizes := len(np.unique(sizes))) < 3:
-        raise ValueError(f"{n_sizes} lattice sizes: scaling and its corrections need three or more")
-    if n_values <= n_numbers:
-        raise ValueError(f"{n_values} values are too few for {n_numbers} numbers")
+        raise ValueError(f"{n_sizes} lattice sizes: a fit with corrections needs at least 3")
+    if n_values <= n_parameters:
+        raise ValueError(f"{n_values} values are too few for {n_parameters} parameters")
     whitening, wanted = _whitened(data)
 
     def solve(parameters: Floats) -> tuple[list[Floats], Floats, bool]:
@@ -118,7 +118,7 @@ def fit_scaling(data: Measurements, degree: int = 4, omega: float = 1.75) -> Sca
         return np.split(solution / norms, ends), design @ (solution / norms) - wanted, rank == len(norms)
 
     def is_scaling(parameters: Floats) -> bool:
-        """Whether the leading term is the largest part of the slope at T_c, for every observable and size."""
+        """Whether the leading term dominates the slope at T_c, for every observable and size."""
         for grows, c in zip(data.grows, solve(parameters)[0], strict=True):
             correction = c[degree + 2] * sizes**-omega + (c[degree + 5] * sizes ** -parameters[1] if grows else 0.0)
             if np.abs(correction).max() > abs(c[1]):
@@ -130,7 +130,7 @@ def fit_scaling(data: Measurements, degree: int = 4, omega: float = 1.75) -> Sca
     t_c, inverse_nu, *kappas = best.x.tolist()
     nu = 1 / inverse_nu
     if not determined:
-        raise ValueError(f"the data do not determine T_c and nu: {t_c:.4g} and {nu:.3g} are one fit of many")
+        raise ValueError(f"the data do not determine T_c and nu: T_c = {t_c:.4g}, nu = {nu:.3g} is one of many fits")
     t_c_error, inverse_error, *kappa_errors = _errors(best).tolist()
     nu_error = inverse_error * nu**2
     if t_c_error > np.ptp(data.temperatures) or nu_error > nu / 2:
@@ -139,17 +139,17 @@ def fit_scaling(data: Measurements, degree: int = 4, omega: float = 1.75) -> Sca
         )
     return Scaling(
         *(t_c, t_c_error, nu, nu_error, tuple(kappas), tuple(kappa_errors)),
-        *(float(residuals @ residuals), n_values - n_numbers, tuple(coefficients)),
+        *(float(residuals @ residuals), n_values - n_parameters, tuple(coefficients)),
     )
 
 
 def _require_valid(data: Measurements) -> None:
-    """Raise ValueError unless all arrays belong together and hold finite numbers."""
+    """Raise ValueError unless the arrays have matching shapes and contain finite numbers."""
     n, k = len(data.sizes), len(data.grows)
     expected = ((n,), (n,), (n, k), (n, k, k))
     for name, array, shape in zip(data._fields, data[:4], expected, strict=False):
         if array.shape != shape or not np.isfinite(array).all():
-            raise ValueError(f"{name} must have the shape {shape} and be finite; the shape is {array.shape}")
+            raise ValueError(f"{name} of shape {array.shape}: must be finite, with shape {shape}")
     if n and data.sizes.min() < 1:
         raise ValueError("lattice sizes must be positive")
 
@@ -164,7 +164,7 @@ def _errors(fit: OptimizeResult) -> Floats:
 
 
 def _whitened(data: Measurements) -> tuple[Floats, Floats]:
-    """Matrices (n, k, k) that turn the observables into uncorrelated numbers of unit variance, and these (n k,).
+    """Matrices (n, k, k) that make the observables uncorrelated with unit variance, and the transformed values (n k,).
 
     Raises:
         ValueError: a covariance or a value is invalid, or the observables do not depend on temperature.
@@ -176,8 +176,8 @@ def _whitened(data: Measurements) -> tuple[Floats, Floats]:
     values = (whitening @ data.values[:, :, None]).reshape(-1)
     is_of_size = data.sizes[:, None] == np.unique(data.sizes)
     constants = (whitening[:, :, None] * is_of_size[:, None, :, None]).reshape(len(values), -1)  # one for each size
-    rest = constants @ np.linalg.lstsq(constants, values)[0] - values
-    if gammaincc((len(values) - constants.shape[1]) / 2, float(rest @ rest) / 2) > SIGNIFICANT:
+    residuals = constants @ np.linalg.lstsq(constants, values)[0] - values
+    if gammaincc((len(values) - constants.shape[1]) / 2, float(residuals @ residuals) / 2) > SIGNIFICANT:
         raise ValueError("the data do not determine T_c and nu: within their errors they do not depend on temperature")
     return whitening, values
 
@@ -185,13 +185,13 @@ def _whitened(data: Measurements) -> tuple[Floats, Floats]:
 def _search(
     residuals: Callable[[Floats], Floats], is_scaling: Callable[[Floats], bool], data: Measurements
 ) -> OptimizeResult:
-    """The best of the fits from all starts, with T_c in the range of the data or near it, and 0.1 < nu < 10.
+    """The best of the fits from all starting points, with T_c in or near the range of the data, and 0.1 < nu < 10.
 
-    Far from there, corrections can imitate anything. They can also take the place of the leading term, with another nu:
-    such fits are left out.
+    With other T_c or nu, the corrections can imitate any curve. They can also take the place of the leading term, with
+    a different nu. Such fits are discarded.
 
     Raises:
-        ValueError: no two starts lead to it, or another fit is as good and has another nu.
+        ValueError: no two starting points lead to the best fit, or another fit is as good and has a different nu.
     """
     low, high = float(data.temperatures.min()), float(data.temperatures.max())
     slopes = [
@@ -202,7 +202,7 @@ def _search(
     scales = np.array([0.1 * (high - low), 0.1, *(0.1 for _ in slopes)])
     found = []
     for t_c, nu in product(np.linspace(low, high, 6), STARTS_OF_NU):
-        with np.errstate(all="ignore"):  # a start may be hopeless
+        with np.errstate(all="ignore"):  # overflows from a bad starting point
             try:
                 fit = least_squares(residuals, [t_c, 1 / nu, *slopes], method="lm", x_scale=scales, max_nfev=200)
             except (ValueError, np.linalg.LinAlgError):
@@ -212,7 +212,7 @@ def _search(
             found.append(fit)
     found.sort(key=lambda fit: fit.cost)
     if len(found) < 2 or found[1].cost > found[0].cost + 0.01:
-        raise ValueError("the fit does not converge: no two starts lead to the same best fit")
+        raise ValueError("the fit does not converge: no two starting points lead to the same best fit")
     best, error = found[0], _errors(found[0])[1]
     for other in found:
         if 2 * (other.cost - best.cost) < RIVAL and abs(other.x[1] - best.x[1]) > 5 * error:
@@ -223,7 +223,7 @@ def _search(
 
 
 def vary(data: Measurements, choices: Sequence[Choice]) -> dict[Choice, Scaling | str]:
-    """Fits with different choices, or why one was refused. x in the windows is that of the first choice's fit.
+    """Fits with different choices, or the reason why one was refused. Windows use x from the fit of the first choice.
 
     Raises:
         ValueError: the fit of the first choice is refused.
@@ -242,23 +242,23 @@ def vary(data: Measurements, choices: Sequence[Choice]) -> dict[Choice, Scaling 
 
 
 class Average(NamedTuple):
-    """A number from many fits, with its errors."""
+    """A parameter, averaged over many fits, with its errors."""
 
     value: float
     statistical: float
-    systematic: float  # how much it depends on the choices
+    systematic: float  # from the scatter between choices
 
 
 def average(fits: Iterable[Scaling | str]) -> tuple[Average, Average]:
-    """T_c and nu averaged over fits with different choices, each weighted with its probability.
+    """T_c and nu, averaged over fits with different choices that are weighted with their probabilities.
 
-    The weights are exp(-AIC / 2) with Akaike's criterion, chi^2 + 2 k + 2 n_cut for k numbers and n_cut values that are
-    not used. Up to a constant this is chi^2 - 2 dof. The systematic error is the standard deviation of the weighted
-    fits: W. I. Jay, E. T. Neil, Phys. Rev. D 103, 114502 (2021). So a choice that leaves out many values counts little.
-    Fits with p < 0.01 do not count.
+    The weights are exp(-AIC / 2) with Akaike's criterion AIC = chi^2 + 2 k + 2 n_cut, for k parameters and n_cut values
+    that are not used. Up to a constant, this is chi^2 - 2 dof. A fit that does not use many of the values therefore has
+    a small weight. The systematic error is the weighted standard deviation of the fits: W. I. Jay, E. T. Neil, Phys.
+    Rev. D 103, 114502 (2021). Fits with p < 0.01 are ignored.
 
     Raises:
-        ValueError: there is no fit with p > 0.01.
+        ValueError: no fit has p > 0.01.
     """
     accepted = [fit for fit in fits if isinstance(fit, Scaling) and fit.p_value > SIGNIFICANT]
     if not accepted:

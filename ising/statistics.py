@@ -1,7 +1,6 @@
-"""From samples to numbers with errors: autocorrelation times, the jackknife, observables, bins of temperatures.
+"""Statistics of samples: autocorrelation times, the jackknife, observables, temperature bins.
 
-Estimators take samples along the last axis. Magnetisations are per spin, energies those of the whole lattice; units and
-signs are those of lattice.py.
+Magnetisations are per spin, energies are those of the whole lattice. Units and signs are those of lattice.py.
 """
 
 from collections.abc import Callable
@@ -11,31 +10,31 @@ from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 
-N_BINS = 20  # of temperatures, in metrics, figures and checks
-PER_BIN = 10  # configurations in a bin, if there are so many
+N_BINS = 20  # temperature bins in metrics, figures and checks
+PER_BIN = 10  # configurations in a bin at least, if there are enough
 SLOWEST = 1.5  # Wolff's S: the slowest decay time of a series in units of the integrated one, from 1 to 2
 
 
 def autocorrelation_time(series: ArrayLike) -> tuple[float, float]:
     """Integrated autocorrelation time of equilibrium time series, with its standard error, in steps of the series.
 
-    tau = 1/2 + sum_t rho(t), such that n steps are worth n / (2 tau) independent ones. The sum ends at the window W in
-    which the statistical error of tau and the neglected rest are balanced: U. Wolff, Comput. Phys. Commun. 156, 143
-    (2004). Where Wolff takes the decay of rho from tau itself, it is taken from the sum of |rho| here. For series
-    without negative correlations this is the same. For others it keeps the window open, which would otherwise close at
-    the first negative value.
+    tau = 1/2 + sum_t rho(t), and n steps are worth n / (2 tau) independent ones. The sum ends at a window W that
+    balances the statistical error of tau and the neglected terms: U. Wolff, Comput. Phys. Commun. 156, 143 (2004).
+    Wolff estimates the decay time of rho from tau itself; this function estimates it from the sum of |rho|. For series
+    without negative correlations, the two are equal. For others, Wolff's window would close at the first negative
+    value, and this window does not.
 
     Args:
-        series: (chains, steps) or (steps,): independent chains of one process, which are averaged over.
+        series: (chains, steps) or (steps,). Chains are independent realisations of one process.
 
     Raises:
-        ValueError: the series is constant, not finite, too short for its autocorrelation time, or its parts differ by
-            more than that explains, so that it is not in equilibrium or has a slower component. Correlations that are
-            slower than the series is long cannot be found.
+        ValueError: the series is constant, not finite, or too short for its autocorrelation time; or its parts differ
+            by more than this time explains, because it is not in equilibrium or has a slower component. Correlations
+            over times longer than the series cannot be detected.
     """
     values = np.atleast_2d(np.asarray(series, dtype=np.float64))
     if values.ndim != 2 or values.size == 0 or not np.isfinite(values).all():
-        raise ValueError(f"a series of the shape {values.shape}: it must be (steps,) or (chains, steps), and finite")
+        raise ValueError(f"series of shape {values.shape}: must be (steps,) or (chains, steps), and finite")
     mean = values.mean()
     values = values - mean
     n_chains, n_steps = values.shape
@@ -61,8 +60,8 @@ def autocorrelation_time(series: ArrayLike) -> tuple[float, float]:
         tau = decay[min(cut, n_steps // 10)]
         raise ValueError(f"{n_steps} steps are too few for a series with correlations over {tau:.3g} steps or more")
     weights = np.ones(cut + 1)
-    weights[[0, -1]] = 0.5  # the last one so that correlations of alternating sign cancel beyond the window
-    tau = float(weights @ rho[: cut + 1]) * (1 + (2 * cut + 1) / values.size)  # the mean of the series was subtracted
+    weights[[0, -1]] = 0.5  # at the end of the window, so correlations of alternating sign beyond it cancel
+    tau = float(weights @ rho[: cut + 1]) * (1 + (2 * cut + 1) / values.size)  # bias of the subtracted mean
     # The variance of a sum over rho: M. S. Bartlett, J. R. Stat. Soc. Suppl. 8, 27 (1946), as a mean over frequencies.
     # For W much longer than the correlations it is Wolff's (4 W + 2) tau^2 / n.
     kernel, spectrum = np.fft.fft([weights, 2 * weights * rho[: cut + 1]], 4 * cut + 4).real
@@ -79,13 +78,13 @@ def autocorrelation_time(series: ArrayLike) -> tuple[float, float]:
 
 
 def _excess_scatter(values: Floats, tau: float) -> float:
-    """How many standard errors the scatter of block means is above that of an autocorrelation time.
+    """By how many standard errors the scatter of block means exceeds that expected from an autocorrelation time.
 
     Args:
         values: (chains, steps), with mean 0.
     """
     n_chains, n_steps = values.shape
-    n_parts = max(4, -(-16 // n_chains))  # of each chain; 16 or more in all
+    n_parts = max(4, -(-16 // n_chains))  # per chain; at least 16 in total
     length = n_steps // n_parts
     means = values[:, : n_parts * length].reshape(n_chains * n_parts, length).mean(axis=1)
     dof = len(means) - 1
@@ -97,15 +96,16 @@ def _excess_scatter(values: Floats, tau: float) -> float:
 def jackknife(
     estimator: Callable[..., float], *samples: NDArray[np.generic], n_blocks: int = 50
 ) -> tuple[float, float]:
-    """The value of an estimator for independent samples without its leading bias, and its standard error.
+    """Estimate a quantity from independent samples, without its leading bias, and its standard error.
 
-    The estimator is evaluated without each block of samples in turn (M. H. Quenouille 1956, J. W. Tukey 1958). Blocks
-    may differ in length by one, and are weighted as in F. M. T. A. Busing et al., Statistics and Computing 9, 3 (1999).
+    The estimator is evaluated with each block of samples left out in turn (M. H. Quenouille 1956, J. W. Tukey 1958).
+    The lengths of blocks may differ by one. They are weighted as in F. M. T. A. Busing et al., Statistics and Computing
+    9, 3 (1999).
 
     Args:
-        estimator: takes arrays such as `samples`, returns a number.
-        samples: arrays (N, ...) that belong together along their first axis.
-        n_blocks: at least 2; N if there are fewer samples.
+        estimator: a function of as many arrays as there are `samples`, which returns a number.
+        samples: arrays (N, ...); entries with the same index along the first axis are one sample.
+        n_blocks: number of blocks, at least 2. If there are fewer samples, each is a block.
 
     Raises:
         ValueError: there are fewer than two samples or blocks, or the arrays have different lengths.
@@ -114,13 +114,11 @@ def jackknife(
     if min(n, n_blocks) < 2:
         raise ValueError(f"{n} samples in {n_blocks} blocks: a standard error needs two or more of both")
     if any(len(sample) != n for sample in samples):
-        raise ValueError(
-            f"arrays of the lengths {', '.join(str(len(sample)) for sample in samples)}: they must be equal"
-        )
+        raise ValueError(f"arrays of lengths {', '.join(str(len(sample)) for sample in samples)}: must be equal")
     blocks = np.array_split(np.arange(n), min(n_blocks, n))
     value = estimator(*samples)
     without = np.array([estimator(*(np.delete(sample, block, axis=0) for sample in samples)) for block in blocks])
-    inverse = n / np.array([len(block) for block in blocks])  # of the share of each block
+    inverse = n / np.array([len(block) for block in blocks])  # 1 / fraction of the samples in each block
     pseudo = inverse * value - (inverse - 1) * without
     unbiased = len(blocks) * value - float(((1 - 1 / inverse) * without).sum())
     return unbiased, float(np.sqrt(np.mean((pseudo - unbiased) ** 2 / (inverse - 1))))
@@ -132,12 +130,12 @@ def specific_heat(energies: ArrayLike, temperature: float, n_sites: int) -> floa
 
 
 def susceptibility(magnetizations: ArrayLike, temperature: float, n_sites: int) -> float:
-    """chi / N = N (<m^2> - <|m|>^2) / T: of |m|, since on a finite lattice m itself vanishes on average at every T."""
+    """chi / N = N (<m^2> - <|m|>^2) / T. It uses |m|, since <m> vanishes on a finite lattice at every T."""
     return n_sites * float(np.var(np.abs(np.asarray(magnetizations, np.float64)))) / temperature
 
 
 def binder_cumulant(magnetizations: ArrayLike) -> float:
-    """U_4 = 1 - <m^4> / (3 <m^2>^2): 2/3 in the ordered phase, 0 in the other, 0.61069 at T_c of a large lattice.
+    """U_4 = 1 - <m^4> / (3 <m^2>^2): 2/3 in the ordered phase, 0 in the disordered phase, 0.61069 at T_c for large L.
 
     K. Binder, Z. Phys. B 43, 119 (1981); the value at T_c: G. Kamieniarz, H. W. J. Bloete, J. Phys. A 26, 201 (1993).
 
@@ -152,20 +150,21 @@ def binder_cumulant(magnetizations: ArrayLike) -> float:
 
 
 def temperature_bins(temperatures: ArrayLike, n_bins: int = N_BINS) -> list[NDArray[np.intp]]:
-    """Bins of neighbouring temperatures, from cold to hot: for each, the indices of its configurations.
+    """Bins of neighbouring temperatures, from low to high. Each bin is an array of indices of configurations.
 
-    If the configurations were taken at a few temperatures, each of these is a bin. Otherwise there are about `n_bins`
-    bins with equally many configurations, at least ten if there are so many. Equal temperatures are always in one bin.
+    If the configurations have only a few different temperatures, each of these is a bin. Otherwise there are about
+    `n_bins` bins with equal numbers of configurations, at least ten if there are enough. Equal temperatures are always
+    in the same bin.
 
     Args:
         temperatures: (N,), in any order.
 
     Raises:
-        ValueError: they are not (N,), or one is not a number.
+        ValueError: the temperatures are not (N,) with N at least 1, or one of them is NaN.
     """
     values = np.asarray(temperatures)
     if values.ndim != 1 or len(values) == 0 or np.isnan(values).any():
-        raise ValueError(f"temperatures of shape {values.shape}: must be (N,), with N at least 1, and numbers")
+        raise ValueError(f"temperatures of shape {values.shape}: must be (N,) with N at least 1, without NaN")
     order = np.argsort(values, kind="stable")
     sorted_values = values[order]
     firsts = np.flatnonzero(np.append(True, sorted_values[1:] > sorted_values[:-1]))  # one for each distinct value
@@ -173,7 +172,7 @@ def temperature_bins(temperatures: ArrayLike, n_bins: int = N_BINS) -> list[NDAr
         return np.split(order, firsts[1:])
     n = max(1, min(n_bins, len(values) // PER_BIN))
     ends = np.cumsum([len(part) for part in np.array_split(order, n)])[:-1]
-    # An edge between equal temperatures moves behind them, and a temperature that would fill a bin is one of its own.
+    # A bin edge between equal temperatures moves behind them. A temperature that would fill a bin gets its own bin.
     lasts = np.append(firsts[1:], len(values))
     many = lasts - firsts >= len(values) / n
     edges = np.concatenate([lasts[np.searchsorted(lasts, ends)], firsts[many], lasts[many]])

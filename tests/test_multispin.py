@@ -129,7 +129,7 @@ def test_a_sweep_at_zero_temperature_is_the_textbooks(size: int, n_words: int) -
     blocks = kernel.new_blocks(size, 1, n_words)
     kernel.start(blocks, np.full((1, n_words, 64), 3.0), np.arange(4, dtype=np.uint64), 0)
     blocks.lanes["digit"] = 0
-    blocks.rest[:] = 0
+    blocks.remainders[:] = 0
     before, after = (np.empty((64 * n_words, size, size), np.int8) for _ in range(2))
     kernel.unpack(blocks, before)
     kernel.sweep(blocks, 2)

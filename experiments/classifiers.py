@@ -1,6 +1,6 @@
-"""Phase classifiers that several experiments train: 100 sigmoid units, and a convolutional network.
+"""Phase classifiers that several experiments train: 100 sigmoid units, 64 ReLU units, and a convolutional network.
 
-The labels say whether T is below a temperature T_label, which is T_c in most uses of this method.
+The label of a configuration is 1 if T is below a temperature T_label. In most uses of this method, T_label is T_c.
 """
 
 import numpy as np
@@ -15,10 +15,10 @@ from ising import lattice
 from problem import PROBLEM
 from task import TASKS
 
-# Each network with its training, and the number of copies of a training configuration, each of them shifted, rotated,
-# mirrored and flipped at random. Without copies, networks for large lattices overfit; a cnn does not need them. The
-# weight decay of the sigmoid units keeps them from using the energy as well. They can only do this on small lattices,
-# so that P(T) would be a different function at each size.
+# Each network with its training options, and the number of copies of each training configuration. Copies are shifted,
+# rotated, mirrored and flipped at random. Without copies, fully connected networks overfit on large lattices; the cnn
+# does not need them. The weight decay of the sigmoid units prevents them from using the energy in addition to m. They
+# could only do this on small lattices, and P(T) would then be a different function at each size.
 NETWORKS = {
     "sigmoid units": (
         ModelConfig(hidden=(100,), activation="sigmoid", dropout=0.0),
@@ -39,16 +39,16 @@ NETWORKS = {
 
 
 def between(low: float, high: float, size: int, seed: int, **numbers: int) -> Splits:
-    """Configurations at temperatures from low to high."""
+    """Sample configurations at temperatures from low to high."""
     sizes = {"num_train": 1, "num_val": 1, "num_test": 1, **numbers}
     data = DataConfig(lattice_size=size, temp_min=low, temp_max=high, cache=False, **sizes)  # type: ignore[arg-type]
     return sampled(data, seed)
 
 
 def log_odds(name: str, seed: int, splits: Splits, test: Columns) -> NDArray[np.float64]:
-    """Log-odds of T < T_c for the test configurations, by a classifier that is trained on the splits.
+    """Train a classifier on the splits, and return its log-odds of T < T_c for the test configurations: (N,).
 
-    `magnetization` is logistic regression on |m|.
+    The name is a key of NETWORKS, or `magnetization` for logistic regression on |m|.
     """
     if name == "magnetization":
         return TASKS["phase"].baselines(splits.train, test)[name]
@@ -61,5 +61,5 @@ def log_odds(name: str, seed: int, splits: Splits, test: Columns) -> NDArray[np.
 
 
 def relabelled(columns: Columns, shift: float) -> Columns:
-    """Columns whose labels say whether T is below T_c + shift: the temperatures are moved, the spins are not."""
+    """Move the temperatures by -shift, so the label of a configuration says whether its T is below T_c + shift."""
     return {**columns, "temperatures": columns["temperatures"] - shift}

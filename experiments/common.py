@@ -1,7 +1,7 @@
-"""What the experiments share: cases that run on all cores and are saved one by one, and training without a folder.
+"""Shared code of the experiments: running cases on all cores, saving them one by one, and training without a folder.
 
-An experiment is a function that measures one case, a list of cases, and a figure of the results. Its numbers are in
-results/NAME.json. Cases that are in this file already are not computed again; delete the file to start over.
+An experiment consists of a function that measures one case, a list of cases, and a figure of the results. Its numbers
+are stored in results/NAME.json. Cases that this file contains are not computed again; delete the file to start over.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
+import matplotlib.style
 import torch
 from matplotlib.figure import Figure
 from tqdm import tqdm
@@ -40,7 +41,8 @@ from utils import print_line, warn
 ROOT = Path(__file__).parent.parent
 Row = dict[str, Any]
 
-# Each network with options that suit it, found by hand. A single layer of squares is a quadratic form, like the energy.
+# Each network with suitable options, found by hand. The symmetric_mlp has a single layer, since a sum of squares of
+# linear functions is a quadratic form of the spins, as the energy is.
 DEFAULT, EXACT = PRESETS["default"], PRESETS["exact"]
 NETWORKS: dict[str, ExperimentConfig] = {
     "mlp": DEFAULT,
@@ -55,17 +57,19 @@ NETWORKS: dict[str, ExperimentConfig] = {
 
 
 class Study:
-    """One experiment on the command line.
+    """The command line, the results and the figure of one experiment.
 
     Args:
-        file, doc: `__file__` and `__doc__` of its module.
+        file: `__file__` of its module.
+        doc: `__doc__` of its module, shown by --help.
     """
 
     def __init__(self, file: str, doc: str | None) -> None:
         parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-        parser.add_argument("--quick", action="store_true", help="a test of a few seconds; its numbers are not kept")
+        parser.add_argument("--quick", action="store_true", help="run a small version; its results are not kept")
         self.quick: bool = parser.parse_args().quick
         stop_on_signals()
+        matplotlib.style.use("petroff6")  # colours that colour-blind readers can distinguish
         name = Path(file).stem
         folder = Path(mkdtemp()) if self.quick else None
         self.results = (folder or ROOT / "experiments" / "results") / f"{name}.json"
@@ -73,10 +77,10 @@ class Study:
         self.content: Row = json.loads(self.results.read_text()) if self.results.exists() else {"cases": []}
 
     def measure(self, compute: Callable[..., Row], cases: Sequence[tuple[Any, ...]]) -> list[Row]:
-        """`compute(*case)` for every case, in processes of one thread each; earlier results are reused.
+        """Call `compute(*case)` for every case, in processes with one thread each, and return the rows.
 
-        The row of a case also has the `case`, the `seconds` that it took and the `commit`. A case is recognised by the
-        name of the function and its arguments.
+        Earlier results are reused: a case is identified by the name of the function and its arguments. A row also
+        contains the `case`, the `seconds` that it took and the `commit`.
         """
         name = compute.__name__
         done = {_key(row["case"]): row for row in self.content["cases"]}
@@ -95,7 +99,9 @@ class Study:
                         self.content["cases"] = list(done.values())
                         write_json(self.results, self.content)
                 except BaseException:
-                    for process in multiprocessing.active_children():  # they would compute all remaining cases
+                    for (
+                        process
+                    ) in multiprocessing.active_children():  # otherwise they would compute all remaining cases
                         process.kill()
                     raise
         except Interrupted as error:
@@ -106,7 +112,7 @@ class Study:
         return [done[key] for key in wanted]
 
     def finish(self, summary: Row, figure: Figure, *lines: str) -> None:
-        """Save the summary, the figure and the lines of a table of the results, and print these lines."""
+        """Save the summary, the figure and the lines of the report, and print the report."""
         seconds = sum(row["seconds"] for row in self.content["cases"])
         self.content |= {"summary": summary, "core_seconds": round(seconds), "report": "\n".join(lines)}
         write_json(self.results, self.content)
@@ -120,7 +126,7 @@ def _key(case: Sequence[Any]) -> str:
 
 
 def _initialize_worker() -> None:
-    """Use one thread. Ignore Ctrl-C, which the terminal sends to all processes: the main one handles it."""
+    """Use one thread. Ignore Ctrl-C, which the terminal sends to all processes: the main process handles it."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -132,19 +138,19 @@ def _timed(compute: Callable[..., Row], case: list[Any]) -> Row:
 
 
 def case_seed(*case: Any) -> int:
-    """A seed of its own for every case."""
+    """A seed that differs from case to case."""
     return zlib.crc32(_key(case).encode())
 
 
 def sampled(data: DataConfig, seed: int) -> Splits:
-    """Configurations sampled with a seed, on one thread, or read from the cache."""
+    """Sample configurations with a seed on one thread, or read them from the cache."""
     # The batch size must not exceed num_train, but has no effect on the data.
     config = ExperimentConfig(train=TrainConfig(batch_size=1), data=data, seed=seed, threads=1)
     return get_splits(PROBLEM, config)[0]
 
 
 def trained(config: ExperimentConfig, splits: Splits) -> Standardized:
-    """The network of a config, trained on these data as main.py does it, on the CPU."""
+    """Train the network of a config on these data as main.py does, on the CPU."""
     model = build_network(PROBLEM, config, splits.train)
     Trainer(PROBLEM, replace(config, replay=True), model, splits.train, splits.val).fit()
     return model
@@ -158,8 +164,8 @@ def evaluated(config: ExperimentConfig, model: Standardized, columns: Columns) -
 def unseen_of(columns: Columns, train: Columns) -> Columns:
     """The configurations whose spins do not occur in training.
 
-    Cold lattices are often in their ground state, which a network has seen. Comparisons use the others, on which a
-    network shows whether it generalises.
+    Cold lattices are often in a ground state, which a network has seen in training. The other configurations show
+    whether it generalises.
     """
-    config = PRESETS["default"]  # its only input are the spins
+    config = PRESETS["default"]  # its only inputs are the spins
     return select(columns, unseen(*(hash_inputs(PROBLEM, config, each) for each in (train, columns))))

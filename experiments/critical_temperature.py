@@ -2,18 +2,20 @@
 
 python -m experiments.critical_temperature [--quick]
 
-The Binder cumulant and <m^2> of independent samples are fitted together: the curves of all sizes collapse onto one in
-x = (T - T_c) L^(1 / nu). Neither T_c nor nu goes in: the temperatures are chosen from a pilot measurement. There are
-eleven for each size, between those at which the Binder cumulant is 0.65 and 0.5, found by bisection from 1.5 and 3.5.
-The two observables of one sample are correlated, and their covariance is used. The result is an average over fits with
-all combinations of `DEGREES`, `OMEGAS`, `SMALLEST` and `WINDOWS`: the degree of the polynomials, the correction
-exponent, the smallest lattice, and the range of x. Its systematic error is their weighted scatter. The table shows the
-fits that differ from the first in one choice.
+The Binder cumulant and <m^2> of independent samples are fitted together: the curves of all sizes collapse onto one as
+functions of x = (T - T_c) L^(1 / nu). The exact T_c and nu are not used. A pilot measurement chooses eleven
+temperatures for each size, between those at which the Binder cumulant is 0.65 and 0.5. It finds these by bisection,
+starting from 1.5 and 3.5. The two observables are measured on the same samples, and the fit uses their covariance.
+
+The result is an average over fits with all combinations of `DEGREES`, `OMEGAS`, `SMALLEST` and `WINDOWS`: the degree of
+the polynomials, the correction exponent, the smallest lattice, and the range of x. Its systematic error is the weighted
+scatter of the fits. The table shows the fits that differ from the first one in one choice.
 """
 
 from itertools import product
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -25,20 +27,20 @@ from ising.metropolis import equilibration_sweeps
 from ising.scaling import SIGNIFICANT, Average, Choice, Measurements, Scaling, average, vary
 from ising.statistics import binder_cumulant
 
-EDGES = (0.65, 0.5)  # of the temperature range of each size, as values of the Binder cumulant
+EDGES = (0.65, 0.5)  # values of the Binder cumulant at the ends of the temperature range of each size
 FIRST = Choice(degree=4, omega=1.75, smallest_size=0, window=1.0)  # chosen before the measurement
 DEGREES, OMEGAS, SMALLEST, WINDOWS = (4, 3, 5, 6), (1.75, 1.0, 1.4, 2.0, 3.0), (0, 12, 16, 24), (1.0, 0.8, 0.6, 0.4)
 
 
 def magnetizations(size: int, temperature: float, n: int) -> np.ndarray:
-    """Of n independent configurations: (n,)."""
+    """Magnetisations per spin of n independent configurations: (n,)."""
     seed = np.random.SeedSequence([size, round(1e6 * temperature), n])
     spins = multispin.sample(size, np.full(n, temperature), equilibration_sweeps(size), seed, 1)
     return lattice.magnetization(spins)
 
 
 def explore(size: int, edge: float, n: int) -> Row:
-    """The temperature at which the Binder cumulant has a value, from a bisection with n configurations per step."""
+    """The temperature at which the Binder cumulant equals `edge`, by bisection with n configurations per step."""
     low, high = 1.5, 3.5
     for _ in range(9):
         middle = round((low + high) / 2, 6)
@@ -48,14 +50,14 @@ def explore(size: int, edge: float, n: int) -> Row:
 
 
 def sample(size: int, temperature: float, n: int) -> Row:
-    """Means of m^2 and m^4 with the covariance of these means, from n independent configurations."""
+    """Means of m^2 and m^4, and the covariance of these means, from n independent configurations."""
     m = magnetizations(size, temperature, n)
     moments = np.stack([m**2, m**4])
     return {"means": moments.mean(axis=1).tolist(), "covariance": (np.cov(moments) / n).tolist()}
 
 
 def measurements(rows: list[Row]) -> Measurements:
-    """U_4 and <m^2>, whose covariance follows from that of the moments to first order."""
+    """U_4 and <m^2>. Their covariance follows from that of the moments by propagation of errors to first order."""
     sizes, temperatures = (np.array([row["case"][k] for row in rows]) for k in (1, 2))
     m2, m4 = np.array([row["means"] for row in rows]).T
     slopes = np.array([[2 * m4 / (3 * m2**3), -1 / (3 * m2**2)], [np.ones_like(m2), np.zeros_like(m2)]])
@@ -66,15 +68,16 @@ def measurements(rows: list[Row]) -> Measurements:
 
 
 def by_size(axes: Axes, data: Measurements, x: np.ndarray, k: int, scale: np.ndarray | float = 1.0) -> None:
-    """Points of observable k with error bars, in one colour per size."""
+    """Plot observable k with error bars, in one colour per size."""
     values, errors = data.values[:, k] * scale, np.sqrt(data.covariances[:, k, k]) * scale
-    for i, size in enumerate(np.unique(data.sizes)):
+    sizes = np.unique(data.sizes)
+    for size, colour in zip(sizes, colormaps["viridis"](np.linspace(0, 0.9, len(sizes))), strict=True):
         mine = data.sizes == size
-        axes.errorbar(x[mine], values[mine], errors[mine], fmt=".", color=f"C{i}", capsize=1, label=f"L = {size}")
+        axes.errorbar(x[mine], values[mine], errors[mine], fmt=".", color=colour, ms=5, capsize=2, label=f"L = {size}")
 
 
 def plot(data: Measurements, fits: dict[Choice, Scaling | str], averages: tuple[Average, Average]) -> Figure:
-    """The samples, their collapse, and T_c and nu of some choices and of the average beside the exact values."""
+    """The samples, their collapse, and T_c and nu from some fits and from the average, next to the exact values."""
     figure = Figure(figsize=(13, 8), layout="constrained")
     grid = figure.subplots(2, 3, width_ratios=(1, 1, 1.1))
     fit = next(fit for fit in fits.values() if isinstance(fit, Scaling))
@@ -85,11 +88,13 @@ def plot(data: Measurements, fits: dict[Choice, Scaling | str], averages: tuple[
     by_size(grid[1, 1], data, x, 1, data.sizes**-kappa)
     by_size(grid[1, 0], data, data.temperatures, 1)
     for axes, name in ((grid[0, 0], "$U_4$"), (grid[1, 0], r"$\langle m^2 \rangle$")):
-        axes.axvline(T_CRITICAL, color="0.5", linestyle=":", label="$T_c$, exact")
-        axes.set(xlabel="T [J / $k_B$]", ylabel=name)
+        axes.axvline(T_CRITICAL, color="0.5", linestyle=":", label="exact $T_c$")
+        axes.set(xlabel="temperature [J / $k_B$]", ylabel=name)
     grid[0, 0].legend(fontsize="x-small")
-    grid[0, 1].set(ylabel="$U_4$", title="collapse (corrections not subtracted)", xlabel=r"$(T - T_c)\,L^{1/\nu}$")
-    grid[1, 1].set(ylabel=rf"$\langle m^2 \rangle L^{{{-kappa:.3f}}}$", xlabel=r"$(T - T_c)\,L^{1/\nu}$")
+    for axes, name in ((grid[0, 1], "$U_4$"), (grid[1, 1], rf"$\langle m^2 \rangle L^{{{-kappa:.3f}}}$")):
+        axes.set(xlabel=r"$(T - T_c)\,L^{1/\nu}$ [J / $k_B$]", ylabel=name)
+    grid[0, 1].set_title("collapse (corrections are not subtracted)", fontsize="medium")
+    grid[0, 2].set_title("grey: p < 0.01; average: statistical, total error", fontsize="medium")
     shown = {in_words(choice): each for choice, each in fits.items() if isinstance(each, Scaling)}
     panels = ((grid[0, 2], 0, T_CRITICAL, "$T_c$ [J / $k_B$]"), (grid[1, 2], 2, 1.0, r"$\nu$"))
     for (axes, k, exact, name), mean in zip(panels, averages, strict=True):
@@ -97,22 +102,22 @@ def plot(data: Measurements, fits: dict[Choice, Scaling | str], averages: tuple[
             colour = "C0" if each.p_value > 0.01 else "0.6"
             axes.errorbar(each[k], row, xerr=each[k + 1], fmt="o", color=colour, capsize=3)
         total = float(np.hypot(mean.statistical, mean.systematic))
-        axes.errorbar(mean.value, len(shown), xerr=total, fmt="D", color="C3", capsize=3)
-        axes.errorbar(mean.value, len(shown), xerr=mean.statistical, color="C3", capsize=3)
+        axes.errorbar(mean.value, len(shown), xerr=total, fmt="D", color="C2", capsize=3)
+        axes.errorbar(mean.value, len(shown), xerr=mean.statistical, color="C2", capsize=3)
         axes.axvline(exact, color="0.5", linestyle=":", label=f"exact: {exact:.7g}")
         axes.set_yticks(range(len(shown) + 1), [*shown, "average"], fontsize="small")
         axes.invert_yaxis()
         axes.xaxis.set_major_locator(MaxNLocator(4))
-        axes.set(xlabel=f"{name} (grey: p < 0.01)")
+        axes.set_xlabel(name)
         axes.legend(fontsize="x-small")
     return figure
 
 
 def in_words(choice: Choice) -> str:
-    """What a choice has in place of the first one's."""
-    names = {"degree": "degree {}", "omega": "ω = {:g}", "smallest_size": "L ≥ {}", "window": "{:g} of the range of x"}
+    """The values in which a choice differs from the first one."""
+    names = {"degree": "degree {}", "omega": "ω = {:g}", "smallest_size": "L ≥ {}", "window": "{:.0%} of x range"}
     given = [names[key].format(value) for key, value in choice._asdict().items() if value != getattr(FIRST, key)]
-    return ", ".join(given) or f"degree {FIRST.degree}, ω = {FIRST.omega}, all"
+    return ", ".join(given) or f"degree {FIRST.degree}, ω = {FIRST.omega}, all data"
 
 
 def main() -> None:

@@ -1,10 +1,10 @@
-"""How many sweeps does a Markov chain need to reach equilibrium? The basis of the automatic number of sweeps.
+"""How many sweeps does a Markov chain need to reach equilibrium? The automatic number of sweeps is based on this.
 
 python -m experiments.equilibration [--quick]
 
-All measurements are at T_c, where relaxation is slowest. The first is the integrated autocorrelation time of |m| and of
-the energy in equilibrium. The second compares chains that start cold (ordered) and hot (random) with exact theory and
-with each other, after the automatic number of sweeps, half of it and a tenth of it.
+All measurements are at T_c, where relaxation is slowest. The first one determines the integrated autocorrelation times
+of |m| and of the energy in equilibrium. The second one compares chains with cold (ordered) and hot (random) starts with
+exact theory and with each other, after the automatic number of sweeps, half of it and a tenth of it.
 """
 
 import numpy as np
@@ -18,7 +18,7 @@ STARTS = {"cold": np.nextafter(T_CRITICAL, 0), "hot": T_CRITICAL}  # the sampler
 
 
 def autocorrelation(size: int, n_chains: int, n_taus: int) -> Row:
-    """Autocorrelation times in sweeps with errors, from n_chains series, each as long as n_taus expected times."""
+    """Autocorrelation times with errors, in sweeps, from n_chains series of n_taus expected autocorrelation times."""
     n_sweeps = metropolis.equilibration_sweeps(size)
     temperatures = np.full(n_chains, T_CRITICAL, np.float32)
     rng = np.random.default_rng(size)
@@ -33,7 +33,7 @@ def autocorrelation(size: int, n_chains: int, n_taus: int) -> Row:
 
 
 def remember(size: int, n_chains: int, fraction: float) -> Row:
-    """After a fraction of the automatic sweeps, in standard errors: energy minus exact, and <m^2>, cold minus hot."""
+    """Energy minus exact, and <m^2>, cold minus hot, in standard errors, after a fraction of the automatic sweeps."""
     n_sweeps = round(fraction * metropolis.equilibration_sweeps(size))
     row: Row = {"n_sweeps": n_sweeps}
     m2 = {}
@@ -54,11 +54,11 @@ def plot(times: list[Row], memory: list[Row]) -> Figure:
     for name, label in (("magnetization", r"$|m|$"), ("energy", "$E$")):
         tau, error = np.array([row[name] for row in times]).T
         left.errorbar(sizes, tau, error, fmt="o", capsize=3, label=label)
-    left.plot(sizes, 3 * (sizes / 8) ** 2.17, "k:", label=r"$3\,(L/8)^{2.17}$: 1/20 of the automatic sweeps")
+    left.plot(sizes, 3 * (sizes / 8) ** 2.17, "k:", label=r"$3\,(L/8)^{2.17}$: automatic sweeps / 20, for $L \geq 16$")
     left.set(xscale="log", yscale="log", xlabel="L", ylabel=r"$\tau_\mathrm{int}$ at $T_c$ [sweeps]")
     left.set_xticks(sizes, [str(size) for size in sizes])
     left.minorticks_off()
-    left.legend()
+    left.legend(loc="lower right", fontsize="small")
     for k, size in enumerate(sizes):
         rows = [row for row in memory if row["case"][1] == size]
         places = [row["case"][3] * 1.04**k for row in rows]
@@ -66,10 +66,13 @@ def plot(times: list[Row], memory: list[Row]) -> Figure:
             z = [row[start] for row in rows]
             right.errorbar(places, z, 1, fmt=f"C{k}{marker}", capsize=3, label=f"L = {size}, {start}")
     right.axhline(0, color="black", linewidth=0.8)
-    right.set(xlabel="sweeps / automatic number (sizes side by side)", ylabel="energy $-$ exact [standard errors]")
+    right.set(
+        xlabel="sweeps / automatic sweeps (points shifted for clarity)", ylabel="energy $-$ exact [standard errors]"
+    )
     right.set(xscale="log")
     right.set_xticks([0.1, 0.5, 1], ["0.1", "0.5", "1"])
     right.set_yscale("symlog", linthresh=4)
+    right.set_yticks(ticks := [-10, -4, -2, 0, 2, 4, 10, 100], [str(tick) for tick in ticks])
     right.margins(y=0.15)
     right.legend(ncols=2, fontsize="small")
     return figure
@@ -80,18 +83,18 @@ def main() -> None:
     sizes, n_chains, n_taus, n_spins = ((4, 8), 128, 100, 2**20) if study.quick else ((8, 16, 32, 64), 64, 200, 2**26)
     times = study.measure(autocorrelation, [(size, n_chains, n_taus) for size in sizes])
     memory = study.measure(remember, [(size, n_spins // size**2, f) for size in sizes for f in (0.1, 0.5, 1.0)])
-    lines = ["| L | tau of abs(m) | tau of E | automatic sweeps | in tau of abs(m) |", "|---:|---:|---:|---:|---:|"]
+    lines = ["| L | tau of abs(m) | tau of E | automatic sweeps | sweeps / tau |", "|---:|---:|---:|---:|---:|"]
     for row in times:
         tau_m, tau_e = (f"{row[name][0]:.2f} ± {row[name][1]:.2f}" for name in ("magnetization", "energy"))
         in_tau = row["automatic"] / row["magnetization"][0]
         lines.append(f"| {row['case'][1]} | {tau_m} | {tau_e} | {row['automatic']} | {in_tau:.0f} |")
-    lines += ["", "| L | sweeps | energy, cold | energy, hot | m², cold - hot |", "|---:|---:|---:|---:|---:|"]
+    lines += ["", "| L | sweeps | E - exact, cold | E - exact, hot | m², cold - hot |", "|---:|---:|---:|---:|---:|"]
     for row in memory:
         z = " | ".join(f"{row[name]:+.1f}" for name in ("cold", "hot", "m2"))
         lines.append(f"| {row['case'][1]} | {row['n_sweeps']} | {z} |")
     last = times[-3:]
     x, (tau, error) = np.log([row["case"][1] for row in last]), np.array([row["magnetization"] for row in last]).T
-    # A line through ln tau, weighted with its errors.
+    # Fit a straight line to ln tau, weighted with its errors.
     coefficients, covariance = np.polyfit(x, np.log(tau), 1, w=tau / error, cov="unscaled")
     slope, slope_error = float(coefficients[0]), float(np.sqrt(covariance[0, 0]))
     lines += ["", f"tau of |m| grows as L^({slope:.2f} ± {slope_error:.2f}) over the last {len(last)} sizes"]

@@ -1,19 +1,19 @@
-"""Do phase classifiers measure T_c? The fitted T_c follows the label.
+"""Do phase classifiers measure T_c, or the temperature that defines their labels?
 
 python -m experiments.label_shift [--quick]
 
-A network learns to distinguish T < T_c from T > T_c. The curves of its mean answer P(T) on lattices of several sizes
-collapse in x = (T - T_c) L^(1 / nu): J. Carrasquilla, R. G. Melko, Nature Phys. 13, 431 (2017). Here the labels say
-whether T < T_label, with T_label from 0.05 J below T_c to 0.10 J above it, and the ranges of temperature are centred on
-T_label, as they would be for somebody who believes that T_c is there. If the method measured T_c, the fit would return
-T_c. (The test range of the largest lattice, 0.08 J to either side, does not contain T_c at the largest shift.)
+A network learns to distinguish T < T_c from T > T_c. Its mean output P(T) on lattices of several sizes collapses onto
+one function of x = (T - T_c) L^(1 / nu): J. Carrasquilla, R. G. Melko, Nature Phys. 13, 431 (2017). Here the labels say
+whether T < T_label, with T_label from 0.05 J below T_c to 0.10 J above it. The temperature ranges are centred on
+T_label, as they would be if T_label were believed to be T_c. If the method measured T_c, the fit would return T_c. (At
+the largest shift, the test range of the largest lattice, T_label ± 0.08 J, does not contain T_c.)
 
-The ranges shrink as 8 / L in training and 2.5 / L in the test, for which nu = 1 has to be known. As a control, logistic
-regression on |m| is also trained and tested in ranges that shrink as L^-1/2, as for nu = 2. The units `away from T_c`
-are trained on T < 1.8 and T > 2.8 only, and tested around T_c, so that their labels do not depend on T_c.
+The half-widths of the ranges are 8 / L in training and 2.5 / L in the test. This choice assumes nu = 1. As a control,
+logistic regression on |m| is also trained and tested in ranges that shrink as L^-1/2, as for nu = 2. The sigmoid units
+`away from T_c` are only trained on T < 1.8 and T > 2.8, and tested around T_c. Their labels do not depend on T_c.
 
 Each seed has its own training and test configurations, and its own fit. Errors are standard errors over the seeds. The
-chi-square of a fit counts the noise of the test configurations, but not the differences between two trainings.
+chi-square of a fit takes into account the noise of the test configurations, but not the differences between trainings.
 """
 
 from collections.abc import Sequence
@@ -34,13 +34,13 @@ from utils import print_line
 Setting = tuple[str, float, float]
 
 SHIFTS = (-0.05, -0.02, 0.0, 0.05, 0.1)  # of T_label, in J / k_B
-# Classifier, the exponent with which its temperature ranges shrink, and the shift of its labels.
+# Classifier, the exponent with which its temperature ranges shrink with L, and the shift of its labels.
 SETTINGS: list[Setting] = [
     *(("magnetization", exponent, shift) for exponent in (1.0, 0.5) for shift in SHIFTS),
     *((name, 1.0, shift) for name in ("sigmoid units", "cnn") for shift in (-0.05, 0.0, 0.1)),
     ("sigmoid units, away from T_c", 1.0, 0.0),
 ]
-TRAINED, TESTED, REFERENCE = 8.0, 2.5, 16  # half the widths times L, and the size at which they are those of nu = 1
+TRAINED, TESTED, REFERENCE = 8.0, 2.5, 16  # half-widths times L; the ranges of all exponents agree at L = 16
 
 
 def away_from_tc(columns: Columns) -> Columns:
@@ -50,7 +50,7 @@ def away_from_tc(columns: Columns) -> Columns:
 
 
 def classify(name: str, exponent: float, shift: float, size: int, seed: int, n: int, n_test: int) -> Row:  # noqa: PLR0917
-    """P(T) of a classifier around T_label, in bins: mean temperature, mean probability and its standard error."""
+    """Train a classifier. Return P(T) around T_label in bins: mean temperature, mean probability and its error."""
     case, label = case_seed(name, exponent, shift, size, seed), T_CRITICAL + shift
     trained, tested = (width * REFERENCE ** (exponent - 1) / size**exponent for width in (TRAINED, TESTED))
     away = name.endswith("T_c")
@@ -64,11 +64,11 @@ def classify(name: str, exponent: float, shift: float, size: int, seed: int, n: 
 
 
 def binned(t: NDArray[np.float64], odds: NDArray[np.float64]) -> Row:
-    """Mean temperature and mean probability in bins, with the standard error of the latter at the former."""
+    """Mean temperature, mean probability and its standard error, in bins of temperature."""
     p = expit(odds)
     row: Row = {"t": [], "p": [], "error": []}
     for chosen in temperature_bins(t):
-        line = np.polynomial.Polynomial.fit(t[chosen], p[chosen], 1)  # the slope within a bin is no noise
+        line = np.polynomial.Polynomial.fit(t[chosen], p[chosen], 1)  # the slope within a bin is not noise
         row["t"].append(float(t[chosen].mean()))
         row["p"].append(float(p[chosen].mean()))
         row["error"].append(float((p[chosen] - line(t[chosen])).std(ddof=2) / np.sqrt(len(chosen))))
@@ -76,53 +76,58 @@ def binned(t: NDArray[np.float64], odds: NDArray[np.float64]) -> Row:
 
 
 def curves(rows: list[Row]) -> Measurements:
-    """P(T) of the classifiers of one seed, for all sizes."""
+    """P(T) at all sizes from the classifiers of one seed."""
     sizes = np.repeat([row["case"][4] for row in rows], [len(row["t"]) for row in rows])
     t, p, error = (np.concatenate([row[key] for row in rows]) for key in ("t", "p", "error"))
     return Measurements(sizes, t, p[:, None], error[:, None, None] ** 2, (False,))
 
 
 def fitted(rows: list[Row]) -> Scaling | None:
-    """T_c and nu of the classifiers of one seed, if they can be determined."""
+    """T_c and nu from the classifiers of one seed, or None if the fit is refused."""
     try:
         return fit_scaling(curves(rows), degree=5)
     except ValueError as error:
-        print_line(f"refused: {error}")
+        print_line(f"fit refused: {error}")
         return None
 
 
 def plot(fits: dict[Setting, list[Scaling]]) -> Figure:
-    """T_c and nu of the fits against the shift of the label, with standard errors over the seeds."""
+    """Fitted T_c and nu against the shift of the label, with standard errors over the seeds."""
     figure = Figure(figsize=(10, 4.5), layout="constrained")
     left, right = figure.subplots(1, 2)
     for k, method in enumerate(dict.fromkeys(setting[:2] for setting in fits)):
         each = {shift: found for (*other, shift), found in fits.items() if tuple(other) == method and found}
-        shifts = np.array([*each]) + 0.0015 * (k - 2)  # side by side
+        shifts = np.array([*each]) + 0.0015 * (k - 2)  # shifted for clarity
         for axes, key, offset in ((left, "t_c", T_CRITICAL), (right, "nu", 0.0)):
             values = [mean_with_error([getattr(fit, key) - offset for fit in found]) for found in each.values()]
             means, errors = zip(*values, strict=True)
-            axes.errorbar(shifts, means, errors, fmt="os^vD"[k], capsize=3, markersize=5, label=in_words(*method))
+            axes.errorbar(
+                shifts, means, errors, fmt="os^vD"[k], capsize=3, markersize=5, label=in_words(*method, math=True)
+            )
     ends = np.array([SHIFTS[0] - 0.01, SHIFTS[-1] + 0.01])
-    left.plot(ends, ends, "k--", linewidth=0.8, label="the label is returned")
-    left.axhline(0, color="0.5", linestyle=":", label="$T_c$ is found")
-    right.axhline(1, color="0.5", linestyle=":", label=r"$\nu$ = 1, exact")
+    left.plot(ends, ends, "k--", linewidth=0.8, label=r"fitted $T_c$ = $T_\mathrm{label}$")
+    left.axhline(0, color="0.5", linestyle=":", label="fitted $T_c$ = exact $T_c$")
+    right.axhline(1, color="0.5", linestyle=":", label=r"exact $\nu$ = 1")
     left.set(ylabel="fitted $T_c$ $-$ exact $T_c$ [J / $k_B$]")
     right.set(ylabel=r"fitted $\nu$")
     for axes in (left, right):
         axes.set_xlabel(r"$T_\mathrm{label} - T_c$ [J / $k_B$]")
-        axes.legend(fontsize="x-small")
+        axes.legend(fontsize="small")
     return figure
 
 
 def mean_with_error(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and its standard error, which is not a number for a single value."""
+    """Mean and its standard error, which is NaN for a single value."""
     n = len(values)
     return float(np.mean(values)), float(np.std(values, ddof=1)) / n**0.5 if n > 1 else float("nan")
 
 
-def in_words(name: str, exponent: float) -> str:
-    """A method for tables and legends."""
-    return name if exponent == 1 else f"{name}, ranges as L^-{exponent:g}"
+def in_words(name: str, exponent: float, math: bool = False) -> str:
+    """The name of a method in tables, and with `math` in legends."""
+    if math:
+        name = name.replace("away from T_c", "trained away from $T_c$")
+    power = f"$L^{{-{exponent:g}}}$" if math else f"L^-{exponent:g}"
+    return name if exponent == 1 else f"{name}, ranges as {power}"
 
 
 def main() -> None:
@@ -134,7 +139,7 @@ def main() -> None:
     cases = [(*setting, size, seed, n, n_test) for setting in settings for size in reversed(sizes) for seed in seeds]
     rows = study.measure(classify, cases)
     lines = [
-        "| classifier | label - T_c | T_c - exact | nu | median chi2/dof (p) | fits |",
+        "| classifier | T_label - T_c | fitted - exact T_c | nu | median chi2/dof (p) | fits |",
         "|---|---:|---:|---:|---:|---:|",
     ]
     fits: dict[Setting, list[Scaling]] = {}
@@ -151,7 +156,8 @@ def main() -> None:
             )
             cells = [f"{t_c[0]:+.4f} ± {t_c[1]:.4f}", f"{nu[0]:.3f} ± {nu[1]:.3f}", f"{chi2:.2f} ({p:.2g})"]
         of_all = f"{len(accepted)} of {len(seeds)}"
-        lines.append(f"| {in_words(*setting[:2])} | {setting[2]:+.2f} | {' | '.join(cells)} | {of_all} |")
+        name = in_words(*setting[:2]).replace("away", "trained away")
+        lines.append(f"| {name} | {setting[2]:+.2f} | {' | '.join(cells)} | {of_all} |")
     summary = {
         f"{in_words(*setting[:2])}, {setting[2]:+.2f}": [
             {**{k: v for k, v in fit._asdict().items() if k != "coefficients"}, "p": fit.p_value} for fit in each

@@ -1,14 +1,14 @@
-"""How much data does an inductive bias save? Error against the size of the training set.
+"""How much training data does a network with more built-in knowledge need? Error against the size of the training set.
 
 python -m experiments.learning_curves [--quick]
 
-Each network with options that suit it, and least squares on pair products and on symmetric correlators, are trained on
-10 to 10^5 configurations of the 8 x 8 lattice. Each of five seeds has its own data, weights and batches; its smaller
-training sets are parts of the largest. To choose their best epoch, networks also use a validation set of a tenth of the
-size, but at least 50 and at most 1,000 configurations. Least squares does not need it.
+Networks with suitable options, and least squares on pair products and on symmetric correlators, are trained on 10 to
+10^5 configurations of the 8 x 8 lattice. Each of five seeds has its own data, weights and batches. The smaller training
+sets of a seed are parts of its largest one. Networks also use a validation set to choose their best epoch: a tenth of
+the training set, but at least 50 and at most 1,000 configurations. Least squares does not need it.
 
-The test configurations are those that do not occur in the largest training set of the seed, the same for all sizes.
-Others are mostly cold lattices in their ground state, for which memory would be enough.
+Test configurations that occur in the largest training set of the seed are left out, at all sizes. These are mostly cold
+lattices in a ground state, which a network could predict from memory.
 """
 
 import math
@@ -24,7 +24,7 @@ from experiments.common import DEFAULT, NETWORKS, Row, Study, evaluated, sampled
 from problem import PROBLEM
 
 N_TRAIN = (10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000)
-N_STEPS = 8_000  # approximately: in at least 5 and at most MAX_EPOCHS epochs
+N_STEPS = 8_000  # approximate number of training steps, in 5 to MAX_EPOCHS epochs
 MAX_EPOCHS = 400
 BASELINES = ("pair_products", "symmetric_correlators")
 
@@ -42,14 +42,14 @@ def learn(network: str, n_train: int, seed: int, n_largest: int, n_test: int, n_
     row: Row = {"n_test": len(splits.test["spins"])}
     if network != "baselines":
         return row | {network: evaluated(config, trained(config, splits), splits.test)}
-    scales = build_network(PROBLEM, config, splits.train)  # of the loss; the network itself is not used
+    scales = build_network(PROBLEM, config, splits.train)  # for the units of the loss; the network itself is not used
     test = prepare(PROBLEM, config, scales, splits.test)
     predictions = PROBLEM.baselines(config, splits.train, splits.test)
     return row | {name: judge(PROBLEM, config, scales, test, predictions[name]) for name in BASELINES}
 
 
 def plot(curves: dict[str, dict[str, np.ndarray]], sizes: list[int]) -> Figure:
-    """Mean absolute error and exact fraction against the number of configurations: every seed, and the medians."""
+    """Mean absolute error and exact fraction against the number of training configurations: seeds and medians."""
     figure = Figure(figsize=(10, 4.5), layout="constrained")
     for axes, key, label in zip(
         figure.subplots(1, 2),
@@ -61,11 +61,11 @@ def plot(curves: dict[str, dict[str, np.ndarray]], sizes: list[int]) -> Figure:
             values = metrics[key]  # (sizes, seeds)
             style = "--" if name in BASELINES else "-"
             axes.plot(sizes, np.median(values, axis=1), style, color=f"C{k}")
-            places = np.repeat(sizes, values.shape[1]) * 1.04 ** (k - 2.5)  # side by side
+            places = np.repeat(sizes, values.shape[1]) * 1.04 ** (k - 2.5)  # shifted for clarity
             axes.plot(places, values.reshape(-1), "osv^Dx"[k], color=f"C{k}", markersize=4, alpha=0.7, label=name)
         axes.set(xscale="log", xlabel="training configurations", ylabel=label)
     figure.axes[0].set_yscale("log")
-    title = "points: seeds, lines: medians; test on configurations that do not occur in training"
+    title = "points: seeds; lines: medians; test configurations do not occur in training"
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, title=title, fontsize="small", loc="outside upper center", ncols=len(curves))
     return figure

@@ -1,12 +1,12 @@
-"""Which optimiser and which schedule are best, each at its best learning rate and weight decay?
+"""Which pair of optimiser and schedule is best, each with its best learning rate and weight decay?
 
 python -m experiments.optimizers [--quick]
 
-The default network is trained on 5,000 configurations for 40 epochs. Learning rate and weight decay of each pair of
-optimiser and schedule are chosen from a grid, by the mean validation error of two seeds. They are then tested with five
-other seeds, on the configurations that do not occur in training. All pairs have the same data at one seed, so that they
-are compared by paired differences. The weight decay is decoupled from the gradient in adamw, but a part of the loss in
-adam and sgd. Equal values therefore do not mean the same.
+The default network is trained on 5,000 configurations for 40 epochs. The learning rate and the weight decay of each
+pair of optimiser and schedule are chosen from a grid, by the mean validation error of two seeds. They are then tested
+with five other seeds, on test configurations that do not occur in training. With the same seed, all pairs have the same
+data, so they are compared by paired differences. The weight decay is decoupled from the gradient in adamw, but part of
+the loss in adam and sgd. Equal values are therefore not equivalent.
 """
 
 import math
@@ -36,7 +36,7 @@ DECAYS = {"adam": (1e-5, 1e-4, 1e-3, 1e-2), "adamw": (1e-2, 1e-1, 0.3, 1.0), "sg
 def learn(  # noqa: PLR0917
     optimizer: str, scheduler: str, lr: float, weight_decay: float, seed: int, epochs: int
 ) -> Row:
-    """Validation and test error of the best epoch; 2 J, the largest |E / N|, if training diverged."""
+    """Validation and test error of the best epoch. If training diverged, both are 2 J, the largest |E / N|."""
     config = PRESETS["small"]
     kind = {"optimizer": optimizer, "scheduler": scheduler}
     training = replace(config.train, **kind, lr=lr, weight_decay=weight_decay, epochs=epochs)  # type: ignore[arg-type]
@@ -51,7 +51,7 @@ def learn(  # noqa: PLR0917
 
 
 def plot(tuned: dict[Setting, float], tested: dict[Pair, np.ndarray]) -> Figure:
-    """Left: validation error against the rate, each at its best decay. Right: test error at the best rate and decay."""
+    """Left: validation error against the rate, with the best decay. Right: test error with the best rate and decay."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     for optimizer, scheduler in tested:
@@ -60,16 +60,16 @@ def plot(tuned: dict[Setting, float], tested: dict[Pair, np.ndarray]) -> Figure:
         errors = [min(error for (lr, _), error in mine.items() if lr == rate) for rate in rates]
         style = f"C{OPTIMIZERS.index(optimizer)}." + ("-", "--", ":")[SCHEDULERS.index(scheduler)]
         left.plot(rates, errors, style, label=f"{optimizer}, {scheduler}")
-    left.set(xscale="log", xlabel="peak learning rate", ylabel="validation mae of $E/N$ [J], two seeds")
-    left.set(yscale="log", ylim=(0.045, 0.4))  # above 0.4 training has failed
+    left.set(xscale="log", xlabel="peak learning rate", ylabel="validation MAE of $E/N$ [J], mean of two seeds")
+    left.set(yscale="log", ylim=(0.045, 0.4))  # above 0.4, training has failed
     left.legend(fontsize="x-small", ncols=3, loc="upper left")
     for k, (pair, values) in enumerate(tested.items()):
         error = values.std(ddof=1) / math.sqrt(len(values))
         right.errorbar(k, values.mean(), error, fmt="o", color=f"C{OPTIMIZERS.index(pair[0])}", capsize=3)
         right.plot(np.full(len(values), k + 0.2), values, ".", color="0.6", markersize=4)
     right.set_xticks(range(len(tested)), [f"{o}\n{s}" for o, s in tested], fontsize="small")
-    right.set(ylabel="test mae of $E/N$ [J], unseen configurations")
-    right.set_title(f"{len(values)} seeds (grey), mean and standard error", fontsize="small")
+    right.set(ylabel="test MAE of $E/N$ [J], unseen configurations")
+    right.set_title(f"grey: {len(values)} seeds; colour: mean and standard error", fontsize="small")
     return figure
 
 
@@ -90,13 +90,13 @@ def main() -> None:
     tested = dict(zip(pairs, values, strict=True))
     winner = pairs[int(np.argmin(values.mean(axis=1)))]
     lines = [
-        f"| optimiser | schedule | rate | weight decay | test mae [J] | more than {', '.join(winner)} |",
+        f"| optimiser | schedule | peak rate | weight decay | test mae [J] | difference to {', '.join(winner)} |",
         "|---|---|---:|---:|---:|---:|",
     ]
     summary = {}
     for pair, each in tested.items():
         *_, lr, decay = best[pair]
-        edge = " (edge)" if decay in (DECAYS[pair[0]][0], DECAYS[pair[0]][-1]) else ""
+        edge = " (edge of grid)" if decay in (DECAYS[pair[0]][0], DECAYS[pair[0]][-1]) else ""
         more = "" if pair == winner else with_error(each - tested[winner], "+.4f")
         lines.append(f"| {' | '.join(pair)} | {lr:g} | {decay:g}{edge} | {with_error(each, '.4f')} | {more} |")
         summary[", ".join(pair)] = {"lr": lr, "decay": decay, "mae": each.tolist()}

@@ -1,16 +1,16 @@
-"""Phase classifiers compared with published ones, on equal data.
+"""Phase classifiers compared with published ones, on data of the same kind and size.
 
 python -m experiments.published [--quick]
 
-The crossing at L = 24 is the temperature at which the mean probability of T < T_c is 1/2, for networks that are trained
-far from T_c. README.md of ml-ising-phases (C. Chin-Way, on GitHub) gives 2.333 for a network of 64 ReLU units and 2.292
-for a convolutional one, from one seed each: examples/cnn_demo.py, `compare(L=24, n_per_temp=120, epochs=40, seed=0)`.
-Its temperatures are 1.0, 1.1 ... 3.5, with 120 configurations each. The 1,680 configurations at T <= 1.6 and T >= 2.9
-are the training set, and the curve uses all 3,120.
+Networks are trained far from T_c, at L = 24. Their crossing is the temperature at which the mean probability of T < T_c
+is 1/2. README.md of ml-ising-phases (C. Chin-Way, on GitHub) gives 2.333 for a network of 64 ReLU units and 2.292 for a
+convolutional one, from one seed each: examples/cnn_demo.py, `compare(L=24, n_per_temp=120, epochs=40, seed=0)`. Its
+temperatures are 1.0, 1.1 ... 3.5, with 120 configurations each. The 1,680 configurations at T <= 1.6 and T >= 2.9 are
+the training set, and the curve uses all 3,120.
 
-Ours have the same temperatures and numbers of configurations, from independent chains. A tenth of the training
-configurations chooses the epoch. `64 relu units` is the published network with the published training; the others are
-those of label_shift.py. The published networks are named beside ours of the same kind.
+This experiment uses the same temperatures and numbers of configurations, from independent chains. A tenth of the
+training configurations is used to choose the epoch. `64 relu units` is the published network with the published
+training; the others are those of label_shift.py. Published values are listed next to networks of the same kind.
 """
 
 import numpy as np
@@ -29,7 +29,7 @@ PUBLISHED: dict[str, float | None] = {"64 relu units": 2.333, "sigmoid units": N
 
 
 def cross(name: str, seed: int, n: int) -> Row:
-    """Mean P(T < T_c) at each temperature from n configurations, and the lowest T at which it falls to 1/2."""
+    """Train a classifier. Return mean P(T < T_c) at each temperature, and the lowest T at which it falls to 1/2."""
     case = case_seed(name, seed)
     t = np.repeat(TEMPERATURES, n)
     columns: Columns = {"spins": multispin.sample(SIZE, t, equilibration_sweeps(SIZE), case, 1), "temperatures": t}
@@ -44,21 +44,20 @@ def cross(name: str, seed: int, n: int) -> Row:
 
 
 def plot(rows: dict[str, list[Row]]) -> Figure:
-    """P(T) of the classifiers: mean over the seeds, with bars for their standard deviation."""
+    """P(T) of the classifiers: mean and standard deviation over the seeds."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     for k, (name, each) in enumerate(rows.items()):
         p = np.array([row["p"] for row in each])
-        label = f"{name}, {len(p)} seeds"
-        axes.errorbar(TEMPERATURES, p.mean(axis=0), p.std(axis=0), fmt="os^"[k] + "-", capsize=2, ms=4, label=label)
+        axes.errorbar(TEMPERATURES, p.mean(axis=0), p.std(axis=0), fmt="os^"[k] + "-", capsize=2, ms=4, label=name)
         if (published := PUBLISHED[name]) is not None:
             axes.axvline(published, color=f"C{k}", linestyle="--", linewidth=0.8, label=f"published crossing, {name}")
-    axes.axvline(T_CRITICAL, color="0.5", linestyle=":", label="$T_c$, exact")
+    axes.axvline(T_CRITICAL, color="0.5", linestyle=":", label="exact $T_c$")
     axes.axhline(0.5, color="0.8", linewidth=0.8, zorder=0)
-    for edge in (1.6, 2.9):
-        axes.axvline(edge, color="0.85", linewidth=4, zorder=0)
-    axes.set(xlabel="T [J / $k_B$] (training: outside the grey lines)", ylabel="mean $P(T < T_c)$", title="L = 24")
-    axes.legend(fontsize="x-small")
+    axes.axvspan(1.6, 2.9, color="0.95", zorder=0, label="not used in training")
+    axes.set(xlabel="temperature [J / $k_B$]", ylabel="mean $P(T < T_c)$")
+    axes.set_title(f"L = 24; mean and standard deviation of {len(p)} seeds", fontsize="medium")
+    axes.legend(fontsize="x-small", loc="upper right")
     return figure
 
 
@@ -67,7 +66,10 @@ def main() -> None:
     seeds, n = (range(1, 3), 20) if study.quick else (range(1, 11), 120)
     found = study.measure(cross, [(name, seed, n) for name in PUBLISHED for seed in seeds])
     rows = {name: [row for row in found if row["case"][1] == name] for name in PUBLISHED}
-    lines = ["| L = 24, P(T) = 1/2 | mean | lowest to highest seed | published, one seed |", "|---|---:|---:|---:|"]
+    lines = [
+        "| classifier, L = 24 | T where P(T) = 1/2, mean | lowest to highest seed | published, one seed |",
+        "|---|---:|---:|---:|",
+    ]
     summary: Row = {}
     for name, each in rows.items():
         values = np.array([row["crossing"] for row in each], float)

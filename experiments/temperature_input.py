@@ -2,9 +2,9 @@
 
 python -m experiments.temperature_input [--quick]
 
-The energy is a function of the spins, so the temperature adds no information. But it gives a good estimate of the
-energy, and a single number is easier to use than 64 spins. Each network is trained with and without it, from five
-seeds, and tested on the configurations that do not occur in training.
+The energy is a function of the spins, so the temperature adds no information. However, it gives a good estimate of the
+energy, and a single number is easier to use than 64 spins. Each network is trained with and without the temperature,
+with five seeds, and tested on configurations that do not occur in training.
 """
 
 import math
@@ -15,12 +15,12 @@ from matplotlib.figure import Figure
 
 from experiments.common import NETWORKS, Row, Study, evaluated, sampled, trained, unseen_of
 
-EPOCHS = 60  # at most
+EPOCHS = 60  # maximum
 METRICS = ("mae", "exact_fraction")
 
 
 def learn(network: str, with_temperature: bool, seed: int, n_train: int, epochs: int = EPOCHS) -> Row:
-    """Test metrics of a network that is given the temperature, or not."""
+    """Test metrics of a network with or without the temperature as an input."""
     config = NETWORKS[network]
     config = replace(
         config,
@@ -34,7 +34,7 @@ def learn(network: str, with_temperature: bool, seed: int, n_train: int, epochs:
 
 
 def plot(means: np.ndarray, errors: np.ndarray) -> Figure:
-    """Metrics with standard errors, each (networks, without and with temperature, metrics)."""
+    """Metrics with standard errors. Both arrays are (networks, without and with temperature, metrics)."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     places = np.arange(len(NETWORKS))
     for k, (axes, label) in enumerate(
@@ -46,7 +46,7 @@ def plot(means: np.ndarray, errors: np.ndarray) -> Figure:
         axes.set(xticks=places, xticklabels=list(NETWORKS), ylabel=label)
     figure.axes[0].set_yscale("log")
     figure.axes[0].set_ylim(3e-9, 0.2)
-    figure.axes[0].legend(title="bars: standard errors", fontsize="small", loc="lower left")
+    figure.axes[0].legend(title="mean and standard error of the seeds", fontsize="small", loc="lower left")
     return figure
 
 
@@ -62,7 +62,7 @@ def main() -> None:
     more = values[:, :, 1, 0] - values[:, :, 0, 0]  # (networks, seeds): each pair has the same data
     more_errors = more.std(axis=1, ddof=1) / math.sqrt(len(seeds))
     lines = [
-        "| network | mae, only spins | with T | difference | exact fraction, only spins | with T |",
+        "| network | mae, spins only | with T | difference | exact fraction, spins only | with T |",
         "|---|---:|---:|---:|---:|---:|",
     ]
     for i, name in enumerate(NETWORKS):

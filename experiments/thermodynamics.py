@@ -1,10 +1,10 @@
-"""Energy, specific heat, |m|, susceptibility and Binder cumulant against temperature, from spins and from a network.
+"""Energy, specific heat, |m|, susceptibility and Binder cumulant against temperature, compared with exact results.
 
 python -m experiments.thermodynamics [--quick]
 
-They are compared with the exact curves: Kaufman's for each finite lattice, Onsager's and Yang's for the infinite one.
-The network is that of the preset `exact`, trained on 8 x 8 lattices only. Its predicted energies give a second mean
-energy and a second specific heat.
+The exact results are Kaufman's for each finite lattice, and Onsager's and Yang's for the infinite one. The energy and
+the specific heat are also computed from the energies that a network predicts: that of the preset `exact`, trained on
+8 x 8 lattices only.
 """
 
 import functools
@@ -20,7 +20,7 @@ from ising.exact import T_CRITICAL
 from ising.metropolis import equilibration_sweeps
 from problem import PROBLEM
 
-# The observables and their axis labels. The first two are computed from the network's energies as well.
+# The observables and their axis labels. The first two are also computed from the energies that the network predicts.
 LABELS = {
     "energy": "$E/N$ [J]",
     "specific_heat": "$C/N$ [$k_B$]",
@@ -33,7 +33,7 @@ ENERGETIC = ("energy", "specific_heat", "network_energy", "network_specific_heat
 
 @functools.cache
 def network() -> Standardized:
-    """The trained network of the preset `exact`, once per process."""
+    """The network of the preset `exact`, trained once per process."""
     config = PRESETS["exact"]
     return trained(config, sampled(config.data, config.seed))
 
@@ -59,7 +59,7 @@ def observe(size: int, temperature: float, n: int) -> Row:
 
 
 def plot(rows: list[Row], sizes: list[int]) -> Figure:
-    """All observables against T with the exact curves, and the network's energy minus exact in standard errors."""
+    """All observables with exact curves, and deviations of the predicted from the exact energy in standard errors."""
     figure = Figure(figsize=(12, 7), layout="constrained")
     *panels, last = figure.subplots(2, 3).flat
     fine = np.linspace(0.95, 4.05, 400)
@@ -76,15 +76,16 @@ def plot(rows: list[Row], sizes: list[int]) -> Figure:
         value, error = np.array([row["network_energy"] for row in mine]).T
         last.plot(t, (value - exact.kaufman(t, size)[0]) / error, "x", color=colour)
     panels[0].plot(fine, exact.onsager_energy(fine), "k--", linewidth=0.8, label="Onsager")
+    panels[0].plot([], [], "k-", linewidth=0.8, label="Kaufman")
     panels[0].plot([], [], "kx", label="predicted by the network")
     panels[2].plot(fine, exact.yang_magnetization(fine), "k--", linewidth=0.8, label="Yang")
     last.axhspan(-2, 2, color="0.9")
-    labels = (*LABELS.values(), "network's energy $-$ exact [standard errors]")
+    labels = (*LABELS.values(), "predicted $-$ exact energy [standard errors]")
     for axes, label in zip((*panels, last), labels, strict=True):
         axes.axvline(T_CRITICAL, color="0.5", linestyle=":")
         axes.set(xlabel="temperature [J / $k_B$]", ylabel=label)
     panels[3].set_yscale("log")
-    panels[0].legend(fontsize="small")
+    panels[0].legend(fontsize="x-small", loc="lower right")
     panels[2].legend(fontsize="small")
     return figure
 
@@ -95,7 +96,7 @@ def main() -> None:
     temperatures = [round(float(t), 4) for t in np.linspace(1, 4, n_temperatures)]
     cases = [(size, t, n_spins // size**2) for size in sizes for t in temperatures]
     rows = study.measure(observe, cases)
-    lines = ["| chi2/dof | energy | specific heat | network's energy | network's specific heat |"]
+    lines = ["| chi2/dof | energy | specific heat | predicted energy | specific heat from predictions |"]
     lines.append("|---|---:|---:|---:|---:|")
     summary: Row = {}
     for size in sizes:
@@ -104,7 +105,7 @@ def main() -> None:
         chi2 = {}
         for k, name in enumerate(ENERGETIC):
             value, error = np.array([row[name] for row in mine]).T
-            # At low temperatures hardly any spin is flipped, and the error cannot be estimated.
+            # At low temperatures, few spins are flipped, and the errors cannot be estimated.
             known = error > 0.2 * error.max() / size
             chi2[name] = float((((value - truth[k % 2]) / error)[known] ** 2).mean())
         summary[str(size)] = chi2

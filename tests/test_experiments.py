@@ -1,4 +1,4 @@
-"""Every experiment, as a command, in its quick version: it works and leaves what is committed alone."""
+"""The quick version of every experiment works as a command, and does not change committed results."""
 
 import ast
 import json
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from experiments.common import Study
@@ -28,7 +29,7 @@ def kept() -> dict[Path, float]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_an_experiment_runs_quickly_and_keeps_nothing(name: str) -> None:
+def test_quick_experiments_run_and_keep_nothing(name: str) -> None:
     before = kept()
     command = [sys.executable, "-W", "error", "-m", f"experiments.{name}", "--quick"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -38,16 +39,16 @@ def test_an_experiment_runs_quickly_and_keeps_nothing(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_an_experiment_has_left_its_numbers_and_its_figure(name: str) -> None:
+def test_experiments_have_committed_results_and_a_journal_entry(name: str) -> None:
     assert (ROOT / "experiments" / "results" / f"{name}.json").exists()
     assert (ROOT / "docs" / "figures" / f"{name}.png").exists()
     assert f"python -m experiments.{name}" in (ROOT / "journal.md").read_text()
 
 
 @pytest.mark.parametrize("name", [*EXPERIMENTS, "classifiers"])
-def test_an_experiment_is_short(name: str) -> None:
+def test_experiments_have_at_most_120_lines_of_code(name: str) -> None:
     text = (ROOT / "experiments" / f"{name}.py").read_text()
-    others: set[int] = set()  # lines of documentation and imports
+    others: set[int] = set()  # lines of docstrings and imports
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, (ast.Module, ast.FunctionDef)) and ast.get_docstring(node):
             node = node.body[0]  # noqa: PLW2901
@@ -59,22 +60,23 @@ def test_an_experiment_is_short(name: str) -> None:
 
 
 def noted(folder: str, n: int) -> dict[str, Any]:
-    """A case that leaves a trace of having been computed."""
+    """A case that creates a file, and fails if it is computed twice."""
     (Path(folder) / f"{n}").touch(exist_ok=False)
     return {"twice": 2 * n}
 
 
 @pytest.mark.slow
-def test_cases_that_are_there_are_not_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_saved_cases_are_not_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("experiments.common.ROOT", tmp_path)
     monkeypatch.setattr(sys, "argv", ["study"])
     (tmp_path / "experiments" / "results").mkdir(parents=True)
     (tmp_path / "docs" / "figures").mkdir(parents=True)
     folder = str(tmp_path)
-    for cases in ([1, 2], [2, 3, 1]):  # a second `noted` of one number would fail
-        study = Study("somewhere/study.py", None)
+    for cases in ([1, 2], [2, 3, 1]):
+        with rc_context():  # a study changes the colours of figures
+            study = Study("somewhere/study.py", None)
         rows = study.measure(noted, [(folder, n) for n in cases])
-        assert [row["twice"] for row in rows] == [2 * n for n in cases]  # in the order that was asked for
+        assert [row["twice"] for row in rows] == [2 * n for n in cases]  # in the requested order
         study.finish({"n": len(rows)}, Figure())
         kept = json.loads((tmp_path / "experiments" / "results" / "study.json").read_text())
         assert kept["summary"] == {"n": len(cases)}
@@ -96,7 +98,7 @@ if __name__ == "__main__":
 """
 
 
-def somebody_is_left_of(group: int) -> bool:
+def group_exists(group: int) -> bool:
     try:
         os.killpg(group, 0)
     except ProcessLookupError:
@@ -106,7 +108,7 @@ def somebody_is_left_of(group: int) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_experiment_keeps_whole_cases_and_leaves_no_process(number: int, tmp_path: Path) -> None:
+def test_an_interrupted_experiment_keeps_complete_cases_and_ends_all_processes(number: int, tmp_path: Path) -> None:
     script = tmp_path / "slow.py"
     script.write_text(SLOW_STUDY)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
@@ -117,10 +119,10 @@ def test_an_interrupted_experiment_keeps_whole_cases_and_leaves_no_process(numbe
             assert time.monotonic() < deadline
             time.sleep(0.1)
         run.send_signal(number)
-        _, told = run.communicate(timeout=60)
+        _, stderr = run.communicate(timeout=60)
     assert run.returncode == 128 + number
-    assert told.splitlines()[-1].startswith("slow: interrupted")
-    assert "Traceback" not in told
-    while somebody_is_left_of(run.pid):
+    assert stderr.splitlines()[-1].startswith("slow: interrupted")
+    assert "Traceback" not in stderr
+    while group_exists(run.pid):
         assert time.monotonic() < deadline
         time.sleep(0.1)

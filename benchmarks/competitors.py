@@ -1,6 +1,6 @@
-"""The competitors of training.py: ways to train one network on the same data with the same schedule.
+"""The competitors of training.py: programs that train one network on the same data with the same schedule.
 
-The first of them form a ladder: each differs from the one before by one improvement.
+Each of the first ones adds one improvement to the previous one.
 """
 
 import math
@@ -21,7 +21,7 @@ DEFAULT = ExperimentConfig()
 
 
 class Case(NamedTuple):
-    """What is trained: the default network, or one without GELU and dropout, which scikit-learn does not have."""
+    """The network to train: the default one, or one without GELU and dropout, which scikit-learn does not have."""
 
     activation: str
     dropout: float
@@ -45,10 +45,10 @@ class Data(NamedTuple):
 
 
 class Timer:
-    """Called by a competitor when an epoch begins and ends.
+    """Competitors call `begin` and `end` around each epoch.
 
-    In a race, epochs follow each other, and the validation error of each is printed. Otherwise each epoch waits for a
-    line on stdin, so that competitors alternate, and its seconds are printed.
+    In a race, epochs follow each other, and the validation error after each is printed. Otherwise each epoch waits for
+    a line on stdin, so competitors can alternate, and its duration in seconds is printed.
     """
 
     def __init__(self, race: bool) -> None:
@@ -64,7 +64,7 @@ class Timer:
 
 
 def columns(spins: NDArray[np.int8]) -> dict[str, NDArray[Any]]:
-    """Spins as a data set. The temperatures are zeros, which the network and the energy do not depend on."""
+    """Spins as a data set. Temperatures are set to zero; neither the network nor the energy depends on them."""
     return {"spins": spins, "temperatures": np.zeros(len(spins))}
 
 
@@ -107,7 +107,7 @@ def steps_per_epoch(data: Data) -> int:
 
 
 def run_loop(case: Case, data: Data, timer: Timer) -> None:
-    """The loop of most tutorials: a DataLoader, the default optimiser, a scheduler; the loss is read at every step."""
+    """The loop of most tutorials: DataLoader, default AdamW, a scheduler; loss.item() is called at every step."""
     import torch
     from torch.utils.data import DataLoader, TensorDataset
 
@@ -131,7 +131,7 @@ def run_loop(case: Case, data: Data, timer: Timer) -> None:
 
 
 def run_resident(case: Case, data: Data, timer: Timer, *, fused: bool = False) -> None:
-    """No DataLoader: one shuffled copy per epoch, with batches as views of it. The loss is not read."""
+    """No DataLoader: one shuffled copy per epoch, with batches as views of it. The loss stays a tensor."""
     import torch
 
     from trainer import lr_factor
@@ -158,7 +158,7 @@ def run_resident(case: Case, data: Data, timer: Timer, *, fused: bool = False) -
 
 
 def run_fused(case: Case, data: Data, timer: Timer) -> None:
-    """In addition, the optimiser updates each group of parameters by one operation."""
+    """As run_resident, and the optimiser updates each group of parameters in one operation."""
     run_resident(case, data, timer, fused=True)
 
 
@@ -236,7 +236,7 @@ def run_lightning(case: Case, data: Data, timer: Timer) -> None:
 
 
 def run_sklearn(case: Case, data: Data, timer: Timer) -> None:
-    """MLPRegressor.partial_fit, which trains one epoch. It has no dropout, no GELU and no schedule for Adam."""
+    """MLPRegressor.partial_fit, which trains for one epoch. It has no dropout, no GELU and no schedule for Adam."""
     from sklearn.neural_network import MLPRegressor
 
     flat, val = (spins.reshape(-1, 64).astype(np.float32) for spins in (data.train_spins, data.val_spins))
@@ -250,7 +250,7 @@ def run_sklearn(case: Case, data: Data, timer: Timer) -> None:
 
 
 def run_jax(case: Case, data: Data, timer: Timer) -> None:
-    """JAX and optax, with a whole epoch in one compiled scan."""
+    """JAX and optax, with each epoch in one compiled scan."""
     import jax
     import jax.numpy as jnp
     import optax
@@ -289,7 +289,7 @@ def run_jax(case: Case, data: Data, timer: Timer) -> None:
     @jax.jit  # type: ignore[untyped-decorator]
     def epoch(state: Any, key: Any) -> Any:
         order_key, dropout_key = jax.random.split(key)
-        # All batches have one shape. The last one is filled up with examples of weight zero.
+        # All batches have the same shape. The last one is filled up with examples of weight zero.
         order = jnp.resize(jax.random.permutation(order_key, n), (steps, size))
         in_batch = (jnp.arange(steps * size) < n).reshape(steps, size).astype(jnp.float32)
 
@@ -321,7 +321,7 @@ def run_jax(case: Case, data: Data, timer: Timer) -> None:
         timer.end(partial(validation_error, state[0]))
 
 
-# First what the trainer of this project does about a usual loop, step by step; then the others. The names are keys in
+# First the improvements of this project over a usual loop, one by one; then the others. The names are keys in
 # results/training.json.
 COMPETITORS: dict[str, Callable[[Case, Data, Timer], None]] = {
     "DataLoader loop": run_loop,

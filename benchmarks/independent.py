@@ -1,24 +1,24 @@
-"""Time of one core per independent configuration at T_c: our sampler against the best algorithms of other packages.
+"""Time of one core per independent configuration at T_c, compared with the best algorithms of other packages.
 
 `python -m benchmarks.sampler --only independent` runs this part of the benchmark.
 
-Ours starts one chain per configuration and runs the automatic number of sweeps, so that configurations are independent.
-Its cost is the wall time divided by the number of configurations.
+The sampler of this project (multispin) starts one chain per configuration and runs the automatic number of sweeps, so
+its configurations are independent. Its cost is the wall time divided by the number of configurations.
 
-The other packages run one chain in equilibrium. Its configurations are worth n / (2 tau) independent ones, where tau is
-the integrated autocorrelation time of the energy or of |m|, whichever is longer. The cost is the time per step, times
-2 tau. Each repetition times steps of the chain and then records a series of it. tau is estimated from the series of all
-repetitions together. The time to equilibrate the chain is not counted.
+The other packages run one chain in equilibrium. n successive configurations are worth n / (2 tau) independent ones,
+where tau is the integrated autocorrelation time of the energy or of |m|, whichever is longer. The cost is 2 tau times
+the time per step. Each repetition first times steps of the chain and then records a series. tau is estimated from the
+series of all repetitions together. The time to equilibrate the chain is not counted.
 
-- mcising runs Metropolis, Wolff or Swendsen-Wang. What it calls a sweep of Wolff is one cluster. Its core runs steps
-  without measuring, and this is what is timed. The chains start ordered.
-- peapods adds a cluster update to a Metropolis sweep. A step here is a sweep and one Wolff cluster, its best choice: an
-  independent configuration took 1.5 to 2 times as long with Swendsen-Wang, for L = 8 to 128. It returns averages over a
-  run only. The average over a run of one step is the value after that step, and such runs give a series. Longer runs
-  are timed; they include its measurements, which cannot be turned off. The chains start random, and equilibrate by
-  Swendsen-Wang. It accepts no seed: a second chain would repeat the first.
+- mcising runs Metropolis, Wolff or Swendsen-Wang. Its sweep of Wolff is one cluster. The timed steps run in its core,
+  without measurements. The chains start ordered.
+- peapods adds a cluster update to a Metropolis sweep. A step is a sweep and one Wolff cluster, its fastest option: with
+  Swendsen-Wang, an independent configuration took 1.5 to 2 times as long for L = 8 to 128. peapods only returns
+  averages over a run. Runs of one step return the values after that step, and give a series. Longer runs are timed.
+  They include its measurements, which cannot be turned off. The chains start random, and equilibrate by Swendsen-Wang.
+  There is only one chain per size: peapods accepts no seed, so a second chain would repeat the first.
 
-The mean energy of every series is compared with Kaufman's exact one.
+The mean energy of every series is compared with Kaufman's exact energy.
 """
 
 import functools
@@ -37,8 +37,8 @@ from ising.statistics import autocorrelation_time
 
 SIZES = (8, 16, 32, 64, 128, 256)
 N_REPETITIONS = 5
-MIN_SECONDS = 0.3  # of the steps that are timed in a repetition
-MIN_SPINS = 1e7  # in the steps of a series: on small lattices, longer series take little time
+MIN_SECONDS = 0.3  # duration of the timed steps of a repetition
+MIN_SPINS = 1e7  # number of spins times steps in a series: on small lattices, longer series take little time
 OURS = "multispin"
 
 Floats = NDArray[np.float64]
@@ -94,12 +94,12 @@ class Peapods:
 
 
 class Algorithm(NamedTuple):
-    """A chain, and about how long its series have to be: tau is near tau_8 (L / 8)^z."""
+    """How to start a chain, and the necessary length of its series: tau is about tau_8 (L / 8)^z."""
 
     start: Callable[[int], Chain]  # takes the lattice size
     tau_8: float  # steps
     z: float
-    n_taus: int  # length of a series of one repetition, in units of tau
+    n_taus: int  # length of the series of one repetition, in units of tau
     sizes: tuple[int, ...] = SIZES
 
     def tau(self, size: int) -> float:
@@ -119,7 +119,7 @@ ALGORITHMS = {
 
 
 def run_chain(chain: Chain, n_steps: int) -> tuple[float, Floats]:
-    """Seconds per step, and then a series."""
+    """Time steps of a chain, then record a series: seconds per step, series (2, n_steps)."""
     n_batch, n_timed = math.ceil(n_steps / 5), 0
     start = time.perf_counter()
     while (seconds := time.perf_counter() - start) < MIN_SECONDS:
@@ -129,7 +129,7 @@ def run_chain(chain: Chain, n_steps: int) -> tuple[float, Floats]:
 
 
 def run_ours(size: int, seed: int) -> tuple[float, Floats]:
-    """Seconds per configuration, and energies per spin and |m| of independent configurations."""
+    """Seconds per configuration, and energies per spin and |m| of independent configurations: (2, N)."""
     n_sweeps = metropolis.equilibration_sweeps(size)
     n_chains = 64 * math.ceil(MIN_SECONDS * 1e10 / (64 * n_sweeps * size**2))  # at 1e10 attempted flips per second
     temperatures = np.full(n_chains, T_CRITICAL)
@@ -140,7 +140,7 @@ def run_ours(size: int, seed: int) -> tuple[float, Floats]:
 
 
 def summarize(name: str, size: int, seconds: list[float], series: Floats) -> dict[str, Any]:
-    """What is stored of all repetitions; series (2, repetitions, steps). A step of ours is a configuration."""
+    """The results of all repetitions. series: (2, repetitions, steps). A step of multispin is a configuration."""
     energies = series[0]
     taus = [(0.5, 0.0), (0.5, 0.0)] if name == OURS else [autocorrelation_time(values) for values in series]
     error = float(np.std(energies)) * math.sqrt(2 * taus[0][0] / energies.size)
@@ -157,7 +157,7 @@ def summarize(name: str, size: int, seconds: list[float], series: Floats) -> dic
 
 
 def measure(scale: float) -> dict[str, Any]:
-    """All measurements, on one core; `scale` shortens the series for a test, which also leaves out L >= 128."""
+    """Make all measurements on one core. For tests, scale < 1 shortens the series and omits L >= 128."""
     multispin.get_ready()
     sizes = SIZES if scale == 1 else SIZES[:4]
     chains: dict[tuple[int, str], Chain] = {}
@@ -182,9 +182,9 @@ def measure(scale: float) -> dict[str, Any]:
 
 
 def estimate(seconds: Floats, *cases: dict[str, Any]) -> tuple[float, float]:
-    """Median of numbers from each repetition, with an error from their spread and that of tau of the cases.
+    """Median over repetitions, with an error that combines their spread and the errors of tau of the cases.
 
-    The spread is the interquartile range over 1.35, the standard deviation if the distribution is normal.
+    The spread is the interquartile range / 1.35, which is the standard deviation of a normal distribution.
     """
     low, median, high = np.quantile(seconds, [0.25, 0.5, 0.75]).tolist()
     taus = [slower_tau(case) for case in cases]
@@ -203,12 +203,12 @@ def milliseconds(case: dict[str, Any]) -> Floats:
 
 
 def cost(case: dict[str, Any]) -> tuple[float, float]:
-    """Milliseconds per independent configuration, with the error."""
+    """Milliseconds per independent configuration, with its error."""
     return estimate(milliseconds(case), case)
 
 
 def ratio(case: dict[str, Any], reference: dict[str, Any]) -> tuple[float, float]:
-    """How many times the reference a cost is, with the error: the ratio is taken within each repetition."""
+    """Cost relative to a reference, with its error. The ratio is computed within each repetition."""
     return estimate(milliseconds(case) / milliseconds(reference), case, reference)
 
 
@@ -221,47 +221,47 @@ def by_size(results: dict[str, Any]) -> dict[int, dict[str, dict[str, Any]]]:
 
 
 def with_error(value: float, error: float) -> str:
-    """Both to the second digit of the error."""
+    """A value and its error, rounded to two digits of the error."""
     digits = max(0, 1 - math.floor(math.log10(error)))
     return f"{value:,.{digits}f} ± {error:,.{digits}f}"
 
 
-def leader(cases: dict[str, dict[str, Any]]) -> str:
-    """The fastest, and by how many times ours beats the best of the others or that one beats ours."""
+def fastest(cases: dict[str, dict[str, Any]]) -> str:
+    """The faster of multispin and the best of the others, and by which factor, or that they agree."""
     rival = min((name for name in cases if name != OURS), key=lambda name: ratio(cases[name], cases[OURS]))
     value, error = ratio(cases[rival], cases[OURS])
     if abs(value - 1) < 3 * error:
-        return f"{OURS} and {rival} within three errors"
+        return f"{OURS} and {rival} agree within three errors"
     first, second = (OURS, rival) if value > 1 else (rival, OURS)
-    return f"{first}, {with_error(*ratio(cases[second], cases[first]))} times"
+    return f"{first}, by a factor of {with_error(*ratio(cases[second], cases[first]))}"
 
 
 def table(results: dict[str, Any]) -> str:
-    """Milliseconds per independent configuration, and who is ahead."""
+    """Milliseconds per independent configuration, and the fastest algorithm."""
     names = [OURS, *ALGORITHMS]
-    lines = [f"| ms of one core, at T_c | {' | '.join(names)} | ahead |", "|---|" + "---:|" * len(names) + "---|"]
+    lines = [f"| ms of one core, at T_c | {' | '.join(names)} | fastest |", "|---|" + "---:|" * len(names) + "---|"]
     for size, cases in by_size(results).items():
         cells = [with_error(*cost(cases[name])) if name in cases else "" for name in names]
-        lines.append(f"| {size}x{size} | {' | '.join(cells)} | {leader(cases)} |")
+        lines.append(f"| {size}x{size} | {' | '.join(cells)} | {fastest(cases)} |")
     found = results["independent"]
     worst = max(abs(case["energy_z"]) for case in found["cases"])
     lines += ["", f"- largest deviation of a mean energy from the exact one: {worst:.1f} standard errors"]
     if found["scale"] != 1:
-        lines.append(f"- provisional: from series of {found['scale']:g} of the full length, without L = 128 and 256")
+        lines.append(f"- provisional: series of {found['scale']:g} times the full length, without L = 128 and 256")
     return "\n".join(lines)
 
 
 def plot(axes: Any, results: dict[str, Any]) -> None:
-    """Costs relative to ours against the lattice size."""
+    """Plot costs relative to multispin against the lattice size."""
     cases = by_size(results)
     axes.axhline(1, color="C0", label=OURS)
     for k, name in enumerate(ALGORITHMS):
         sizes = np.array([size for size in cases if name in cases[size]])
         values, errors = np.transpose([ratio(cases[size][name], cases[size][OURS]) for size in sizes])
-        shift = 1 + 0.03 * (k - 1.5)  # errors that do not hide each other
+        shift = 1 + 0.03 * (k - 1.5)  # so error bars do not overlap
         axes.errorbar(sizes * shift, values, errors, fmt=".-", color=f"C{k + 1}", lw=1, capsize=4, label=name)
-    axes.set(xscale="log", yscale="log", xlabel="L", ylabel="time / time of multispin")
-    axes.set_title("time of one core per independent configuration at $T_c$; above 1, multispin is ahead")
+    axes.set(xscale="log", yscale="log", xlabel="L", ylabel="time relative to multispin")
+    axes.set_title("time of one core per independent configuration at $T_c$ (above 1: multispin is faster)")
     axes.set_xticks(list(cases), [str(size) for size in cases])
     axes.minorticks_off()
     axes.grid(axis="y", alpha=0.3)

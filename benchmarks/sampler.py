@@ -1,17 +1,17 @@
-"""How fast the sampler is, compared with other packages and with simple programs.
+"""Speed of the sampler, compared with other packages and with simple programs.
 
 python -m benchmarks.sampler                       measure all, in about 25 minutes; write results/sampler.json, plot
 python -m benchmarks.sampler --only flips          measure only attempted flips per second
 python -m benchmarks.sampler --only independent    measure only independent.py, in about 14 minutes
-python -m benchmarks.sampler --draw                only print the tables and plot the figure of the last measurement
+python -m benchmarks.sampler --plot                do not measure; print and plot the results of the last measurement
 
 Attempted flips: each competitor samples one configuration from each of N chains at temperatures between 1 and 4. A
-sweep attempts to flip every spin once. The result is the number of attempted flips per second, timed from the call
-until it returns the configurations (peapods returns averages only). Slow competitors do a part of the work, since only
-the rate matters. For each number of cores, the competitors run in turn in one process, and ratios of rates are taken
+sweep attempts to flip every spin once. The result is the number of attempted flips per second, from the call until it
+returns the configurations (peapods only returns averages). Slow competitors do a fraction of the work, since only the
+rate matters. For each number of cores, the competitors take turns in one process, and ratios of rates are computed
 within each repetition.
 
-All competitors run in a virtual environment of their own, which is created on the first run.
+All competitors run in a separate virtual environment, which is created on the first run.
 """
 
 import argparse
@@ -41,7 +41,7 @@ RESULTS = ROOT / "benchmarks" / "results" / "sampler.json"
 FIGURE = ROOT / "docs" / "figures" / "sampler.png"
 
 SHAPES = [(8, 14_000), (32, 4096), (64, 1024), (128, 64)]
-N_UPDATES = 1e9  # in one repetition of a competitor that does all the work
+N_UPDATES = 1e9  # attempted flips in one repetition of a competitor that does all the work
 N_REPETITIONS = 7
 SIZES = [(size, 64) for size in (8, 16, 32, 64, 128, 256)]  # from 4 thousand to 4 million spins
 CHAINS = [(8, 64 * 4**k) for k in range(6)]
@@ -55,12 +55,18 @@ def sample_multispin(size: int, temperatures: Temperatures, n_sweeps: int, n_cor
 
 
 def sample_mcising(size: int, temperatures: Temperatures, n_sweeps: int, n_cores: int) -> object:
-    # This is what mcising.Simulation calls in its parallel mode, without the statistics that it computes afterwards.
+    # mcising.Simulation calls this function in its parallel mode, and then computes statistics, which are omitted here.
     # RAYON_NUM_THREADS sets the number of cores.
     from mcising._core import run_independent_temperatures
 
     couplings = (1.0, 0.0, 0.0, 0.0)
-    run = (temperatures.tolist(), n_sweeps - 1, 1, 1, True)  # all but the last sweep, one, measure after it, keep it
+    run = (
+        temperatures.tolist(),
+        n_sweeps - 1,
+        1,
+        1,
+        True,
+    )  # all but the last sweep; one sweep; measure after it; keep the spins
     return run_independent_temperatures(size, *couplings, 1, "metropolis", "square", *run)
 
 
@@ -78,7 +84,7 @@ def sample_numpy(size: int, temperatures: Temperatures, n_sweeps: int, n_cores: 
 
 
 def sample_textbook(size: int, temperatures: Temperatures, n_sweeps: int, n_cores: int) -> object:
-    """A program from a first course: lists, loops, one spin at a time."""
+    """A program as in a first course: lists, loops, one spin at a time."""
     lattices = []
     for temperature in temperatures:
         spins = [[random.choice((-1, 1)) for _ in range(size)] for _ in range(size)]
@@ -92,7 +98,7 @@ def sample_textbook(size: int, temperatures: Temperatures, n_sweeps: int, n_core
     return lattices
 
 
-# Each with its fraction of the work. The names are keys in results/sampler.json.
+# Each competitor with its fraction of the work. The names are keys in results/sampler.json.
 COMPETITORS: dict[str, tuple[Sample, float]] = {
     "multispin": (sample_multispin, 1),
     "mcising": (sample_mcising, 1),
@@ -113,7 +119,7 @@ def rate(sample: Sample, size: int, n_chains: int, n_updates: float, n_cores: in
 
 
 def measure(n_cores: int) -> dict[str, Any]:
-    """All measurements on a number of cores, in the environment of the competitors."""
+    """Make all measurements on n_cores cores. Call this in the environment of the competitors."""
     multispin.get_ready()
     shapes = []
     for size, n_chains in SHAPES:
@@ -136,18 +142,18 @@ def spread(values: list[float]) -> tuple[float, float, float]:
 
 
 def ratios(rates: dict[str, list[float]], name: str) -> list[float]:
-    """How many times faster multispin was than another competitor, in each repetition."""
+    """Rate of multispin / rate of another competitor, in each repetition."""
     return [ours / theirs for ours, theirs in zip(rates["multispin"], rates[name], strict=True)]
 
 
 def table(results: dict[str, Any]) -> str:
-    """Rates of multispin, and how many times slower the other competitors are."""
+    """Rates of multispin, and their ratios to those of the other competitors."""
     names = list(COMPETITORS)
     lines = [
         "| lattice, chains | cores | "
         + " | ".join(names[:1])
         + " | "
-        + " | ".join(f"{n}, slower by" for n in names[1:])
+        + " | ".join(f"multispin / {n}" for n in names[1:])
         + " |",
         "|---|---|" + "---:|" * len(names),
     ]
@@ -163,13 +169,14 @@ def table(results: dict[str, Any]) -> str:
 
 
 def linearity(results: dict[str, Any]) -> str:
-    """How much the cost of a flip varies with lattice size and number of chains, on one core."""
+    """How much the time per flip varies with the lattice size and the number of chains, on one core."""
     costs = results["runs"][0]["costs"]
     lines = []
     for what, part in (("lattice sizes", costs[: len(SIZES)]), ("numbers of chains", costs[len(SIZES) :])):
         medians = [float(np.median(cost["rates"])) for cost in part]
         lines.append(
-            f"- {what}, 4 thousand to 4 million spins: slowest flip / fastest {max(medians) / min(medians):.2f}"
+            f"- time per flip for {what} with 4 thousand to 4 million spins: longest / shortest = "
+            f"{max(medians) / min(medians):.2f}"
         )
     return "\n".join(lines)
 
@@ -180,9 +187,11 @@ def report(results: dict[str, Any]) -> str:
 
 
 def plot(results: dict[str, Any]) -> None:
-    """Rates by lattice size, the cost of a flip against the number of spins, and of an independent configuration."""
+    """Plot rates by lattice size, the time per flip, and the time per independent configuration."""
+    import matplotlib.style
     from matplotlib.figure import Figure
 
+    matplotlib.style.use("petroff6")  # colours that colour-blind readers can distinguish
     figure = Figure(figsize=(10, 8), layout="constrained")
     left, right, bottom = figure.subplot_mosaic("AB;CC").values()
     run = results["runs"][-1]
@@ -203,7 +212,11 @@ def plot(results: dict[str, Any]) -> None:
         medians, low, high = np.transpose([spread([1e9 / rate for rate in cost["rates"]]) for cost in part])
         right.errorbar(n_spins, medians, (medians - low, high - medians), marker=marker, capsize=3, label=label)
     right.set(
-        xscale="log", xlabel="spins", ylabel="time per attempted flip [ns]", ylim=(0, None), title="multispin, 1 core"
+        xscale="log",
+        xlabel="number of spins",
+        ylabel="time per attempted flip [ns]",
+        ylim=(0, None),
+        title="multispin, 1 core",
     )
     right.legend(loc="lower right")
     independent.plot(bottom, results)
@@ -212,7 +225,7 @@ def plot(results: dict[str, Any]) -> None:
 
 
 def in_environment(n_cores: int, *arguments: str) -> dict[str, Any]:
-    """Results of this program in the environment of the competitors, which is created if necessary."""
+    """Run this program in the environment of the competitors, which is created if necessary; return the results."""
     python = ENVIRONMENT / "bin" / "python"
     if not python.exists():
         venv.create(ENVIRONMENT, with_pip=True)
@@ -225,7 +238,7 @@ def in_environment(n_cores: int, *arguments: str) -> dict[str, Any]:
 
 
 def update_results(only: str | None, scale: float) -> None:
-    """Measure, and replace the part of the results that was measured."""
+    """Measure, and update the measured part of results/sampler.json."""
     from engine.hardware import provenance
 
     origin = provenance()
@@ -245,12 +258,18 @@ def update_results(only: str | None, scale: float) -> None:
 
 
 def main() -> None:
-    """Measure in the environment of the competitors, save the numbers, and show them."""
+    """Measure in the environment of the competitors, save the results, print and plot them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--draw", action="store_true", help="do not measure; show the last measurement")
-    parser.add_argument("--only", choices=["flips", "independent"], help="measure only this part, keep the other")
-    parser.add_argument("--scale", type=float, default=1, help="length of the series of `independent`, for a test")
-    parser.add_argument("--cores", type=int, help=argparse.SUPPRESS)  # in the environment of the competitors
+    parser.add_argument(
+        "--plot", action="store_true", help="do not measure; print and plot the results of the last measurement"
+    )
+    parser.add_argument(
+        "--only", choices=["flips", "independent"], help="measure only this part, and keep the results of the other"
+    )
+    parser.add_argument(
+        "--scale", type=float, default=1, help="fraction of the length of the series of `independent`, for tests"
+    )
+    parser.add_argument("--cores", type=int, help=argparse.SUPPRESS)  # used in the environment of the competitors
     arguments = parser.parse_args()
     if arguments.cores:
         if hasattr(os, "sched_setaffinity"):
@@ -258,7 +277,7 @@ def main() -> None:
         found = measure(arguments.cores) if arguments.only == "flips" else independent.measure(arguments.scale)
         print(json.dumps(found))
         return
-    if not arguments.draw:
+    if not arguments.plot:
         update_results(arguments.only, arguments.scale)
     results = json.loads(RESULTS.read_text())
     plot(results)

@@ -1,17 +1,17 @@
-"""How fast training is, compared with common alternatives.
+"""Speed of training, compared with common alternatives.
 
-python -m benchmarks.training            measure, in a quarter of an hour; writes results/training.json and the figure
-python -m benchmarks.training --draw     only print the tables and plot the figure of the last measurement
+python -m benchmarks.training            measure, in about 15 minutes; write results/training.json, plot
+python -m benchmarks.training --plot     do not measure; print and plot the results of the last measurement
 
 All competitors train the same network on the same data with the same schedule, each in its own process. Two times are
 measured:
 
 - The time of a step. In each repetition, the competitors train one epoch each while the others wait. Ratios of times
-  are taken within a repetition.
-- The time to an error: from the start of the process to the first epoch whose validation error is within 5 % of the
-  best one of the default experiment. Only one process runs at a time.
+  are computed within a repetition.
+- The time to a given error: from the start of the process to the first epoch whose validation error is within 5 % of
+  the lowest one of the default experiment. Only one process runs at a time.
 
-The competitors run in a virtual environment of their own, which is created on the first run.
+The competitors run in a separate virtual environment, which is created on the first run.
 """
 
 import argparse
@@ -41,7 +41,7 @@ FIGURE = ROOT / "docs" / "figures" / "training.png"
 
 N_REPETITIONS = 9
 N_RACES = 3
-SLACK = 1.05  # the error to reach, relative to that of the default run: seeds differ by a few percent
+SLACK = 1.05  # error to reach, relative to that of the default run; seeds differ by a few percent
 
 # ---------------------------------------------------------------------------------------------------------- measuring
 
@@ -57,7 +57,7 @@ class Worker:
         )
 
     def epoch(self) -> float:
-        """Seconds of the next epoch."""
+        """Let the competitor train one epoch, and return the seconds it took."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write("\n")
@@ -66,7 +66,7 @@ class Worker:
 
 
 def work(name: str, case: str, path: str, n_cores: str, race: str) -> None:
-    """Run as a competitor."""
+    """Run a competitor. This is the main function of a worker process."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(n_cores)])
     with np.load(path) as arrays:
@@ -75,14 +75,14 @@ def work(name: str, case: str, path: str, n_cores: str, race: str) -> None:
 
 
 def measure_steps(case: str, data: Path, steps_per_epoch: int, n_cores: int) -> dict[str, list[float]]:
-    """Milliseconds per step, of each repetition."""
+    """Milliseconds per step of each competitor, in each repetition."""
     workers = {name: Worker(name, case, data, n_cores, race=False) for name in COMPETITORS if supports(name, case)}
     times: dict[str, list[float]] = {name: [] for name in workers}
     for repetition in range(N_REPETITIONS + 2):
         for name, worker in workers.items():
             seconds = worker.epoch()
-            time.sleep(0.3)  # the threads of some competitors wait actively for another 0.2 s
-            if repetition >= 2:  # after compilation and a warm-up epoch
+            time.sleep(0.3)  # threads of some competitors are busy waiting for another 0.2 s
+            if repetition >= 2:  # the first two epochs are compilation and warm-up
                 times[name].append(1e3 * seconds / steps_per_epoch)
     for worker in workers.values():
         worker.process.kill()
@@ -91,7 +91,7 @@ def measure_steps(case: str, data: Path, steps_per_epoch: int, n_cores: int) -> 
 
 
 def race(name: str, case: str, data: Path) -> list[tuple[float, float]]:
-    """Seconds since the start of the process, and the validation error, epoch by epoch."""
+    """Seconds since the start of the process and validation error, for each epoch."""
     start = time.perf_counter()
     worker = Worker(name, case, data, n_cores=os.cpu_count() or 1, race=True)
     assert worker.process.stdout is not None
@@ -102,7 +102,7 @@ def race(name: str, case: str, data: Path) -> list[tuple[float, float]]:
 
 
 def race_ours(name: str, case: str, folder: Path) -> list[tuple[float, float]]:
-    """The same for the complete program, which reads its data from the cache and writes checkpoints and metrics."""
+    """As `race`, for the complete main.py, which reads its data from the cache and writes checkpoints and metrics."""
     command = [str(ENVIRONMENT / "bin" / "python"), str(ROOT / "main.py"), "--run-name", "race", "--overwrite"]
     command += ["--device", "cpu", "--activation", CASES[case].activation, "--dropout", str(CASES[case].dropout)]
     command += name.split()[1:]  # --replay
@@ -117,7 +117,7 @@ def race_ours(name: str, case: str, folder: Path) -> list[tuple[float, float]]:
 
 
 def measure() -> dict[str, Any]:
-    """All measurements."""
+    """Make all measurements."""
     from engine.datasets import get_splits
     from problem import PROBLEM
 
@@ -141,7 +141,7 @@ def measure() -> dict[str, Any]:
         results["races"] = []
         for case in CASES:
             curves: dict[str, Any] = {name: [] for name in (*OURS, *RACERS) if supports(name, case)}
-            race_ours("ours", case, folder)  # fills the cache with the data
+            race_ours("ours", case, folder)  # generates the data and stores them in the cache
             for _ in range(N_RACES):
                 for name, mine in curves.items():
                     ours = name in OURS
@@ -161,8 +161,9 @@ def spread(values: list[float], digits: int = 2) -> str:
 
 
 def step_table(results: dict[str, Any]) -> str:
-    """Milliseconds per step, and the ratios to ours within each repetition."""
-    lines = [f"| a step of | cores | ms | {' | '.join(f'times {name}' for name in OURS)} |", "|---|---|---:|---:|---:|"]
+    """Milliseconds per step, and ratios to the trainer of this project within each repetition."""
+    ratios = " | ".join(f"ratio to {name}" for name in OURS)
+    lines = [f"| competitor | cores | ms per step | {ratios} |", "|---|---|---:|---:|---:|"]
     for measured in results["steps"]:
         for name, ms in measured["ms"].items():
             label = name if measured["case"] == "default" else f"{name}; {measured['case']}"
@@ -174,20 +175,20 @@ def step_table(results: dict[str, Any]) -> str:
 
 
 def target(race: dict[str, Any]) -> float:
-    """The error to reach: SLACK times that of our median run."""
+    """The error to reach: SLACK times the lowest error of the median run of this project."""
     return SLACK * float(np.median([min(mae for _, mae in curve) for curve in race["curves"]["ours"]]))
 
 
 def arrivals(race: dict[str, Any]) -> Iterator[tuple[str, list[float]]]:
-    """For each competitor, the seconds until the error was reached, infinite if it was not."""
+    """For each competitor, the seconds until the error was reached, or infinity if it was not."""
     for name, curves in race["curves"].items():
         yield name, [min((s for s, mae in curve if mae <= target(race)), default=math.inf) for curve in curves]
 
 
 def race_table(results: dict[str, Any]) -> str:
-    """Seconds from the start of the process to the error, and to the end of the schedule."""
+    """Seconds from the start of the process until the error was reached, and until the last epoch."""
     lines = [
-        "| from the start of the process | s to the error | s to the last epoch | last error |",
+        "| competitor, error to reach [J per spin] | s to this error | s to the last epoch | last error [J per spin] |",
         "|---|---:|---:|---:|",
     ]
     for race in results["races"]:
@@ -206,9 +207,11 @@ def report(results: dict[str, Any]) -> str:
 
 
 def plot(results: dict[str, Any]) -> None:
-    """The time of a step of the default network, and validation error against seconds."""
+    """Plot the time per step of the default network, and the validation error against time."""
+    import matplotlib.style
     from matplotlib.figure import Figure
 
+    matplotlib.style.use("petroff6")  # colours that colour-blind readers can distinguish
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     for shift, measured in zip((0.2, -0.2), results["steps"][:2], strict=True):
@@ -218,7 +221,9 @@ def plot(results: dict[str, Any]) -> None:
         cores = f"{measured['n_cores']} core{'s' if measured['n_cores'] > 1 else ''}"
         left.barh(places, medians, 0.38, xerr=(medians - low, high - medians), capsize=2, label=cores)
     left.set(
-        yticks=range(len(medians)), yticklabels=list(results["steps"][0]["ms"]), xlabel="ms per step, default network"
+        yticks=range(len(medians)),
+        yticklabels=list(results["steps"][0]["ms"]),
+        xlabel="time per step of the default network [ms]",
     )
     left.invert_yaxis()
     left.legend(title=f"bars: range of\n{N_REPETITIONS} repetitions", loc="center right")
@@ -230,29 +235,31 @@ def plot(results: dict[str, Any]) -> None:
     right.set(
         xscale="log",
         yscale="log",
-        xlabel="seconds since the process started",
+        xlabel="time since the start of the process [s]",
         ylabel="validation MAE [J per spin]",
     )
     limits = right.get_xlim()
     right.set_xticks([1, 2, 5, 10, 20, 50], ["1", "2", "5", "10", "20", "50"])
     right.set_yticks([0.04, 0.06, 0.1], ["0.04", "0.06", "0.1"])
     right.minorticks_off()
-    right.set_xlim(limits)  # ticks outside the limits have widened them
+    right.set_xlim(limits)  # set_xticks widens them
     right.legend(fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)
     FIGURE.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(FIGURE, dpi=120)
 
 
 def main() -> None:
-    """Measure in the environment of the competitors, save the numbers, and show them."""
+    """Measure in the environment of the competitors, save the results, print and plot them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--draw", action="store_true", help="do not measure; show the last measurement")
+    parser.add_argument(
+        "--plot", action="store_true", help="do not measure; print and plot the results of the last measurement"
+    )
     parser.add_argument("--work", nargs=5, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.work:
         work(*arguments.work)
         return
-    if not arguments.draw:
+    if not arguments.plot:
         if not (python := ENVIRONMENT / "bin" / "python").exists():
             venv.create(ENVIRONMENT, with_pip=True)
             requirements = ["-r", str(ROOT / "requirements.txt"), *PACKAGES]

@@ -1,1 +1,1 @@
-"""Other problems on the same machinery, one file each. Copy the one that is closest to yours."""
+"""Other problems that use the same engine, one file each. Copy the one that is closest to yours."""

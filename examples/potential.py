@@ -2,8 +2,9 @@
 
 python -m examples.potential --preset debug
 
-H = -1/2 d^2/dx^2 + V(x) on 0 < x < 1 with hard walls, in units with hbar = m = 1 and the width of the box as length.
-The columns: `potentials` (N, n), V at the n inner points of a grid, and `energies` (N,), the lowest eigenvalue of H.
+H = -1/2 d^2/dx^2 + V(x) on 0 < x < 1 with hard walls. Units: hbar = m = 1, and the width of the box is the unit of
+length. The columns of the data are `potentials` (N, n), V at the n inner points of a grid, and `energies` (N,), the
+lowest eigenvalue of H.
 """
 
 from typing import Any
@@ -31,20 +32,20 @@ Array = NDArray[Any]
 class PotentialDataConfig(DataConfig):
     """The random potentials: sums of sine waves with normal amplitudes."""
 
-    num_train: int = option(4_000, "potentials for training", ge=1)
-    num_val: int = option(500, "potentials that choose the best epoch", ge=1)
-    num_test: int = option(500, "potentials for the test at the end", ge=1)
-    points: int = option(64, "inner points of the grid", ge=8, le=4096)
-    modes: int = option(5, "number of waves", ge=1, le=100)
+    num_train: int = option(4_000, "number of training potentials", ge=1)
+    num_val: int = option(500, "number of validation potentials, which choose the best epoch", ge=1)
+    num_test: int = option(500, "number of test potentials", ge=1)
+    points: int = option(64, "number of inner points of the grid", ge=8, le=4096)
+    modes: int = option(5, "number of sine waves", ge=1, le=100)
     depth: float = option(50.0, "root mean square of the potential, in units of hbar^2 / (m width^2)", gt=0, le=1e4)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class PotentialConfig(Config):
-    """One experiment, complete."""
+    """All options of a run."""
 
     data: PotentialDataConfig = PotentialDataConfig()
-    channels: int = option(16, "channels of the convolutions", ge=1, le=1024)
+    channels: int = option(16, "number of channels of the convolutions", ge=1, le=1024)
 
 
 def kinetic(points: int) -> tuple[float, float]:
@@ -63,14 +64,14 @@ def ground_state_energies(potentials: Array) -> Array:
 
 
 def empty_box(points: int) -> tuple[float, Array]:
-    """The ground-state energy without a potential, and the probability at each point: (n,)."""
+    """Without a potential: the ground-state energy, and the probability at each point of the grid, (n,)."""
     diagonal, off_diagonal = kinetic(points)
     probability = np.sin(np.pi * np.arange(1, points + 1) / (points + 1)) ** 2
     return diagonal + 2 * off_diagonal * np.cos(np.pi / (points + 1)), probability / probability.sum()
 
 
 def first_order(columns: Columns) -> Array:
-    """First-order perturbation theory: the expectation value of H in the state of the empty box, (N,)."""
+    """First-order perturbation theory: the expectation value of H in the ground state of the empty box, (N,)."""
     energy, probability = empty_box(columns["potentials"].shape[1])
     return np.asarray(energy + columns["potentials"] @ probability)
 
@@ -98,16 +99,23 @@ class PotentialProblem(Problem[PotentialConfig]):
     def read(self, config: PotentialConfig, columns: Columns) -> Columns:
         potentials, energies = columns["potentials"].astype(np.float64), columns["energies"].astype(np.float64)
         if potentials.ndim != 2 or energies.shape != potentials.shape[:1]:
-            raise ValueError(f"potentials {potentials.shape} must be (N, n), and energies {energies.shape} (N,)")
+            raise ValueError(
+                f"potentials of shape {potentials.shape} and energies of shape {energies.shape}: "
+                "must be (N, n) and (N,)"
+            )
         return {"potentials": potentials, "energies": energies}
 
     def check(self, config: PotentialConfig, columns: Columns) -> Check:
-        """E_box + min V <= E <= <H> in the state of the empty box (variational principle)."""
+        """Check that E_box + min V <= E <= <H> in the ground state of the empty box (variational principle)."""
         lower = empty_box(columns["potentials"].shape[1])[0] + columns["potentials"].min(axis=1)
         energies, upper = columns["energies"], first_order(columns)
         slack = 1e-9 * (1 + np.abs(columns["potentials"]).max() + kinetic(columns["potentials"].shape[1])[0])
         outside = int(((energies < lower - slack) | (energies > upper + slack)).sum())
-        fault = f"{outside} energies violate their exact bounds: check units, walls and grid" if outside else ""
+        fault = (
+            f"{outside} energies violate their exact bounds: check units, boundary conditions and grid"
+            if outside
+            else ""
+        )
         return Check({"outside_bounds": outside}, fault, f"{outside} of {len(energies)} energies outside exact bounds")
 
     def inputs(self, config: PotentialConfig, columns: Columns) -> tuple[Array, ...]:
@@ -138,7 +146,7 @@ class PotentialProblem(Problem[PotentialConfig]):
 
 
 class CNN(nn.Module):
-    """Two convolutions along x, and two linear layers that know where they are: (B, n) -> (B,)."""
+    """Two convolutions along x, then two linear layers, which can distinguish positions: (B, n) -> (B,)."""
 
     def __init__(self, channels: int, points: int) -> None:
         super().__init__()
@@ -165,8 +173,8 @@ def example_potentials(arrays: Columns, unit: str) -> Figure:
     figure = Figure(figsize=(3 * len(potentials), 3), layout="constrained")
     for i, axes in enumerate(figure.subplots(1, len(potentials), squeeze=False).flat):
         axes.plot(x, potentials[i], color="black", label="$V(x)$")
-        axes.axhline(arrays["example_targets"][i], color="C0", label="$E_0$, exact")
-        axes.axhline(arrays["example_predictions"][i], color="C1", linestyle="--", label="$E_0$, predicted")
+        axes.axhline(arrays["example_targets"][i], color="C0", label="exact $E_0$")
+        axes.axhline(arrays["example_predictions"][i], color="C1", linestyle="--", label="predicted $E_0$")
         axes.set(xlabel="x / width", ylabel=f"energy [{unit}]" if i == 0 else "")
     figure.axes[0].legend(fontsize="small")
     return figure

@@ -1,4 +1,4 @@
-"""Predict some columns of a table from others: any .csv file with a header, or any .npz file of arrays.
+"""Predict some columns of a table from others. The table is a .csv file with a header, or an .npz file of arrays.
 
 python -m examples.table --data FILE --inputs x1 x2 --target y
 """
@@ -22,10 +22,10 @@ from main import main
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class TableConfig(Config):
-    """Which columns to use, and the widths of the network."""
+    """All options of a run: columns, network, and those that all problems have."""
 
     inputs: tuple[str, ...] | None = option(
-        None, "columns to predict from; none: all but the targets", strict=False, min_length=1
+        None, "columns to predict from; none: all columns except the targets", strict=False, min_length=1
     )
     target: tuple[str, ...] = option(("y",), "columns to predict", strict=False, min_length=1)
     hidden: tuple[Annotated[int, Field(ge=1)], ...] = option(
@@ -35,12 +35,12 @@ class TableConfig(Config):
     @model_validator(mode="after")
     def _check_columns(self) -> Self:
         if shared := set(self.inputs or ()) & set(self.target):
-            raise ValueError(f"--inputs and --target both name {min(shared)}: drop one")
+            raise ValueError(f"--inputs and --target both contain {min(shared)}: remove it from one of them")
         return self
 
 
 class MLP(nn.Module):
-    """A multilayer perceptron on all inputs side by side."""
+    """A multilayer perceptron on the concatenated inputs."""
 
     def __init__(self, n_inputs: int, hidden: tuple[int, ...], target_shape: Shape) -> None:
         super().__init__()
@@ -54,8 +54,8 @@ class MLP(nn.Module):
         return answers.view(len(answers), *self.target_shape)
 
 
-def side_by_side(arrays: tuple[NDArray[Any], ...]) -> NDArray[Any]:
-    """Arrays (N, ...) as one matrix (N, F)."""
+def concatenated(arrays: tuple[NDArray[Any], ...]) -> NDArray[Any]:
+    """Flatten and concatenate arrays (N, ...) to one matrix (N, F)."""
     return np.concatenate([array.reshape(len(array), math.prod(array.shape[1:])) for array in arrays], axis=1)
 
 
@@ -74,7 +74,7 @@ class TableProblem(Problem[TableConfig]):
         return tuple(column for name, column in columns.items() if name not in config.target)
 
     def target(self, config: TableConfig, columns: Columns) -> NDArray[Any]:
-        targets = side_by_side(tuple(columns[name] for name in config.target))
+        targets = concatenated(tuple(columns[name] for name in config.target))
         return targets[:, 0] if targets.shape[1] == 1 else targets
 
     def network(self, config: TableConfig, input_shapes: tuple[Shape, ...], target_shape: Shape) -> nn.Module:
@@ -82,7 +82,7 @@ class TableProblem(Problem[TableConfig]):
 
     def baselines(self, config: TableConfig, train: Columns, test: Columns) -> dict[str, NDArray[Any]]:
         def features(columns: Columns) -> NDArray[Any]:
-            return side_by_side(self.inputs(config, columns))
+            return concatenated(self.inputs(config, columns))
 
         linear = least_squares(features, train, self.target(config, train), test)
         return {**super().baselines(config, train, test), "least_squares": linear}

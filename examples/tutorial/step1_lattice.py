@@ -1,4 +1,4 @@
-"""Step 1: a configuration is an array of spins, and its energy is two shifts, a product and a sum.
+"""Step 1: store configurations in an array of spins, and compute their energies with two shifts, a product and a sum.
 
 python -m examples.tutorial.step1_lattice
 """
@@ -34,6 +34,6 @@ for name, spins, by_hand in [
     print(f"{name:<16} {energy(spins):>6} J, by hand {by_hand} J")
     assert energy(spins) == by_hand
 
-energies = energy(random)  # (N,) in J: the 2 L^2 bonds are uncorrelated, so that <E> = 0 and <E^2> = 2 L^2
+energies = energy(random)  # (N,) in J: the 2 L^2 bonds are uncorrelated, so <E> = 0 and <E^2> = 2 L^2
 print(f"random, mean     {energies.mean():>6.2f} +- {energies.std() / len(energies) ** 0.5:.2f} J, by hand 0 J")
 print(f"random, std      {energies.std():>6.2f} J, by hand {(2 * L**2) ** 0.5:.2f} J")

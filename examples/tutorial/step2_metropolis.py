@@ -24,7 +24,7 @@ def sweep(spins: NDArray[Any], temperatures: NDArray[Any], rng: np.random.Genera
 
     A flip that changes the energy by dE is accepted with probability min(1, exp(-dE / T)): N. Metropolis et al.,
     J. Chem. Phys. 21, 1087 (1953). On a checkerboard, sites of one colour only have neighbours of the other colour, so
-    that all sites of one colour can be updated at the same time.
+    all sites of one colour can be updated at the same time.
     """
     rows, columns = np.indices(spins.shape[1:])
     for colour in (0, 1):

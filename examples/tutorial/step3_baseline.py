@@ -32,7 +32,7 @@ def sweep(spins: NDArray[Any], temperatures: NDArray[Any], rng: np.random.Genera
 
 
 def metrics(predictions: NDArray[np.float64], targets: NDArray[np.float64]) -> dict[str, float]:
-    """How good predictions of the energy per spin are: (N,), (N,) in units of J."""
+    """Metrics of predictions of the energy per spin: (N,), (N,) in units of J."""
     errors = predictions - targets
     return {
         "mae": float(np.abs(errors).mean()),
@@ -51,7 +51,7 @@ def least_squares(features: NDArray[Any], energies: NDArray[Any]) -> NDArray[Any
 rng = np.random.default_rng(3)
 n = N_TRAIN + N_VAL + N_TEST
 temperatures = rng.uniform(1, 4, size=n)  # (N,) in J / k_B
-spins = np.ones((n, L, L), dtype=np.int8)  # (N, L, L): one chain, and so one independent configuration, per example
+spins = np.ones((n, L, L), dtype=np.int8)  # (N, L, L): one chain per example, so examples are independent
 for _ in range(N_SWEEPS):
     sweep(spins, temperatures, rng)
 spins *= rng.choice(np.array([-1, 1], dtype=np.int8), size=(n, 1, 1))  # both signs are equally likely

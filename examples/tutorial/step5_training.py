@@ -1,4 +1,4 @@
-"""Step 5: the loop of step 4, extended so that a run can be repeated, chosen without the test split, and compared.
+"""Step 5: the loop of step 4, extended by reproducible seeds, a schedule, the choice of the best epoch, and a test.
 
 python -m examples.tutorial.step5_training  # after step 3
 """
@@ -19,14 +19,14 @@ SEED, PEAK_LEARNING_RATE, GRAD_CLIP = 5, 2e-3, 1.0
 
 
 def lr_factor(step: int, warmup_steps: int, total_steps: int) -> float:
-    """The learning rate at a step, counted from 0, as a share of the peak: a linear rise, then half a cosine to 0."""
+    """The learning rate at a step (from 0), as a fraction of the peak: a linear rise, then half a cosine to 0."""
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     return (1 + math.cos(math.pi * (step - warmup_steps) / (total_steps - warmup_steps))) / 2
 
 
 def metrics(predictions: NDArray[np.float64], targets: NDArray[np.float64]) -> dict[str, float]:
-    """How good predictions of the energy per spin are: (N,), (N,) in units of J."""
+    """Metrics of predictions of the energy per spin: (N,), (N,) in units of J."""
     errors = predictions - targets
     return {
         "mae": float(np.abs(errors).mean()),

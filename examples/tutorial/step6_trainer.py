@@ -1,4 +1,4 @@
-"""Step 6: the same with the parts of this project, and then another network with the same trainer.
+"""Step 6: the training of step 5 with the modules of this project, then a different network with the same trainer.
 
 python -m examples.tutorial.step6_trainer  # after step 3
 """
@@ -29,7 +29,7 @@ is_unseen = unseen(hash_inputs(PROBLEM, config, data.train), hash_inputs(PROBLEM
 
 
 def train_and_test(problem: IsingProblem, config: ExperimentConfig) -> None:
-    """Train the problem's network on the training split, and show how good it is on the test split."""
+    """Train the network of a problem on the training split, and print its metrics on the test split."""
     model = build_network(problem, config, data.train)  # with the mean and the deviation of the training energies
     trainer = Trainer(problem, config, model, data.train, data.val)
     trainer.fit()  # returns the row of each epoch, and leaves the best weights in the model
@@ -41,7 +41,7 @@ def train_and_test(problem: IsingProblem, config: ExperimentConfig) -> None:
 
 
 class LocalEnergies(nn.Module):
-    """The sum over 2x2 neighbourhoods of the same function of their spins, divided by the number of sites."""
+    """Apply the same function to all 2x2 neighbourhoods, and average its values over the sites."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class LocalEnergies(nn.Module):
 
 
 class LocalProblem(IsingProblem):
-    """The Ising problem with another network."""
+    """The Ising problem with a different network."""
 
     def network(self, config: ExperimentConfig, input_shapes: tuple[Shape, ...], target_shape: Shape) -> nn.Module:
         return LocalEnergies()

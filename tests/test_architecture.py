@@ -1,4 +1,4 @@
-"""The rules of the experiment: what ising/ and the files marked "yours" may import, and that they can be left out."""
+"""Import rules of ising/ and the files of the experiment, and a check that the engine works without them."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import ROOT
 from tests.engine.test_architecture import imported_modules
 
-# What the files of the experiment may import of the project.
+# The modules of this project that the files of the experiment may import.
 MAY_IMPORT: dict[str, set[str]] = {
     "config": {"engine", "ising"},
     "data": {"config", "engine", "ising", "utils"},
@@ -30,22 +30,22 @@ ISING_MAY_IMPORT: dict[str, set[str]] = {
     "scaling": set(),
     "statistics": set(),
 }
-YOURS = [*(f"{name}.py" for name in MAY_IMPORT), "ising", "experiments", "benchmarks", "examples"]
+EXPERIMENT = [*(f"{name}.py" for name in MAY_IMPORT), "ising", "experiments", "benchmarks", "examples"]
 
 
-def test_the_files_of_the_plan_are_there() -> None:
+def test_every_file_has_an_import_rule() -> None:
     assert {*MAY_IMPORT, "main", "evaluate", "trainer", "logger", "utils"} <= {path.stem for path in ROOT.glob("*.py")}
     assert {path.stem for path in (ROOT / "ising").glob("*.py")} == set(ISING_MAY_IMPORT)
 
 
 @pytest.mark.parametrize("name", MAY_IMPORT)
-def test_imports_of_the_experiment_are_those_of_the_plan(name: str) -> None:
+def test_files_of_the_experiment_only_import_allowed_modules(name: str) -> None:
     own = {path.stem for path in ROOT.glob("*.py")} | {path.name for path in ROOT.iterdir() if path.is_dir()}
     assert {module.partition(".")[0] for module in imported_modules(ROOT / f"{name}.py")} & own <= MAY_IMPORT[name]
 
 
 @pytest.mark.parametrize("name", ISING_MAY_IMPORT)
-def test_the_physics_only_imports_libraries_of_numbers(name: str) -> None:
+def test_ising_only_imports_numerical_libraries(name: str) -> None:
     imports = imported_modules(ROOT / "ising" / f"{name}.py")
     external = {module.partition(".")[0] for module in imports} - {"ising"} - sys.stdlib_module_names
     assert external <= {"numpy"} | {"kernel": {"numba"}, "scaling": {"scipy"}}.get(name, set())
@@ -53,19 +53,19 @@ def test_the_physics_only_imports_libraries_of_numbers(name: str) -> None:
     assert inside & set(ISING_MAY_IMPORT) <= ISING_MAY_IMPORT[name]
 
 
-def test_loading_the_problem_loads_neither_torch_nor_matplotlib() -> None:
+def test_importing_the_problem_imports_neither_torch_nor_matplotlib() -> None:
     code = "import sys, problem; sys.exit('torch' in sys.modules or 'matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 @pytest.mark.slow
-def test_the_machinery_passes_its_tests_without_the_experiment(tmp_path: Path) -> None:
+def test_the_engine_passes_its_tests_without_the_experiment(tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in tracked.splitlines():
         path = Path(name)
         is_ising_test = path.parts[0] == "tests" and len(path.parts) == 2 and path.stem.startswith("test_")
-        if path.parts[0] not in YOURS and not is_ising_test and (ROOT / path).is_file():
+        if path.parts[0] not in EXPERIMENT and not is_ising_test and (ROOT / path).is_file():
             (copy / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / path, copy / path)
     done = subprocess.run(

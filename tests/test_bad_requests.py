@@ -1,4 +1,4 @@
-"""Bad requests to the Ising experiment: one line, exit code 2, nothing written. tests/engine has the general ones."""
+"""Bad requests to the Ising experiment: an error of one line, exit code 2, no files. tests/engine has general ones."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ from engine.errors import BadRequestError
 from problem import PROBLEM
 from tests.conftest import DEBUG, ROOT, environment, run_command
 
-# A command line, and what its error must name: what was given, and what to do.
+# Command lines, and what the error must contain: what was given, and what is allowed or what to do.
 BAD_OPTIONS: list[tuple[str, list[str]]] = [
     *(
         (f"--lattice-size {size}", [f"--lattice-size {size}", "at least 4"])
@@ -100,7 +100,7 @@ BAD_OPTIONS: list[tuple[str, list[str]]] = [
 
 
 @pytest.mark.parametrize(("line", "named"), BAD_OPTIONS, ids=[line[:40] for line, _ in BAD_OPTIONS])
-def test_bad_option(
+def test_an_invalid_option_is_refused_in_one_line(
     line: str, named: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -115,7 +115,7 @@ def test_bad_option(
 
 
 @pytest.mark.parametrize("path", [".", "a.json", "no/such/folder/x.npz"])
-def test_a_place_where_data_cannot_be_saved(path: str, tmp_path: Path) -> None:
+def test_data_cannot_be_saved_at_an_invalid_path(path: str, tmp_path: Path) -> None:
     done = run_command("--save-data", path, "--overwrite", cwd=tmp_path, script="main.py")
     assert done.returncode == 2
     assert f"--save-data {path}" in done.stderr
@@ -126,7 +126,7 @@ def test_a_place_where_data_cannot_be_saved(path: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "arguments", [("--num-train", "1000000000000"), ("--lattice-size", "1024", "--num-test", "10000000")]
 )
-def test_more_than_the_memory_there_is_is_refused_before_torch_is_loaded(
+def test_data_that_exceed_the_memory_are_refused_before_torch_is_imported(
     arguments: tuple[str, ...], tmp_path: Path
 ) -> None:
     trap = tmp_path / "trap"
@@ -138,19 +138,21 @@ def test_more_than_the_memory_there_is_is_refused_before_torch_is_loaded(
     assert all(words in done.stderr for words in ("GiB of memory", "this machine has", "--num-train"))
 
 
-def test_sweeps_that_are_too_few(tmp_path: Path, finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_few_sweeps_are_refused_and_the_earlier_run_is_kept(
+    tmp_path: Path, finished_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("engine.plotting.plot_run", lambda *_: [])
     shutil.copytree(finished_run, "checkpoints/good")
     command = parse_args(PROBLEM, [*DEBUG, "--sweeps", "3", "--run-name", "good", "--overwrite"], "main.py")
     with pytest.raises(BadRequestError, match=r"the train split: not in equilibrium.*--sweeps"):
         main.run(PROBLEM, command.config, Path("checkpoints/good"), overwrite=True)
-    for path in finished_run.rglob("*"):  # the earlier run is still there
+    for path in finished_run.rglob("*"):  # the earlier run is unchanged
         if path.is_file() and path.name != ".lock":
             assert (Path("checkpoints/good") / path.relative_to(finished_run)).read_bytes() == path.read_bytes()
 
 
-def test_help_is_instant(tmp_path: Path) -> None:
+def test_help_imports_neither_torch_nor_matplotlib(tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text("raise SystemExit('loaded')")
     (tmp_path / "matplotlib.py").write_text("raise SystemExit('loaded')")
     done = run_command("--help", cwd=tmp_path, script="main.py", PYTHONPATH=str(tmp_path))
@@ -159,7 +161,7 @@ def test_help_is_instant(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
-def test_a_refusal_that_cannot_be_printed_has_its_exit_code() -> None:
+def test_an_error_that_cannot_be_printed_has_the_right_exit_code() -> None:
     command = [sys.executable, "main.py", "--preset", "debug", "--data", "missing.npz"]
     with Path("/dev/full").open("w") as full:
         assert subprocess.run(command, cwd=ROOT, env=environment(), stderr=full, check=False).returncode == 3

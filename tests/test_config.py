@@ -1,4 +1,4 @@
-"""The options of the Ising experiment: defaults, presets, flags, and the config.json of the first version."""
+"""The options of the Ising experiment: defaults, presets, flags and config files."""
 
 import dataclasses
 import json
@@ -31,7 +31,7 @@ def write(folder: Path, content: str | bytes) -> Path:
     return path
 
 
-def test_defaults_are_those_that_are_promised() -> None:
+def test_defaults() -> None:
     config = config_of()
     assert config == PRESETS["default"] == ExperimentConfig()
     assert config.model == ModelConfig(architecture="mlp", hidden=(128, 64, 32), activation="gelu", dropout=0.1)
@@ -45,7 +45,7 @@ def test_defaults_are_those_that_are_promised() -> None:
     assert config.log == LogConfig(run_name=None, wandb=False, checkpoints=True)
 
 
-# A value other than the default for every option, as it is typed and as it arrives.
+# For every option, a value other than the default: the words on the command line, and the value in the config.
 CHANGES: dict[str, tuple[list[str], Any]] = {
     "model.architecture": (["residual_mlp"], "residual_mlp"),
     "model.hidden": (["256", "128", "64", "8"], (256, 128, 64, 8)),
@@ -95,7 +95,7 @@ def test_a_flag_sets_its_field_and_no_other(name: str) -> None:
     flag = OPTIONS[tuple(name.split("."))].flag
     if value is False:
         flag = "--no-" + flag[2:]
-    # Options that only one network uses are given beside that network.
+    # Options that only one network uses also need this network.
     network = ("--architecture", "cnn") if flag in ("--channels", "--kernel-size") else ()
     default = dataclasses.asdict(config_of(*network))
     changed = dataclasses.asdict(config_of(flag, *words, *network))
@@ -107,7 +107,7 @@ def test_a_flag_sets_its_field_and_no_other(name: str) -> None:
 
 
 @pytest.mark.parametrize("flag", ["--patience", "--grad-clip", "--sweeps", "--run-name"])
-def test_none_switches_an_option_off(flag: str, tmp_path: Path) -> None:
+def test_none_disables_an_option(flag: str, tmp_path: Path) -> None:
     config = ExperimentConfig(
         train=TrainConfig(patience=3, grad_clip=1), data=DataConfig(sweeps=5), log=LogConfig(run_name="a")
     )
@@ -121,10 +121,10 @@ def test_precedence_is_defaults_preset_file_flags_in_any_order(tmp_path: Path) -
     words = [["--preset", "debug"], ["--config", str(path)], ["--lr", "0.25"]]
     for order in ([0, 1, 2], [2, 1, 0], [1, 2, 0]):
         config = config_of(*(word for i in order for word in words[i]))
-        assert config.data == PRESETS["debug"].data  # of the preset, over the defaults
-        assert (config.train.epochs, config.seed) == (30, 1)  # of the file, over the preset
-        assert config.train.lr == 0.25  # of the flag, over the file
-        assert config.train.batch_size == 64  # of the defaults
+        assert config.data == PRESETS["debug"].data  # the preset overrides the defaults
+        assert (config.train.epochs, config.seed) == (30, 1)  # the file overrides the preset
+        assert config.train.lr == 0.25  # the flag overrides the file
+        assert config.train.batch_size == 64  # the default
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -162,7 +162,7 @@ def test_any_config_survives_json(config: ExperimentConfig, tmp_path: Path) -> N
     assert load_config(ExperimentConfig, write(tmp_path, to_json(config))) == config
 
 
-def test_configs_are_frozen_and_valid_however_they_are_made() -> None:
+def test_configs_are_frozen_and_always_validated() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         ExperimentConfig().seed = 3  # type: ignore[misc]
     with pytest.raises(ValidationError):
@@ -172,10 +172,10 @@ def test_configs_are_frozen_and_valid_however_they_are_made() -> None:
         with pytest.raises(ValidationError):
             ModelConfig(hidden=hidden)  # type: ignore[arg-type]
     with pytest.raises(ValidationError):
-        ExperimentConfig(data=DataConfig(num_train=10))  # fewer than the default batch
+        ExperimentConfig(data=DataConfig(num_train=10))  # less than the default batch size
 
 
-# Invalid values of the experiment's own options, and what the one line of the error must name.
+# Config files with invalid options of the experiment, and what the error must contain.
 BROKEN_FILES: dict[str, tuple[str, list[str]]] = {
     "unknown key": ('{"model": {"hiden": [3]}}', ["model.hiden", "model.hidden"]),
     "key of another section": ('{"model": {"lr": 1}}', ["model.lr", "train.lr"]),
@@ -222,14 +222,14 @@ def test_config_json_has_all_keys_in_order() -> None:
     assert content["train"]["patience"] is None
 
 
-def test_the_size_of_a_kernel_is_compared_with_that_of_sampled_lattices_only() -> None:
+def test_the_kernel_size_is_only_compared_with_the_size_of_sampled_lattices() -> None:
     wide = ModelConfig(architecture="cnn", kernel_size=9)
     with pytest.raises(ValidationError, match="--kernel-size 9 is above --lattice-size 8"):
         ExperimentConfig(model=wide)
     assert ExperimentConfig(model=wide, data=DataConfig(file="x.npz")).model == wide
 
 
-def test_the_temperatures_of_a_file_need_not_be_those_of_the_options() -> None:
+def test_temperature_options_are_not_checked_for_data_from_a_file() -> None:
     narrow = DataConfig(temp_max=2.0)
     with pytest.raises(ValidationError, match=r"--temp-max 2\.0 have one phase between them: include T_c"):
         ExperimentConfig(task="phase", data=narrow)

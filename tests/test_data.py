@@ -1,4 +1,4 @@
-"""Ising data: functions of config and seed, independent, in equilibrium or refused; external files."""
+"""Ising data: reproducibility, independence, the check of equilibrium, and external files."""
 
 import hashlib
 import tracemalloc
@@ -54,7 +54,7 @@ FIRST_VERSION = {
 
 
 @pytest.mark.parametrize("sampler", FIRST_VERSION)
-def test_data_are_those_of_the_first_version(sampler: Any) -> None:
+def test_data_are_the_same_as_in_the_first_version(sampler: Any) -> None:
     data = replace(PRESETS["debug"].data, cache=False)
     if sampler == "numpy":
         data = replace(data, sampler="numpy", num_train=300, num_val=100, num_test=100)
@@ -74,7 +74,7 @@ def test_splits_have_the_requested_shapes_and_range() -> None:
         assert 2.9 < split["temperatures"].max() < 3.0
 
 
-def test_data_are_a_function_of_config_and_seed() -> None:
+def test_data_only_depend_on_config_and_seed() -> None:
     assert fingerprint(sampled(SMALL, seed=1)) == fingerprint(sampled(SMALL, seed=1))
     assert fingerprint(sampled(SMALL, seed=1)) != fingerprint(sampled(SMALL, seed=2))
     assert fingerprint(sampled(SMALL, seed=1)) != fingerprint(sampled(replace(SMALL, sweeps=20), seed=1))
@@ -82,7 +82,7 @@ def test_data_are_a_function_of_config_and_seed() -> None:
     assert fingerprint(one) == fingerprint(other)
 
 
-def test_a_data_set_serves_both_tasks() -> None:
+def test_both_tasks_use_the_same_cached_data() -> None:
     cached = replace(SMALL, cache=True)
     sources = [get_splits(PROBLEM, replace(CONFIG, task=task, data=cached))[1] for task in ("energy", "phase")]
     assert sources[1].startswith("read from cache")
@@ -98,7 +98,7 @@ def test_no_split_depends_on_the_size_of_another() -> None:
 def test_splits_share_no_chain() -> None:
     splits = sampled(replace(SMALL, num_val=300, num_test=300, temp_min=3, lattice_size=8), seed=4)
     configurations = [spins.tobytes() for split in splits for spins in split["spins"]]
-    assert len(set(configurations)) == 900  # of 2^64 configurations: no two of 900 hot ones are equal by chance
+    assert len(set(configurations)) == 900  # 900 hot configurations out of 2^64 are not equal by chance
 
 
 def test_blocks_of_chains_of_the_numpy_sampler_differ() -> None:
@@ -109,7 +109,7 @@ def test_blocks_of_chains_of_the_numpy_sampler_differ() -> None:
 
 
 @pytest.mark.slow
-def test_without_numba_the_compiled_sampler_is_refused_and_the_other_one_works(tmp_path: Path) -> None:
+def test_without_numba_the_compiled_sampler_is_refused_and_the_numpy_sampler_works(tmp_path: Path) -> None:
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "numba.py").write_text("raise ImportError('no LLVM on this machine')")
     line = ["--preset", "debug", "--num-train", "100", "--num-val", "20", "--num-test", "20", "--save-data", "x.npz"]
@@ -124,7 +124,7 @@ def test_without_numba_the_compiled_sampler_is_refused_and_the_other_one_works(t
 
 
 @pytest.mark.slow
-def test_a_damaged_cache_of_numba_is_named(tmp_path: Path) -> None:
+def test_the_error_names_a_damaged_cache_of_numba(tmp_path: Path) -> None:
     line = ["--preset", "debug", "--num-train", "100", "--no-cache", "--save-data"]
     kept = {"NUMBA_CACHE_DIR": str(tmp_path / "numba")}
     assert run_command(*line, "one.npz", cwd=tmp_path, script="main.py", **kept).returncode == 0
@@ -136,7 +136,7 @@ def test_a_damaged_cache_of_numba_is_named(tmp_path: Path) -> None:
     assert "--sampler numpy" in done.stderr
 
 
-def test_memory_is_no_more_than_what_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_use_is_below_the_checked_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     required: list[int] = []
     monkeypatch.setattr("engine.datasets.require_memory", required.append)
     data = replace(SMALL, lattice_size=32, num_train=15_000, num_val=1000, num_test=1000, sweeps=1, temp_min=3)
@@ -153,7 +153,7 @@ def test_memory_is_no_more_than_what_is_checked(monkeypatch: pytest.MonkeyPatch)
 # ---------------------------------------------------------------------------------------------------------- equilibrium
 
 
-def test_equilibrium_is_confirmed_and_its_absence_is_noticed() -> None:
+def test_the_check_accepts_data_in_equilibrium_and_refuses_others() -> None:
     data = replace(SMALL, lattice_size=8, num_train=4000, num_val=1, num_test=1)
     train = sampled(data, seed=6).train
     found = check_equilibrium(train)
@@ -166,13 +166,13 @@ def test_equilibrium_is_confirmed_and_its_absence_is_noticed() -> None:
     with pytest.raises(BadRequestError, match=r"the train split: not in equilibrium.*--sweeps"):
         report_check("train", check(CONFIG, hotter), is_external=False)
 
-    # Cold starts are below the exact energy and hot starts above: with too few sweeps the sum nearly cancels, but not
-    # the temperature bins.
+    # After too few sweeps, cold starts are still below the exact energy and hot starts above it. In the sum over all
+    # chains this nearly cancels, but not in the temperature bins.
     unfinished = check_equilibrium(sampled(replace(data, sweeps=4), seed=6).train)
     assert abs(unfinished.largest_bin_z) > 6
 
 
-def test_the_z_of_the_energy_is_the_sum_over_chains_by_hand() -> None:
+def test_the_z_of_the_energy_equals_an_explicit_sum_over_chains() -> None:
     val = sampled(replace(SMALL, num_train=100, num_val=64, num_test=1), seed=7).val
     energy, specific_heat = kaufman(val["temperatures"], 4)
     excess = float((lattice.energy(val["spins"]) - 16 * energy).sum())
@@ -180,8 +180,8 @@ def test_the_z_of_the_energy_is_the_sum_over_chains_by_hand() -> None:
     assert check_equilibrium(val).energy_z == pytest.approx(excess / error, rel=1e-12)
 
 
-def test_each_of_a_few_temperatures_is_checked_by_itself() -> None:
-    # The energies are right on average, but those at T = 2 are too low, and those at T = 2.5 too high.
+def test_each_of_a_few_temperatures_is_checked_separately() -> None:
+    # The energies are correct on average, but too low at T = 2 and too high at T = 2.5.
     temperatures = np.repeat([2.0, 2.25, 2.5], [667, 667, 666])
     moved = exact.sample(4, 1.9, 667, seed=1), exact.sample(4, 2.25, 667, seed=2), exact.sample(4, 2.62, 666, seed=3)
     order = np.random.default_rng(4).permutation(2000)
@@ -215,7 +215,7 @@ def test_examples_are_around_the_critical_temperature() -> None:
     assert below < T_CRITICAL - 0.3
     assert at == pytest.approx(T_CRITICAL, abs=0.1)
     assert above > T_CRITICAL + 0.3
-    for temp_min, temp_max in ((1.0, 1.6), (2.5, 4.0)):  # all on one side of T_c: the middle takes its place
+    for temp_min, temp_max in ((1.0, 1.6), (2.5, 4.0)):  # all on one side of T_c: the middle of the range replaces T_c
         one_side: Columns = {"spins": train["spins"], "temperatures": np.linspace(temp_min, temp_max, 100)}
         rows = one_side["temperatures"][examples_around_tc(CONFIG, one_side)].mean(axis=1)
         np.testing.assert_allclose(rows, temp_min + (temp_max - temp_min) * np.array([0.25, 0.5, 0.75]), atol=0.05)
@@ -235,7 +235,7 @@ def written(content: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize("kind", [np.int8, np.int64, np.float32])
-def test_spins_may_be_any_numbers(kind: type) -> None:
+def test_spins_may_have_any_signed_dtype(kind: type) -> None:
     content = good(10)
     columns = read_columns(PROBLEM, CONFIG, written({**content, "spins": content["spins"].astype(kind)}))
     assert columns["spins"].dtype == np.int8
@@ -261,7 +261,7 @@ UNUSABLE: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", UNUSABLE)
-def test_files_with_other_arrays_are_refused(name: str) -> None:
+def test_files_with_invalid_arrays_are_refused(name: str) -> None:
     content, message = UNUSABLE[name]
     with pytest.raises(UnusableFileError) as refusal:
         read_columns(PROBLEM, CONFIG, written(content))
@@ -275,17 +275,17 @@ def test_external_data_out_of_equilibrium_are_used_with_a_warning(capsys: pytest
     load_data(PROBLEM, replace(CONFIG, data=replace(data, num_val=50, num_test=50)))
     warning = capsys.readouterr().err.splitlines()[0]
     assert warning.startswith("warning: the train split: not in equilibrium")
-    assert "--sweeps" not in warning  # which would not help
+    assert "--sweeps" not in warning  # the data come from a file
 
 
-def test_the_size_of_the_lattice_is_that_of_the_file() -> None:
+def test_the_lattice_size_is_that_of_the_file() -> None:
     np.savez("x.npz", spins=np.ones((30, 16, 16), np.int8), temperatures=np.full(30, 0.5))
     config = replace(CONFIG, data=DataConfig(file="x.npz", num_train=20, num_val=5, num_test=5))
     assert load_data(PROBLEM, config).train["spins"].shape == (20, 16, 16)
     assert PROBLEM.label(config) == "mlp-data"
 
 
-def test_phases_on_one_side_of_the_transition_cannot_be_learned() -> None:
+def test_training_data_with_only_one_phase_are_refused() -> None:
     np.savez("x.npz", spins=np.ones((30, 4, 4), np.int8), temperatures=np.full(30, 0.5))
     config = replace(CONFIG, task="phase", data=DataConfig(file="x.npz", num_train=20, num_val=5, num_test=5))
     with pytest.raises(BadRequestError, match="all training targets are 1"):

@@ -1,4 +1,4 @@
-"""README.md and docs/ against the program. `python -m tests.test_docs` writes their generated tables anew."""
+"""Check README.md and docs/ against the program. `python -m tests.test_docs` regenerates the tables in them."""
 
 import importlib
 import json
@@ -27,12 +27,12 @@ from utils import print_line
 
 PAGES = {path.relative_to(ROOT).as_posix(): path.read_text() for path in (ROOT / "README.md", *ROOT.glob("docs/*.md"))}
 README, INDEX, GUIDE = PAGES["README.md"], PAGES["docs/README.md"], PAGES["docs/your-own-problem.md"]
-TUTORIAL = "docs/tutorial.md"  # its code and the names in it are checked by test_tutorial.py
+TUTORIAL = "docs/tutorial.md"  # test_tutorial.py checks its code and names
 EVERYTHING = "\n".join(PAGES.values())
 
 
 def blocks(text: str, language: str) -> list[str]:
-    """The code blocks of a page in a language."""
+    """The code blocks of a page that are marked with a language."""
     return [
         code for name, code in re.findall(r"^```(\w*)\n(.*?)^```", text, flags=re.DOTALL | re.M) if name == language
     ]
@@ -78,7 +78,7 @@ def test_the_index_has_one_line_for_each_page() -> None:
 # Commands and flags
 
 
-def test_the_two_commands_set_up_all_they_need() -> None:
+def test_the_two_setup_commands_are_complete_and_used_in_ci() -> None:
     run, test = (command.strip() for command in blocks(README, "sh")[:2])
     for command in (run, test):
         assert command.startswith("python3 -m venv .venv && .venv/bin/pip install -r requirements.txt")
@@ -91,7 +91,7 @@ def test_the_two_commands_set_up_all_they_need() -> None:
 
 
 def commands(text: str) -> list[list[str]]:
-    """The commands of a page that start a program of this project: in blocks, after a prompt, and in sentences."""
+    """The commands of a page that start a program of this project, from code blocks, console output and sentences."""
     lines = [line for block in blocks(text, "sh") for line in block.splitlines()]
     lines += re.findall(r"^\$ (.*)", text, flags=re.MULTILINE)
     lines += re.findall(r"`((?:python|torchrun) [^`\n]+)`", without_code(text))
@@ -106,9 +106,7 @@ def commands(text: str) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("page", sorted(PAGES))
-def test_every_command_is_one_that_the_program_accepts(
-    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_programs_accept_every_command(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for script, *arguments in commands(PAGES[page]):
         if "--help" in arguments:
@@ -130,29 +128,29 @@ def test_every_command_is_one_that_the_program_accepts(
             parse_args(PROGRAMS[script], arguments, script)
 
 
-def test_the_commands_are_found() -> None:
+def test_commands_are_found() -> None:
     assert {"main.py", "evaluate.py", "plots.py", "examples.table"} <= {words[0] for words in commands(README)}
     assert sum(len(commands(text)) for text in PAGES.values()) >= 50
 
 
-def test_a_refusal_is_the_one_that_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_documented_error_is_that_of_the_program(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parse_args(PROBLEM, ["--lattice-size", "7"], "main.py")
     assert capsys.readouterr().err.splitlines()[-1].partition("error: ")[2] in PAGES["docs/options.md"]
 
 
-def test_versions_are_those_that_are_installed() -> None:
+def test_documented_versions_are_the_required_ones() -> None:
     versions = re.findall(r"\b[a-z]+==[\d.]+", EVERYTHING)
     assert versions
     assert set(versions) <= set((ROOT / "requirements.txt").read_text().splitlines())
 
 
-# Of evaluate.py, the experiments, torchrun, pip and ruff.
+# Flags of evaluate.py, the experiments, torchrun, pip and ruff.
 OTHER_FLAGS = {"--name", "--quick", "--nproc-per-node", "--index-url", "--check"}
 
 
 @pytest.mark.parametrize("page", sorted(PAGES))
-def test_every_flag_that_is_named_exists(page: str) -> None:
+def test_every_documented_flag_exists(page: str) -> None:
     known = set(OTHER_FLAGS)
     for problem in PROGRAMS.values():
         known |= {flag for action in build_parser(problem, "x")._actions for flag in action.option_strings}
@@ -169,7 +167,7 @@ def anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in plain}
 
 
-def test_links_and_anchors_lead_somewhere() -> None:
+def test_links_and_anchors_exist() -> None:
     n_anchors = 0
     for page in (*map(ROOT.joinpath, PAGES), ROOT / "journal.md", ROOT / "checkpoints" / "README.md"):
         for target, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)", page.read_text()):
@@ -183,7 +181,7 @@ def test_links_and_anchors_lead_somewhere() -> None:
     assert n_anchors >= 5
 
 
-def test_names_of_the_code_are_where_they_are_said_to_be() -> None:
+def test_documented_names_are_in_the_linked_files() -> None:
     n_found = 0
     for page, text in PAGES.items():
         if page == TUTORIAL:
@@ -200,7 +198,7 @@ def test_names_of_the_code_are_where_they_are_said_to_be() -> None:
     assert n_found >= 15
 
 
-def test_the_file_tree_is_the_one_there_is() -> None:
+def test_the_documented_files_exist_and_no_module_is_missing() -> None:
     listed, folder = set(), ""
     for line in blocks(section("docs/code.md", "The files"), "")[0].splitlines():
         name = line.split()[0]
@@ -216,11 +214,11 @@ def test_the_file_tree_is_the_one_there_is() -> None:
         for pattern in ("ising/[!_]*.py", "engine/[!_]*.py")
         for path in ROOT.glob(pattern)
     }
-    modules |= {"main.py", "evaluate.py", "trainer.py", "logger.py", "utils.py", "problem.py"}  # others may be added
+    modules |= {"main.py", "evaluate.py", "trainer.py", "logger.py", "utils.py", "problem.py"}  # others are optional
     assert modules <= listed
 
 
-def test_the_files_of_a_run_are_those_that_a_run_leaves(finished_run: Path) -> None:
+def test_the_documented_files_of_a_run_are_those_of_a_run(finished_run: Path) -> None:
     text = PAGES["docs/run-files.md"]
     listed = set(re.findall(r"^\| `([^`]+)`", text, flags=re.MULTILINE))
     assert listed == {path.name for path in finished_run.iterdir()} | {"wandb", "evaluations"}
@@ -248,7 +246,7 @@ EXPERIMENTS = re.findall(r"^<!-- (\w+): printed by `python -m experiments", EVER
 
 
 def generated(name: str) -> str:
-    """The table of the options, or the tables of a benchmark or an experiment."""
+    """The table of options, or the tables of a benchmark or an experiment."""
     if name == "options":
         return option_table()
     if name in BENCHMARKS:
@@ -258,7 +256,7 @@ def generated(name: str) -> str:
 
 
 def with_tables(text: str) -> str:
-    """A page with its generated tables written anew."""
+    """The text of a page with regenerated tables."""
     for name in re.findall(r"^<!-- end of (\w+) -->", text, flags=re.MULTILINE):
         if name in ("options", *BENCHMARKS, *EXPERIMENTS):
             start, end = re.search(rf"<!-- {name}: [^>]*-->\n", text), text.index(f"<!-- end of {name} -->")
@@ -268,7 +266,7 @@ def with_tables(text: str) -> str:
 
 
 @pytest.mark.parametrize("page", sorted(PAGES))
-def test_the_tables_are_those_that_the_programs_printed(page: str) -> None:
+def test_generated_tables_are_up_to_date(page: str) -> None:
     assert with_tables(PAGES[page]) == PAGES[page], "run `python -m tests.test_docs`"
 
 
@@ -277,7 +275,7 @@ def test_every_benchmark_and_nearly_every_experiment_has_a_table() -> None:
     assert len(ends) == len(set(ends))
     assert {"options", *BENCHMARKS, *EXPERIMENTS} <= set(ends)
     results = {path.stem for path in (ROOT / "experiments" / "results").glob("*.json")}
-    assert results - set(EXPERIMENTS) <= {"equilibration"}  # it is in journal.md
+    assert results - set(EXPERIMENTS) <= {"equilibration"}  # its table is in journal.md
 
 
 def test_the_output_in_the_readme_is_that_of_a_run(finished_run: Path) -> None:
@@ -287,7 +285,7 @@ def test_the_output_in_the_readme_is_that_of_a_run(finished_run: Path) -> None:
         assert f"{line}chi2/dof {numbers['chi2_per_dof']:.2f}\n" in README
 
 
-def test_the_numbers_in_the_readme_are_those_of_the_pages() -> None:
+def test_the_numbers_in_the_readme_occur_in_the_pages() -> None:
     number = r"(?<![\w.])\d[\d,.]*\d|(?<![\w.,])\d"
     known = set(re.findall(number, PAGES["docs/results.md"] + PAGES["docs/performance.md"]))
     named = set(re.findall(number, section("README.md", "Results")))
@@ -307,7 +305,7 @@ def test_the_numbers_in_the_readme_are_those_of_the_pages() -> None:
         for code in blocks(text, "python")
     ],
 )
-def test_the_python_of_a_page_runs(page: str, code: str, finished_run: Path, tmp_path: Path) -> None:
+def test_python_code_runs(page: str, code: str, finished_run: Path, tmp_path: Path) -> None:
     shutil.copytree(finished_run, tmp_path / "checkpoints" / "residual")
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -319,7 +317,7 @@ def test_the_python_of_a_page_runs(page: str, code: str, finished_run: Path, tmp
     )
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) >= code.count("print(") > 0
-    if page == "README.md":  # the network has learned the law
+    if page == "README.md":  # the largest error of the network is small
         assert float(done.stdout.splitlines()[-1]) < 1e-3
 
 
@@ -328,7 +326,7 @@ def test_the_readme_has_python() -> None:
 
 
 @pytest.mark.slow
-def test_the_problem_of_the_guide_runs_with_all_its_commands(tmp_path: Path) -> None:
+def test_the_problem_of_the_guide_runs_with_all_documented_commands(tmp_path: Path) -> None:
     python = blocks(GUIDE, "python")
     (tmp_path / "decay.py").write_text(python[0])
     path = {"PYTHONPATH": f"{ROOT}:{tmp_path}"}

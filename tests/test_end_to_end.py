@@ -1,4 +1,4 @@
-"""Whole runs of the Ising experiment: what they leave behind, that options reach them, and that they repeat."""
+"""Complete runs of the Ising experiment: their files, the effect of options, and reproducibility."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def run_here(*arguments: str) -> Path:
     return folder
 
 
-def test_a_run_leaves_what_it_promises(finished_run: Path) -> None:
+def test_a_run_writes_all_results(finished_run: Path) -> None:
     rows = read(finished_run, "epoch_metrics.json")
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 5]
     assert list(rows[0]) == [
@@ -57,7 +57,7 @@ def test_a_run_leaves_what_it_promises(finished_run: Path) -> None:
     assert {path.name for path in (finished_run / "figures").iterdir()} == {f"{name}.png" for name in figures}
 
 
-def test_predictions_are_kept_with_what_figures_need(finished_run: Path) -> None:
+def test_predictions_are_saved_with_the_data_of_the_figures(finished_run: Path) -> None:
     test = get_splits(PROBLEM, load_config(PROBLEM.config_type, finished_run / "config.json"))[0].test
     with np.load(finished_run / "predictions.npz", allow_pickle=False) as arrays:
         assert set(arrays.files) >= {
@@ -87,7 +87,7 @@ def test_the_results_are_those_of_the_best_weights_on_the_test_split(finished_ru
     assert (np.abs(predicted - true) * 64 < 2).mean() == results["test"]["exact_fraction"]
 
 
-def test_options_reach_a_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_take_effect_in_a_complete_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("engine.plotting.plot_run", lambda *_: [])
     line = "--preset debug --device cpu --lattice-size 4 --num-train 300 --epochs 60 --patience 2 --lr 0.05"
@@ -138,17 +138,17 @@ def test_cold_configurations_that_occur_in_training_do_not_count_as_unseen(
     assert results["test_unseen"]["exact_fraction"] == (errors * 64 < 2).mean()
     assert results["baselines_unseen"]["mean"]["mae"] == pytest.approx(baseline.mean(), rel=1e-12)
 
-    unseen = unseen_of(splits.test, splits.train)  # as the experiments select them
+    unseen = unseen_of(splits.test, splits.train)  # the selection in the experiments
     np.testing.assert_array_equal(unseen["spins"], splits.test["spins"][new])
     assert evaluated(config, model, unseen) == pytest.approx(results["test_unseen"], rel=1e-5)
     assert len(unseen_of(splits.train, splits.train)["spins"]) == 0
-    # With its temperature, which is a real number, no configuration occurs twice.
+    # Temperatures are real numbers: together with its temperature, no configuration occurs twice.
     with_temperature = replace(config, model=replace(config.model, input_temperature=True))
     assert len(set(hash_inputs(PROBLEM, with_temperature, splits.train).tolist())) == 2000
 
 
 @pytest.mark.slow
-def test_the_command_gives_the_same_bytes_as_a_run_in_another_process(finished_run: Path, tmp_path: Path) -> None:
+def test_the_command_gives_the_same_bytes_in_another_process(finished_run: Path, tmp_path: Path) -> None:
     done = run_command(*DEBUG, "--run-name", "second", cwd=tmp_path, script="main.py")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
@@ -163,7 +163,7 @@ def test_the_command_gives_the_same_bytes_as_a_run_in_another_process(finished_r
 
 @pytest.mark.slow
 @pytest.mark.parametrize("k", [0, -1])
-def test_a_sweep_makes_commands_that_main_understands(k: int) -> None:
+def test_main_accepts_the_commands_of_a_wandb_sweep(k: int) -> None:
     import yaml
     from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
@@ -188,6 +188,6 @@ def test_a_sweep_makes_commands_that_main_understands(k: int) -> None:
     assert config["log"]["wandb"] is True
 
 
-def test_the_metric_of_the_sweep_is_logged(finished_run: Path) -> None:
+def test_the_metric_of_the_wandb_sweep_is_logged(finished_run: Path) -> None:
     metric = (ROOT / "sweep.yaml").read_text().partition("metric:\n  name: ")[2].split()[0]
     assert metric in read(finished_run, "epoch_metrics.json")[0]

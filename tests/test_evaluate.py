@@ -1,4 +1,4 @@
-"""A saved Ising run on new data: other sizes and temperatures, files, and the promise of the preset `exact`."""
+"""Evaluation of Ising runs on new data: other sizes and temperatures, files, and the accuracy of the preset `exact`."""
 
 import json
 from pathlib import Path
@@ -45,7 +45,7 @@ def evaluated(line: str) -> dict[str, Any]:
     return evaluate_run(parse_args(line.split()))
 
 
-def test_what_is_written_is_true_of_new_data(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_written_results_are_those_of_the_new_data(capsys: pytest.CaptureFixture[str]) -> None:
     result = evaluated("cnn --lattice-size 12 --num-test 300")
     place = Path("checkpoints/cnn/evaluations")
     assert json.loads((place / "L12.json").read_text()) == result
@@ -62,18 +62,18 @@ def test_what_is_written_is_true_of_new_data(capsys: pytest.CaptureFixture[str])
     assert f"worst_error {result['worst_error']:.4g}" in capsys.readouterr().out
 
 
-def test_configurations_of_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_configurations_of_a_file_are_evaluated_and_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     spins = np.random.default_rng(0).choice(np.array([-1, 1], np.int8), (40, 6, 6))
     np.savez(tmp_path / "hot.npz", spins=spins, temperatures=np.full(40, 1e3))
     result = evaluated(f"cnn --data {tmp_path / 'hot.npz'}")
     assert (result["lattice_size"], result["n"]) == (6, 40)
     assert Path("checkpoints/cnn/evaluations/hot.json").exists()
-    np.savez(tmp_path / "cold.npz", spins=spins, temperatures=np.full(40, 1.0))  # which these are not
+    np.savez(tmp_path / "cold.npz", spins=spins, temperatures=np.full(40, 1.0))  # wrong temperatures
     evaluated(f"cnn --data {tmp_path / 'cold.npz'}")
     assert "warning: the new split: not in equilibrium" in capsys.readouterr().err
 
 
-def test_sweeps_are_as_many_as_the_new_lattice_needs() -> None:
+def test_the_number_of_sweeps_is_automatic_for_the_new_lattice_size() -> None:
     assert parse_args(["cnn", "--lattice-size", "32"]).config.data.sweeps is None  # type: ignore[attr-defined]
     assert parse_args(["cnn", "--sweeps", "7"]).config.data.sweeps == 7  # type: ignore[attr-defined]
 
@@ -125,14 +125,14 @@ def test_a_bad_request_is_refused_in_one_line(line: str, named: list[str], capsy
         ("cnn --lattice-size 16 --sweeps 1 --num-test 3000", "not in equilibrium.*--sweeps"),
     ],
 )
-def test_what_only_shows_later_is_refused_too(line: str, named: str) -> None:
+def test_bad_requests_that_are_detected_later_are_refused_too(line: str, named: str) -> None:
     with pytest.raises(RunError, match=named) as error:
         evaluated(line)
     assert error.value.exit_code == 2
 
 
 @pytest.mark.slow
-def test_the_preset_exact_finds_the_level_of_every_configuration_at_every_size(tmp_path: Path) -> None:
+def test_the_preset_exact_predicts_every_energy_level_at_every_size(tmp_path: Path) -> None:
     done = run_command("--preset", "exact", "--device", "cpu", "--run-name", "exact", cwd=tmp_path, script="main.py")
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "checkpoints" / "exact"

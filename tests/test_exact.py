@@ -1,4 +1,4 @@
-"""The exact results against published numbers, against enumeration and against each other."""
+"""Exact results, compared with published numbers, with enumeration and with each other."""
 
 import decimal
 import functools
@@ -30,7 +30,7 @@ AT_L_8 = [
     (4.0, -0.558491137, 0.17425050),
 ]
 
-# |E| of the 4 x 4 lattice and how many configurations have it, for each sign
+# |E| of the 4 x 4 lattice, and the number of configurations with energy |E| and with -|E|
 COUNTS_4X4 = {32: 2, 24: 32, 20: 64, 16: 424, 12: 1728, 8: 6688, 4: 13568, 0: 20524}
 
 
@@ -72,7 +72,7 @@ def test_specific_heat_is_the_slope_of_the_energy(size: int) -> None:
     np.testing.assert_allclose(kaufman(temperatures, size)[1], slope, rtol=1e-5)
 
 
-# Very cold, very hot, both sides of the temperatures where the series take the place of the closed form, and between.
+# Very low, intermediate and very high temperatures, and both sides of the limits between series and closed form.
 EDGES = [np.nextafter(0.5, 0), 0.5, np.nextafter(0.5, 1), np.nextafter(1000, 0), 1000, np.nextafter(1000, 2000)]
 COLD = [1e-6, 1e-3, 0.01, 0.015, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 1.0]
 ALL_TEMPERATURES = np.array([*EDGES, *COLD, 2.0, T_CRITICAL, 2.5, 4.0, 10.0, 100.0, 1e4, 1e6, 1e9])
@@ -98,20 +98,20 @@ def by_direct_sum(size: int) -> NDArray[np.float64]:
 
 
 @pytest.mark.parametrize("size", [4, 6, 8])
-def test_everything_is_the_direct_sum_at_every_temperature(size: int) -> None:
+def test_all_results_equal_the_direct_sum_at_every_temperature(size: int) -> None:
     log_z, energy, specific_heat, *p = by_direct_sum(size)
     np.testing.assert_allclose(exact.log_partition_function(ALL_TEMPERATURES, size), log_z, rtol=1e-14)
     found = kaufman(ALL_TEMPERATURES, size)
     np.testing.assert_allclose(found[0], energy, rtol=1e-9)
     np.testing.assert_allclose(found[1], specific_heat, rtol=1e-9)
     cold = ALL_TEMPERATURES <= 1
-    np.testing.assert_allclose(found[0][cold], energy[cold], rtol=1e-15)  # U + 2 has the digits that are left
+    np.testing.assert_allclose(found[0][cold], energy[cold], rtol=1e-15)  # all digits of U
     _, distribution = exact.energy_distribution(ALL_TEMPERATURES, size)
     np.testing.assert_allclose(distribution.T, p, rtol=1e-9)
 
 
-def test_values_by_hand_at_extreme_temperatures() -> None:
-    # The ground states: ln Z = 2 N / T + ln 2. The first excitation costs 8: U + 2 = 8 exp(-8 / T), C = (8 / T)^2 ...
+def test_asymptotic_values_at_extreme_temperatures() -> None:
+    # Two ground states: ln Z = 2 N / T + ln 2. First excitation, 8 J: U + 2 = 8 exp(-8 / T), C = (8 / T)^2 exp(-8 / T).
     assert exact.log_partition_function(0.01, 8) == pytest.approx(12800 + np.log(2), rel=1e-15)
     assert exact.log_partition_function(1e-200, 1024) == pytest.approx(2 * 1024**2 * 1e200, rel=1e-15)
     for temperature in (0.02, 0.05, 0.1, 0.2):
@@ -143,7 +143,7 @@ def test_large_lattices_follow_the_low_temperature_series(size: int) -> None:
 
 @pytest.mark.parametrize("size", [4, 6, 8, 10, 64, 1024])
 @pytest.mark.parametrize("temperature", [0.5, 1000.0])
-def test_series_and_closed_form_join(size: int, temperature: float) -> None:
+def test_series_and_closed_form_agree_where_they_meet(size: int, temperature: float) -> None:
     below, above = (np.nextafter(temperature, end) for end in (0, np.inf))
     np.testing.assert_allclose(kaufman(below, size), kaufman(above, size), rtol=5e-10)
     np.testing.assert_allclose(onsager_energy(below), onsager_energy(above), rtol=5e-10)
@@ -171,7 +171,7 @@ def test_shapes_follow_the_temperatures() -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, np.nan, np.inf, 5e-324, 9e-201])
-def test_impossible_temperatures_are_refused(temperature: float) -> None:
+def test_invalid_temperatures_are_refused(temperature: float) -> None:
     two = np.array([1.0, temperature])
     for call in (
         lambda: kaufman(temperature, 8),
@@ -188,13 +188,13 @@ def test_impossible_temperatures_are_refused(temperature: float) -> None:
 
 
 @pytest.mark.parametrize("n", [-1, 2.0, None])
-def test_exact_samples_are_a_whole_number(n: int) -> None:
+def test_the_number_of_exact_samples_must_be_a_non_negative_integer(n: int) -> None:
     with pytest.raises(ValueError, match=f"n {n}: must be an integer, at least 0"):
         sample(4, 1.0, n, seed=0)
 
 
 @pytest.mark.parametrize("seed", [None, -1, 0.5, "0"])
-def test_seeds_that_do_not_reproduce_are_refused(seed: int) -> None:
+def test_invalid_seeds_are_refused(seed: int) -> None:
     with pytest.raises(ValueError, match=f"seed {seed!r}: must be an integer, at least 0, or a SeedSequence"):
         sample(4, 1.0, 1, seed=seed)
 
@@ -224,12 +224,14 @@ def test_density_of_states_8x8() -> None:
     levels, counts = density_of_states(8)
     by_level = dict(zip(levels.tolist(), counts.tolist(), strict=True))
     assert sum(by_level.values()) == 2**64
-    # By hand: all alike; one spin turned; two neighbours; two apart, or three in a row or an angle, or a square.
-    apart, triples, squares = 64 * 63 // 2 - 128, 6 * 64, 64
-    by_hand = [2, 2 * 64, 2 * 128, 2 * (apart + triples + squares)]
+    # By hand, for flipped spins: none; one; two neighbours; two others, three in a line or a corner, or a square.
+    pairs, triples, squares = 64 * 63 // 2 - 128, 6 * 64, 64
+    by_hand = [2, 2 * 64, 2 * 128, 2 * (pairs + triples + squares)]
     assert [by_level[energy] for energy in (-128, -120, -116, -112)] == by_hand
     assert -124 not in by_level
-    assert all(by_level[level] == by_level[-level] for level in by_level)  # turning one colour over changes the sign
+    assert all(
+        by_level[level] == by_level[-level] for level in by_level
+    )  # flipping one colour of the checkerboard changes the sign
 
 
 @pytest.mark.parametrize("size", [4, 6, 8])
@@ -246,7 +248,7 @@ def test_density_of_states_gives_kaufmans_energy_and_specific_heat(size: int) ->
 
 
 @pytest.mark.parametrize("size", [2, 5, 10])
-def test_density_of_states_refuses_what_is_too_large(size: int) -> None:
+def test_density_of_states_refuses_other_sizes(size: int) -> None:
     with pytest.raises(ValueError, match=f"lattice size {size}"):
         density_of_states(size)
     with pytest.raises(ValueError, match=f"lattice size {size}"):
@@ -254,10 +256,10 @@ def test_density_of_states_refuses_what_is_too_large(size: int) -> None:
 
 
 def test_exact_samples_4x4_have_boltzmanns_weights() -> None:
-    # Every one of the 65,536 configurations by itself, at a temperature where all of them are drawn.
+    # Counts of each of the 65,536 configurations, at a temperature at which all of them occur.
     n = 2_000_000
-    drawn = sample(4, 40.0, n, seed=1)
-    numbers = (drawn.reshape(n, 16) > 0) @ (1 << np.arange(16))
+    spins = sample(4, 40.0, n, seed=1)
+    numbers = (spins.reshape(n, 16) > 0) @ (1 << np.arange(16))
     observed = np.bincount(numbers, minlength=2**16)
     expected = np.exp(-lattice.energy(enumerate_configurations()) / 40.0)
     expected *= n / expected.sum()
@@ -269,14 +271,14 @@ def test_exact_samples_4x4_have_boltzmanns_weights() -> None:
 @pytest.mark.parametrize("temperature", [0.1, 1.5, T_CRITICAL, 4.0])
 def test_exact_samples_8x8_have_the_right_energies(temperature: float) -> None:
     n = 20_000
-    drawn = sample(8, temperature, n, seed=2)
-    assert drawn.shape == (n, 8, 8)
-    assert drawn.dtype == np.int8
-    energies = lattice.energy(drawn)
+    spins = sample(8, temperature, n, seed=2)
+    assert spins.shape == (n, 8, 8)
+    assert spins.dtype == np.int8
+    energies = lattice.energy(spins)
     energy, specific_heat = kaufman(temperature, 8)
     excess = energies.sum() - n * 64 * float(energy)
     assert abs(excess) < 4 * np.sqrt(n * 64 * temperature**2 * float(specific_heat) + 8**2)
-    np.testing.assert_array_equal(drawn, sample(8, temperature, n, seed=2))
+    np.testing.assert_array_equal(spins, sample(8, temperature, n, seed=2))
 
 
 def test_magnetisation_4x4_at_the_critical_temperature() -> None:
@@ -321,24 +323,25 @@ def test_log_odds_of_the_phase_are_bayes_rule() -> None:
     assert np.all(np.diff(odds) < 0)  # the higher the energy, the less likely the cold phase
     with pytest.raises(ValueError, match="no temperatures"):
         exact.phase_log_odds(levels, np.array([]), 4)
-    many = exact.phase_log_odds(levels, np.linspace(1, 4, 20_000), 4)  # by quantiles
+    many = exact.phase_log_odds(levels, np.linspace(1, 4, 20_000), 4)  # uses quantiles
     np.testing.assert_allclose(many, exact.phase_log_odds(levels, np.linspace(1, 4, 999), 4), atol=0.01)
     assert np.all(exact.phase_log_odds(levels, temperatures[below], 4) == 1000)
     assert np.all(exact.phase_log_odds(levels, temperatures[~below], 4) == -1000)
 
 
 @pytest.mark.parametrize("cold", [1e-200, 1e-6, 1e-3, 0.01])
-def test_log_odds_of_the_phase_are_right_far_from_the_critical_temperature(cold: float) -> None:
-    # When cold, a configuration has the probability exp(-(E + 32) / T) / 2; when hot, 2^-16. Beyond 1000 is cut off.
+def test_log_odds_of_the_phase_at_extreme_temperatures(cold: float) -> None:
+    # A configuration has the probability exp(-(E + 32) / T) / 2 at the low and 2^-16 at the high temperature. Log-odds
+    # are clipped at -1000.
     odds = exact.phase_log_odds([-32, -24, 0], np.array([cold, 1e300]), 4)
     expected = 15 * np.log(2) - np.array([0, 8, 32]) / cold
     np.testing.assert_allclose(odds, np.maximum(expected, -1000), rtol=1e-14)
-    # Two cold temperatures, each with 1 / 2 for a ground state, against one hot temperature.
+    # At each of two low temperatures, a ground state has probability 1 / 2. The third temperature is high.
     ground = exact.phase_log_odds([-128], np.array([cold, 2 * cold, 10.0]), 8)
     np.testing.assert_allclose(ground, exact.log_partition_function(10.0, 8) - 128 / 10, rtol=1e-14)
 
 
-def test_no_threshold_of_the_energy_tells_phases_better_than_the_sign_of_the_log_odds() -> None:
+def test_no_threshold_of_the_energy_classifies_better_than_the_sign_of_the_log_odds() -> None:
     temperatures = np.linspace(1.5, 3.5, 101)
     levels, p = exact.energy_distribution(temperatures, 8)
     right = temperatures < T_CRITICAL

@@ -1,4 +1,4 @@
-"""The examples: their physics, and everything that the machinery offers, for each of them, as real commands."""
+"""The examples: their physics, and all features of the engine for each of them, run as commands."""
 
 import json
 import math
@@ -30,7 +30,7 @@ SMALL = ("--epochs", "3", "--device", "cpu")
 
 
 def numbers(n: int) -> dict[str, Any]:
-    """A data set with columns of different scales, one of them with more than one axis, and a text column."""
+    """A data set with numeric columns of different scales and shapes, and a text column."""
     rng = np.random.default_rng(0)
     x1, x2, maps = rng.uniform(-1, 1, n), rng.uniform(0, 1e4, n), rng.normal(size=(n, 2, 3))
     return {
@@ -107,7 +107,7 @@ def test_potentials_of_any_depth_are_learned(depth: float, tmp_path: Path, monke
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder, with data."""
+    """The working folder of the test, with data files."""
     monkeypatch.chdir(tmp_path)
     np.savez("t.npz", **numbers(300))
     write_csv(Path("t.csv"), 100)
@@ -155,7 +155,7 @@ def test_without_inputs_all_other_columns_are_used(folder: Path) -> None:
         ("--data t.npz --inputs name", "name has the dtype"),
     ],
 )
-def test_columns_that_cannot_be_used_are_named(line: str, named: str, folder: Path) -> None:
+def test_errors_name_columns_that_cannot_be_used(line: str, named: str, folder: Path) -> None:
     with pytest.raises(UnusableFileError) as error:
         loaded(line)
     assert named in str(error.value)
@@ -258,7 +258,7 @@ def test_an_example_logs_to_wandb(script: tuple[str, ...], data: tuple[str, ...]
 
 
 @pytest.mark.slow
-def test_what_an_example_saves_is_data_for_it_and_for_others(folder: Path) -> None:
+def test_saved_data_can_be_read_by_the_same_and_by_another_problem(folder: Path) -> None:
     line = ("--num-train", "200", "--num-val", "30", "--num-test", "30")
     succeed(*line, "--save-data", "p.npz", cwd=folder, script=POTENTIAL)
     shown = succeed("--data", "p.npz", *line, *SMALL, "--run-name", "p", cwd=folder, script=POTENTIAL)

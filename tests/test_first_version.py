@@ -1,4 +1,4 @@
-"""A run of the first version of this program, in tests/first_version, can still be loaded and evaluated.
+"""A run of the first version of this program (tests/first_version) can still be loaded and evaluated.
 
 It was made at commit 779cd14 by `python main.py --preset debug --hidden 8 --num-train 200 --num-val 50 --num-test 50
 --batch-size 50 --device cpu --run-name old`.
@@ -32,7 +32,7 @@ def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     folder = Path("checkpoints") / "old"
     shutil.copytree(OLD, folder)
-    (folder / ".lock").touch()  # as in the folder of every run; not in the repository
+    (folder / ".lock").touch()  # every run has this file; it is not in the repository
     return folder
 
 
@@ -50,7 +50,7 @@ def test_its_network_predicts_the_same(tmp_path: Path, monkeypatch: pytest.Monke
     metrics, _ = evaluate_model(PROBLEM, config, model, prepare(PROBLEM, config, model, splits.test))
     assert metrics == pytest.approx(results["test"], rel=1e-5)
     equilibrium = {name: PROBLEM.check(config, columns).numbers for name, columns in splits._asdict().items()}
-    for name, numbers in equilibrium.items():  # the temperature bins, and with them chi-square, have changed
+    for name, numbers in equilibrium.items():  # chi-square differs: the temperature bins have changed
         assert numbers["energy_z"] == pytest.approx(results["equilibrium"][name]["energy_z"], rel=1e-9)
 
 

@@ -1,4 +1,4 @@
-"""Energies, magnetisations and correlations, against sums written out bond by bond and against symmetry."""
+"""Energies, magnetisations and correlations, compared with explicit sums over bonds and checked for symmetries."""
 
 from collections.abc import Callable
 from typing import Any
@@ -67,7 +67,7 @@ def test_bits_and_unsigned_spins_are_refused(function: Callable[..., NDArray[Any
 
 @pytest.mark.parametrize("function", FUNCTIONS)
 @pytest.mark.parametrize("dtype", [np.int16, np.int32, np.int64, np.float16, np.float32, np.float64])
-def test_wider_types_give_the_same(function: Callable[..., NDArray[Any]], dtype: type) -> None:
+def test_all_signed_types_give_the_same_results(function: Callable[..., NDArray[Any]], dtype: type) -> None:
     spins = np.random.default_rng(1).choice(np.array([-1, 1], np.int8), (5, 16, 16))
     np.testing.assert_array_equal(function(spins.astype(dtype)), function(spins))
 
@@ -80,7 +80,7 @@ def test_other_shapes_are_refused(function: Callable[..., NDArray[Any]], shape: 
 
 
 @pytest.mark.parametrize("shape", [(4, 4), (2, 3, 4, 4)])
-def test_random_symmetries_refuse_all_but_one_axis_of_configurations(shape: tuple[int, ...]) -> None:
+def test_random_symmetries_require_three_axes(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"must be \(N, L, L\)"):
         lattice.random_symmetries(np.ones(shape, np.int8), np.random.default_rng(0))
 
@@ -114,7 +114,7 @@ def test_lattices_without_a_checkerboard_are_refused(size: int) -> None:
         lattice.check_lattice_size(size)
 
 
-def test_random_symmetries_leave_energies_and_correlations_and_reach_every_image() -> None:
+def test_random_symmetries_conserve_energies_and_correlations_and_give_every_image() -> None:
     rng = np.random.default_rng(0)
     spins = rng.choice(np.array([-1, 1], np.int8), size=(50, 6, 6))
     moved = lattice.random_symmetries(spins, rng)
@@ -122,18 +122,18 @@ def test_random_symmetries_leave_energies_and_correlations_and_reach_every_image
     assert not np.array_equal(moved, spins)
     np.testing.assert_array_equal(lattice.energy(moved), lattice.energy(spins))
     np.testing.assert_array_equal(lattice.correlations(moved), lattice.correlations(spins))
-    # One configuration without any symmetry has 16 shifts x 8 images of the square x 2 signs, all as likely.
+    # A configuration without symmetries has 16 shifts x 8 rotations and reflections x 2 signs, all equally likely.
     lone = np.ones((4, 4), np.int8)
     lone[0, 0] = lone[0, 1] = lone[1, 2] = lone[2, 0] = -1
     assert len({image.tobytes() for image in images_of(lone)}) == 256
     n = 256 * 200
-    drawn = lattice.random_symmetries(np.broadcast_to(lone, (n, 4, 4)), rng)
-    found, counts = np.unique(drawn.reshape(n, -1), axis=0, return_counts=True)
+    images = lattice.random_symmetries(np.broadcast_to(lone, (n, 4, 4)), rng)
+    found, counts = np.unique(images.reshape(n, -1), axis=0, return_counts=True)
     assert len(found) == 256
     assert abs(((counts - 200) ** 2 / 200).sum() - 255) < 5 * np.sqrt(2 * 255)
 
 
 def images_of(spins: NDArray[np.int8]) -> list[NDArray[np.int8]]:
     shifts = [np.roll(spins, (i, j), (0, 1)) for i in range(4) for j in range(4)]
-    turned = [np.rot90(each, k) for each in shifts for k in range(4)]
-    return [sign * image for each in turned for image in (each, each.T) for sign in (1, -1)]
+    rotated = [np.rot90(each, k) for each in shifts for k in range(4)]
+    return [sign * image for each in rotated for image in (each, each.T) for sign in (1, -1)]

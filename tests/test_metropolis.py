@@ -1,4 +1,4 @@
-"""The sampler against exact theory. Seeds are fixed, so a test that passes once passes always on the pinned NumPy."""
+"""The NumPy sampler compared with exact results. Seeds are fixed: with the pinned NumPy, the outcome never changes."""
 
 import numpy as np
 import pytest
@@ -14,9 +14,9 @@ SLOW = pytest.mark.slow
 
 
 def standard_errors_from_exact(spins: NDArray[np.int8], temperature: float) -> float:
-    """How far the mean energy of independent configurations (N, L, L) is from exact, in exact standard errors.
+    """Mean energy of independent configurations (N, L, L) minus the exact one, in exact standard errors.
 
-    One excitation, 8 J, is added to the error, as in data.check_equilibrium.
+    As in data.check_equilibrium, 8 J, the energy of one excitation, is added to the error in quadrature.
     """
     n_sites = spins[0].size
     energy, specific_heat = exact.kaufman(temperature, spins.shape[-1])
@@ -25,7 +25,7 @@ def standard_errors_from_exact(spins: NDArray[np.int8], temperature: float) -> f
 
 
 def evolve(start: str, size: int, temperature: float, n_chains: int, n_sweeps: int) -> NDArray[np.int8]:
-    """Chains from an ordered (cold) or a random (hot) start, whatever the temperature: (N, L, L)."""
+    """Chains with an ordered (cold) or a random (hot) start, at any temperature: (N, L, L)."""
     rng = np.random.default_rng(2024)
     shape = (size, size, n_chains)
     spins = np.ones(shape, np.int8) if start == "cold" else rng.choice(np.array([-1, 1], np.int8), shape)
@@ -53,7 +53,7 @@ def test_energy_histogram_4x4_is_boltzmanns(temperature: float) -> None:
     expected = counts * np.exp(-(levels + 32) / temperature)
     expected *= n_chains / expected.sum()
     observed = (lattice.energy(spins)[:, None] == levels).sum(axis=0)
-    rare = expected < 10  # too few for chi-square one by one: one bin together
+    rare = expected < 10  # too rare for chi-square: combined in one bin
     observed = np.append(observed[~rare], observed[rare].sum())
     expected = np.append(expected[~rare], expected[rare].sum())
     chi2 = ((observed - expected) ** 2 / expected).sum()
@@ -77,14 +77,14 @@ def test_automatic_sweeps_forget_the_start(start: str, size: int, temperature: f
     assert abs(standard_errors_from_exact(spins, temperature)) < 4
 
 
-def test_hot_start_leaves_its_stripes_at_last_in_the_cold() -> None:
-    # Far below T_c a random start freezes into stripes for longer than the automatic number of sweeps: the reason why
-    # chains start ordered there. Given time enough, it ends in the same state.
+def test_hot_starts_at_low_temperature_need_many_more_sweeps() -> None:
+    # Far below T_c, a random start freezes into stripes for longer than the automatic number of sweeps. This is why
+    # chains start ordered there. After enough sweeps, the stripes disappear.
     assert standard_errors_from_exact(evolve("hot", 4, 0.5, 400, equilibration_sweeps(4)), 0.5) > 100
     assert abs(standard_errors_from_exact(evolve("hot", 4, 0.5, 400, 4000), 0.5)) < 4
 
 
-def test_both_signs_of_the_magnetisation_are_as_likely() -> None:
+def test_both_signs_of_the_magnetisation_are_equally_likely() -> None:
     up = (lattice.magnetization(sample(8, np.full(4000, 1.0), 20, seed=3)) > 0).sum()
     assert abs(up - 2000) < 4 * np.sqrt(1000)
 
@@ -106,7 +106,7 @@ def test_sample_is_a_function_of_its_arguments() -> None:
 
 
 def test_a_sweep_updates_every_site_once() -> None:
-    # At T = infinity every flip is accepted: after one sweep each spin has been turned over exactly once.
+    # At infinite temperature every flip is accepted: one sweep flips each spin exactly once.
     spins = np.random.default_rng(7).choice(np.array([-1, 1], np.int8), (6, 6, 50))
     before = spins.copy()
     sweep(spins, np.full(50, np.inf, np.float32), np.random.default_rng(8))
@@ -122,7 +122,7 @@ def test_lattices_without_a_checkerboard_are_refused(size: int) -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, np.nan, np.inf])
-def test_impossible_temperatures_are_refused(temperature: float) -> None:
+def test_invalid_temperatures_are_refused(temperature: float) -> None:
     with pytest.raises(ValueError, match="temperatures must be positive"):
         sample(4, [1.0, temperature], 1, seed=0)
 
@@ -131,5 +131,5 @@ def test_automatic_sweeps_grow_with_the_lattice() -> None:
     sweeps = [metropolis.equilibration_sweeps(size) for size in (4, 8, 16, 32, 64)]
     assert sweeps == sorted(sweeps)
     assert sweeps[0] == 100
-    # autocorrelation times of |m| at T_c of about 10, 38 and 192 sweeps at L = 16, 32, 64
+    # Autocorrelation times of |m| at T_c are about 10, 38 and 192 sweeps at L = 16, 32 and 64.
     assert all(n > 15 * tau for n, tau in zip(sweeps[2:], (10, 38, 192), strict=True))

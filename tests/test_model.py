@@ -1,4 +1,4 @@
-"""Networks: shapes, units, and the initialisation that they promise."""
+"""Networks: shapes, symmetries, lattice sizes and initialisation."""
 
 from collections.abc import Callable
 from typing import get_args
@@ -21,7 +21,7 @@ from model import (
 )
 
 EVERY = pytest.mark.parametrize("architecture", ARCHITECTURES)
-OF_LINEAR_LAYERS = pytest.mark.parametrize("architecture", ["mlp", "residual_mlp"])
+WITH_LINEAR_LAYERS = pytest.mark.parametrize("architecture", ["mlp", "residual_mlp"])
 SYMMETRIES: dict[Symmetry, Callable[[torch.Tensor], torch.Tensor]] = {
     "spin_flip": lambda spins: -spins,
     "translation": lambda spins: spins.roll((1, 2), dims=(1, 2)),
@@ -55,7 +55,7 @@ def test_one_number_per_configuration(architecture: str, activation: str, hidden
 
 
 def with_random_weights(architecture: str, size: int = 6, **options: object) -> Network:
-    """A network in double precision, without the biases and last layers of zeros that it has at the start."""
+    """A network in double precision whose parameters are all random: some are zero after the usual initialisation."""
     torch.manual_seed(4)
     model = create_network(config_for(architecture, hidden=(12, 7), channels=(5, 4), dropout=0, **options), size)
     for parameter in model.parameters():
@@ -85,20 +85,20 @@ def test_every_symmetry_is_tested() -> None:
 
 
 @EVERY
-def test_a_network_takes_any_lattice_size_if_it_says_so(architecture: str) -> None:
+def test_networks_accept_other_lattice_sizes_if_declared(architecture: str) -> None:
     model = with_random_weights(architecture, size=6)
     network: type[Network] = ARCHITECTURES[architecture]
     for size in (4, 8, 12):
         if not network.any_lattice_size:
             with pytest.raises(RuntimeError):
                 model(spins(3, size))
-        else:  # and a lattice that repeats itself has the energy per spin of what it repeats
+        else:  # a lattice and its periodic repetition have the same energy per spin
             batch = spins(3, size)
             torch.testing.assert_close(model(batch.repeat(1, 2, 2)), model(batch), rtol=0, atol=1e-12)
 
 
 @EVERY
-def test_the_temperature_is_an_input_of_networks_that_are_given_it(architecture: str) -> None:
+def test_the_temperature_changes_the_output_if_it_is_an_input(architecture: str) -> None:
     batch, temperatures = spins(5, 6), torch.linspace(-0.5, 0.7, 5)
     network = create_network(config_for(architecture, input_temperature=True), 6).eval()
     for parameter in network.parameters():
@@ -112,7 +112,7 @@ def test_kernels_larger_than_the_lattice_are_refused() -> None:
 
 
 @pytest.mark.parametrize("kernel_size", [1, 2, 3, 4, 6])
-def test_a_local_energy_looks_as_far_as_its_kernels_reach(kernel_size: int) -> None:
+def test_a_local_energy_depends_on_the_sites_within_its_kernel(kernel_size: int) -> None:
     model = with_random_weights("cnn", kernel_size=kernel_size)
     batch = spins(1, 6).double()
     local = model.layers[:1]  # only the first convolution
@@ -123,7 +123,7 @@ def test_a_local_energy_looks_as_far_as_its_kernels_reach(kernel_size: int) -> N
 
 
 @pytest.mark.parametrize(("n_in", "kernel_size"), [(1, 1), (1, 2), (1, 3), (1, 4), (2, 1), (2, 2), (2, 3)])
-def test_of_few_channels_a_convolution_is_a_matrix_product(n_in: int, kernel_size: int) -> None:
+def test_convolutions_of_few_channels_equal_those_of_torch(n_in: int, kernel_size: int) -> None:
     torch.manual_seed(3)
     layer = Convolution(n_in, 5, kernel_size, gain=1.0).double()
     nn.init.normal_(layer.bias)
@@ -138,16 +138,16 @@ def test_of_few_channels_a_convolution_is_a_matrix_product(n_in: int, kernel_siz
 @pytest.mark.parametrize(
     ("name", "expected"), [("relu", 2**0.5), ("tanh", 1.5927), ("gelu", 1.5335), ("silu", 1.6765), ("sigmoid", 1.8462)]
 )
-def test_gain_keeps_the_size_of_activations(name: str, expected: float) -> None:
+def test_gain_keeps_the_mean_square_of_activations(name: str, expected: float) -> None:
     activation = ACTIVATIONS[name]()
     assert activation_gain(activation) == pytest.approx(expected, rel=1e-3)
     z = torch.randn(10**6, generator=torch.Generator().manual_seed(0))
     assert (activation_gain(activation) * activation(z)).square().mean().item() == pytest.approx(1, abs=0.01)
 
 
-@OF_LINEAR_LAYERS
+@WITH_LINEAR_LAYERS
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_signals_neither_fade_nor_grow_with_depth_at_the_start(architecture: str, activation: str) -> None:
+def test_activations_neither_vanish_nor_explode_with_depth_at_the_start(architecture: str, activation: str) -> None:
     torch.manual_seed(2)
     model = create_network(config_for(architecture, hidden=(512,) * 10, activation=activation, dropout=0), 8)
     layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
@@ -156,12 +156,12 @@ def test_signals_neither_fade_nor_grow_with_depth_at_the_start(architecture: str
         layer.register_forward_hook(lambda _module, _input, output: sizes.append(output.square().mean().item()))
     model(spins(256, 8))
     assert len(sizes) == len(layers)
-    written = [size for size in sizes if size > 0]  # a block's last layer writes zero at the start
-    assert min(written) > 0.3
-    assert max(written) < 3
+    nonzero = [size for size in sizes if size > 0]  # the last layer of a block outputs zero at the start
+    assert min(nonzero) > 0.3
+    assert max(nonzero) < 3
 
 
-@OF_LINEAR_LAYERS
+@WITH_LINEAR_LAYERS
 def test_biases_start_at_zero(architecture: str) -> None:
     model = create_network(config_for(architecture), 8)
     assert all(not layer.bias.any() for layer in model.modules() if isinstance(layer, nn.Linear))
@@ -175,18 +175,18 @@ def test_residual_blocks_start_as_the_identity() -> None:
     assert all(torch.equal(block(x), x) for block in blocks)
 
 
-def test_residual_network_normalises_its_stream_before_the_output() -> None:
+def test_residual_network_normalises_the_residual_stream_before_the_output() -> None:
     model = create_network(config_for("residual_mlp", hidden=(32, 32), dropout=0), 6)
     stem, output = (layer for layer in model.layers if isinstance(layer, nn.Linear))
     before = model(spins(16, 6))
     with torch.no_grad():
-        stem.weight *= 100  # the stream is a hundred times larger; what reads it sees no difference
+        stem.weight *= 100  # makes the residual stream 100 times larger
     torch.testing.assert_close(model(spins(16, 6)), before, rtol=1e-3, atol=1e-3)
     assert output.weight.abs().max() > 0
 
 
-@OF_LINEAR_LAYERS
-def test_dropout_only_acts_in_training(architecture: str) -> None:
+@WITH_LINEAR_LAYERS
+def test_dropout_is_only_active_in_training(architecture: str) -> None:
     torch.manual_seed(3)
     model = create_network(config_for(architecture, dropout=0.5), 6)
     for parameter in model.parameters():

@@ -1,6 +1,6 @@
-"""The compiled sampler against exact theory, and its promise that equal arguments give equal bytes.
+"""The compiled sampler: comparison with exact results, and reproducibility of its bytes.
 
-Seeds are fixed and the bytes do not depend on the machine, so a statistical test that passes once passes always.
+Seeds are fixed, and the bytes do not depend on the machine, so the outcome of statistical tests never changes.
 """
 
 import hashlib
@@ -22,16 +22,16 @@ from ising.multispin import sample
 from tests.conftest import ROOT
 
 SLOW = pytest.mark.slow
-COLD_AT_TC = np.nextafter(T_CRITICAL, 0)  # the same temperature to all digits that matter, with a cold start
+COLD_AT_TC = np.nextafter(T_CRITICAL, 0)  # equal to T_c up to rounding, but with a cold start
 
 
-def draw(size: int, temperature: float, n: int, seed: int) -> NDArray[np.int8]:
+def equilibrium(size: int, temperature: float, n: int, seed: int) -> NDArray[np.int8]:
     """Equilibrium configurations (n, L, L) at one temperature."""
     return sample(size, np.full(n, temperature), equilibration_sweeps(size), seed)
 
 
 def chi2_excess(observed: NDArray[np.int64], expected: NDArray[np.float64]) -> float:
-    """How far chi-square is above its mean, in its standard deviations; levels that are too rare count as one."""
+    """Chi-square minus its mean, in units of its standard deviation. Rare levels are combined in one bin."""
     rare = expected < 10
     observed = np.append(observed[~rare], observed[rare].sum())
     expected = np.append(expected[~rare], expected[rare].sum())
@@ -43,7 +43,7 @@ def chi2_excess(observed: NDArray[np.int64], expected: NDArray[np.float64]) -> f
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 1.5, 2.0, 2.2, T_CRITICAL, 2.4, 3.0, 4.0, 5.0])
 def test_energy_histogram_8x8_is_boltzmanns(temperature: float) -> None:
     n = 100_000
-    energies = lattice.energy(draw(8, temperature, n, seed=8))
+    energies = lattice.energy(equilibrium(8, temperature, n, seed=8))
     levels, counts = exact.density_of_states(8)
     expected = counts * np.exp(-(levels - levels[0]) / temperature)
     assert chi2_excess((energies[:, None] == levels).sum(axis=0), n * expected / expected.sum()) < 4
@@ -52,7 +52,7 @@ def test_energy_histogram_8x8_is_boltzmanns(temperature: float) -> None:
 @pytest.mark.parametrize("temperature", [1.0, T_CRITICAL, 10.0])
 def test_every_configuration_4x4_has_its_probability(temperature: float) -> None:
     n = 1_000_000
-    spins = draw(4, temperature, n, seed=4)
+    spins = equilibrium(4, temperature, n, seed=4)
     numbers = (spins.reshape(n, 16) > 0) @ (1 << np.arange(16))
     weights = np.exp(-(lattice.energy(exact.enumerate_configurations()) + 32) / temperature)
     assert chi2_excess(np.bincount(numbers, minlength=2**16), n * weights / weights.sum()) < 4
@@ -64,7 +64,7 @@ def test_every_configuration_4x4_has_its_probability(temperature: float) -> None
     [(16, 16_384), (18, 16_384), *(pytest.param(*c, marks=SLOW) for c in ((24, 8192), (32, 4096), (64, 1024)))],
 )
 def test_energy_and_specific_heat_are_kaufmans(size: int, n: int, temperature: float) -> None:
-    energies = lattice.energy(draw(size, temperature, n, seed=size)).astype(np.float64)
+    energies = lattice.energy(equilibrium(size, temperature, n, seed=size)).astype(np.float64)
     energy, specific_heat = (float(value) for value in exact.kaufman(temperature, size))
     assert abs(energies.mean() / size**2 - energy) < 4 * temperature * np.sqrt(specific_heat / (n * size**2))
     measured, error = statistics.jackknife(lambda e: statistics.specific_heat(e, temperature, size**2), energies)
@@ -72,7 +72,7 @@ def test_energy_and_specific_heat_are_kaufmans(size: int, n: int, temperature: f
 
 
 def test_magnetisation_4x4_at_the_critical_temperature() -> None:
-    m = lattice.magnetization(draw(4, T_CRITICAL, 200_000, seed=5))
+    m = lattice.magnetization(equilibrium(4, T_CRITICAL, 200_000, seed=5))
     for estimator, expected in (
         (lambda m: float(np.abs(m).mean()), 0.8438604448),
         (lambda m: float((m**2).mean()), 0.7613589086),
@@ -87,7 +87,7 @@ def test_magnetisation_4x4_at_the_critical_temperature() -> None:
 def test_magnetisation_8x8_is_distributed_as_in_exact_samples(temperature: float) -> None:
     n = 40_000
     levels = np.linspace(-1, 1, 65)
-    ours = lattice.magnetization(draw(8, temperature, n, seed=6))
+    ours = lattice.magnetization(equilibrium(8, temperature, n, seed=6))
     truth = lattice.magnetization(exact.sample(8, temperature, n, seed=7))
     one, two = ((m[:, None] == levels).sum(axis=0) for m in (ours, truth))
     seen = one + two >= 20
@@ -98,8 +98,8 @@ def test_magnetisation_8x8_is_distributed_as_in_exact_samples(temperature: float
 
 @pytest.mark.parametrize("temperature", [0.9, 1.3, 2.0])
 def test_one_sweep_flips_as_often_as_metropolis_says(temperature: float) -> None:
-    # From the ordered state, every site of the first colour costs 8 J. At T = 0.9 no digit of exp(-8 / T) that is
-    # tossed for is 1: all flips come from the tail.
+    # In the ordered state, every flip of the first colour costs 8 J. At T = 0.9, the first TOSSES digits of exp(-8 / T)
+    # are 0: all flips are decided by the remaining digits.
     n = 8_192
     spins = sample(32, np.full(n, temperature), 1, seed=9)
     rows, columns = np.indices((32, 32))
@@ -110,12 +110,12 @@ def test_one_sweep_flips_as_often_as_metropolis_says(temperature: float) -> None
 
 
 @pytest.mark.parametrize("size", [4, 6, 10, 130])
-def test_a_sweep_offers_every_site_one_flip(size: int) -> None:
-    # At a temperature without end every flip is accepted: after one sweep each spin has been turned over once.
+def test_a_sweep_proposes_one_flip_of_every_spin(size: int) -> None:
+    # At infinite temperature every flip is accepted: one sweep flips each spin exactly once.
     before, after = (sample(size, np.full(70, 1e300), n_sweeps, seed=1) for n_sweeps in (0, 1))
-    turned = (before * after).reshape(70, -1)
-    assert (turned == turned[:, :1]).all()
-    assert {-1, 1} == set(turned[:, 0])  # the last step flips a chain as a whole, or not
+    products = (before * after).reshape(70, -1)
+    assert (products == products[:, :1]).all()
+    assert {-1, 1} == set(products[:, 0])  # at the end, a chain is flipped as a whole with probability 1/2
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_a_sweep_offers_every_site_one_flip(size: int) -> None:
 )
 @pytest.mark.parametrize("n_words", [1, 3])
 def test_a_sweep_at_zero_temperature_is_the_textbooks(size: int, n_words: int) -> None:
-    # With p = 0 nothing is left to chance: a spin is flipped if two or more of its neighbours are unlike it.
+    # With p = 0 there is no randomness: a spin is flipped if two or more of its neighbours are unlike it.
     n_words = min(n_words, max(1, kernel.LANES // (size**2 // 2)))
     blocks = kernel.new_blocks(size, 1, n_words)
     kernel.start(blocks, np.full((1, n_words, 64), 3.0), np.arange(4, dtype=np.uint64), 0)
@@ -133,20 +133,20 @@ def test_a_sweep_at_zero_temperature_is_the_textbooks(size: int, n_words: int) -
     before, after = (np.empty((64 * n_words, size, size), np.int8) for _ in range(2))
     kernel.unpack(blocks, before)
     kernel.sweep(blocks, 2)
-    kernel.unpack(blocks, after)  # which turns chains over, as the first time, for other reasons
+    kernel.unpack(blocks, after)  # each call of unpack flips some chains as a whole
 
     expected = np.ascontiguousarray(np.moveaxis(before, 0, -1))
     frozen = np.full(len(before), 1e-30, np.float32)
     for _ in range(2):
         metropolis.sweep(expected, frozen, np.random.default_rng(0))
-    turned = (np.moveaxis(expected, -1, 0) * after).reshape(len(before), -1)
-    assert (turned == turned[:, :1]).all()
+    products = (np.moveaxis(expected, -1, 0) * after).reshape(len(before), -1)
+    assert (products == products[:, :1]).all()
 
 
 @pytest.mark.parametrize("distance", [1, 2, 63, 64, 65, 256, 1024])
 def test_chains_are_independent(distance: int) -> None:
-    # neighbours in a word, in neighbouring words, in neighbouring blocks
-    energies = lattice.energy(draw(8, T_CRITICAL, 200_000, seed=10)).astype(np.float64)
+    # Chains in the same word, in neighbouring words and in neighbouring blocks.
+    energies = lattice.energy(equilibrium(8, T_CRITICAL, 200_000, seed=10)).astype(np.float64)
     correlation = np.corrcoef(energies[:-distance], energies[distance:])[0, 1]
     assert abs(correlation) < 4 / np.sqrt(len(energies))
 
@@ -157,7 +157,7 @@ def test_automatic_sweeps_forget_the_start_at_the_critical_temperature(size: int
     energy, specific_heat = (float(value) for value in exact.kaufman(T_CRITICAL, size))
     moments = []
     for temperature in (COLD_AT_TC, T_CRITICAL):
-        spins = draw(size, temperature, n, seed=11)
+        spins = equilibrium(size, temperature, n, seed=11)
         excess = lattice.energy(spins).mean() / size**2 - energy
         assert abs(excess) < 4 * T_CRITICAL * np.sqrt(specific_heat / (n * size**2))
         m2 = lattice.magnetization(spins) ** 2
@@ -184,13 +184,13 @@ GOLDEN = {
 
 
 def digest(size: int) -> str:
-    """SHA-256 of 300 configurations between T = 0.5 and 10, in which every part of the sampler has a share."""
+    """SHA-256 of 300 configurations between T = 0.5 and 10. They depend on every part of the sampler."""
     return hashlib.sha256(sample(size, np.linspace(0.5, 10, 300), 20, seed=2**63).tobytes()).hexdigest()
 
 
 @pytest.mark.parametrize("size", GOLDEN)
-def test_the_bytes_are_those_of_all_machines(size: int) -> None:
-    # If these change on purpose, the code has changed, and with it the names of cached data.
+def test_the_bytes_do_not_change(size: int) -> None:
+    # They may only change together with the code, which also changes the names of cached files.
     assert digest(size) == GOLDEN[size]
 
 
@@ -217,12 +217,12 @@ def test_the_bytes_do_not_depend_on_threads_and_tasks(
 
 
 @pytest.mark.parametrize("n", [64, 128, 320, 1024])
-def test_a_word_of_chains_does_not_depend_on_those_behind_it(n: int) -> None:
+def test_a_word_of_chains_does_not_depend_on_later_words(n: int) -> None:
     temperatures = np.linspace(1, 4, 1100)
     np.testing.assert_array_equal(sample(8, temperatures[:n], 9, seed=14), sample(8, temperatures, 9, seed=14)[:n])
 
 
-def test_a_seed_is_a_number_or_a_sequence() -> None:
+def test_a_seed_is_an_integer_or_a_seed_sequence() -> None:
     temperatures = np.linspace(1, 4, 10)
     spins = sample(6, temperatures, 7, seed=5)
     np.testing.assert_array_equal(spins, sample(6, temperatures, 7, seed=np.random.SeedSequence(5)))
@@ -238,10 +238,10 @@ def test_streams_differ_from_lane_to_lane() -> None:
     assert len(states) == 2 * 4 * kernel.LANES
 
 
-# -------------------------------------------------------------------------------------------------------- manners
+# -------------------------------------------------------------------------------------------------------- interface
 
 
-def test_the_two_samplers_agree_in_what_they_give() -> None:
+def test_both_samplers_return_arrays_of_the_same_shape_and_dtype() -> None:
     temperatures = np.linspace(1, 4, 130)
     for sampler in (sample, metropolis.sample):
         spins = sampler(6, temperatures, 3, seed=15)
@@ -251,25 +251,25 @@ def test_the_two_samplers_agree_in_what_they_give() -> None:
         assert sampler(6, [], 3, seed=15).shape == (0, 6, 6)
 
 
-def test_progress_is_told_in_full(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_progress_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(multispin, "UPDATES_PER_CALL", 2**16)
-    told: list[int] = []
-    sample(16, np.full(100, 3.0), 50, seed=16, advance=told.append)
-    assert len(told) > 10
-    assert sum(told) == 50 * 100 * 16**2
+    reported: list[int] = []
+    sample(16, np.full(100, 3.0), 50, seed=16, advance=reported.append)
+    assert len(reported) > 10
+    assert sum(reported) == 50 * 100 * 16**2
 
 
-def test_an_interrupt_leaves_the_rest_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_stops_the_remaining_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(multispin, "UPDATES_PER_CALL", 1)
-    told: list[int] = []
+    reported: list[int] = []
 
     def interrupt(n_spins: int) -> None:
-        told.append(n_spins)
+        reported.append(n_spins)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        sample(64, np.full(640, 3.0), 10**6, seed=17, n_threads=2, advance=interrupt)  # hours, else
-    assert len(told) <= 20  # each of the ten tasks may have begun
+        sample(64, np.full(640, 3.0), 10**6, seed=17, n_threads=2, advance=interrupt)  # otherwise hours
+    assert len(reported) <= 20  # each of the ten tasks may have begun
 
 
 @pytest.mark.parametrize("size", [2, 15, 0])
@@ -279,12 +279,12 @@ def test_lattices_without_a_checkerboard_are_refused(size: int) -> None:
 
 
 @pytest.mark.parametrize("temperatures", [[1, 0.0], [-1.0], [1, np.nan], [np.inf], 1.0, [[1.0, 2.0]]])
-def test_impossible_temperatures_are_refused(temperatures: object) -> None:
+def test_invalid_temperatures_are_refused(temperatures: object) -> None:
     with pytest.raises(ValueError, match="temperatures must be positive"):
         sample(4, np.asarray(temperatures), 1, seed=0)
 
 
-# Arguments that neither sampler accepts, and what is said about them.
+# Arguments that neither sampler accepts, and the error message.
 INVALID: list[tuple[dict[str, Any], str]] = [
     ({"n_sweeps": -1}, "n_sweeps -1: must be an integer, at least 0"),
     ({"n_sweeps": 2.0}, "n_sweeps 2.0: must be an integer, at least 0"),
@@ -304,12 +304,12 @@ def test_invalid_arguments_are_refused(
 
 
 @pytest.mark.parametrize("n_threads", [0, -1, 1.5])
-def test_numbers_of_threads_are_positive(n_threads: int) -> None:
+def test_the_number_of_threads_must_be_a_positive_integer(n_threads: int) -> None:
     with pytest.raises(ValueError, match=f"n_threads {n_threads}: must be an integer, at least 1"):
         sample(4, [1.0], 1, seed=0, n_threads=n_threads)
 
 
-def test_numpys_integers_are_integers() -> None:
+def test_numpy_integers_are_accepted() -> None:
     temperatures, (sweeps, seed) = np.linspace(1, 4, 70), np.array([3, 5])
     np.testing.assert_array_equal(sample(4, temperatures, sweeps, seed), sample(4, temperatures, 3, 5))
     np.testing.assert_array_equal(
@@ -317,6 +317,6 @@ def test_numpys_integers_are_integers() -> None:
     )
 
 
-def test_it_compiles_once() -> None:
+def test_the_sampler_is_only_compiled_once() -> None:
     multispin.get_ready()
     assert multispin.get_ready() is None

@@ -1,4 +1,4 @@
-"""The figures of an Ising run: which there are, what they show, and the script that plots them again."""
+"""The figures of an Ising run: their names and content, and the script that plots them again."""
 
 import shutil
 from pathlib import Path
@@ -32,7 +32,7 @@ PHASE = ExperimentConfig(task="phase", data=SMALL.data)
 
 @pytest.fixture(scope="module")
 def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a small finished run: to read, not to write."""
+    """The folder of a small finished run. Tests only read it."""
     folder = tmp_path_factory.mktemp("finished") / "small"
     main.run(PROBLEM, SMALL, folder)
     return folder
@@ -76,7 +76,7 @@ def test_the_script_reports_a_damaged_file(small_run: Path, tmp_path: Path) -> N
     assert stderr.count("\n") == 1
 
 
-def test_predictions_hold_what_the_figures_need(small_run: Path) -> None:
+def test_predictions_are_saved_with_the_data_of_the_figures(small_run: Path) -> None:
     with np.load(small_run / "predictions.npz", allow_pickle=False) as arrays:
         assert arrays["example_spins"].shape == (3, 4, 4, 4)
         assert arrays["example_temperatures"].shape == (3, 4)
@@ -86,7 +86,7 @@ def test_predictions_hold_what_the_figures_need(small_run: Path) -> None:
 
 
 def arrays_of(config: ExperimentConfig) -> dict[str, Any]:
-    """What an evaluation passes to `figures`, with arbitrary predictions."""
+    """The arrays that an evaluation passes to `figures`, with arbitrary predictions."""
     columns = get_splits(PROBLEM, config)[0].test
     targets = TASKS[config.task].target(columns)
     rng = np.random.default_rng(0)
@@ -99,7 +99,7 @@ def test_an_evaluation_of_energies_has_the_error_by_temperature_first() -> None:
     assert list(found) == ["error_by_temperature", "parity"]
     errors = np.abs(arrays["predictions"] - arrays["targets"])
     points = found["error_by_temperature"].axes[0].containers[0][0].get_xydata()
-    assert points[:, 1].mean() == pytest.approx(errors.mean())  # bins of equally many configurations
+    assert points[:, 1].mean() == pytest.approx(errors.mean())  # all bins have the same number of configurations
     scatter, histogram = found["parity"].axes
     np.testing.assert_array_equal(
         scatter.lines[0].get_xydata(), np.column_stack([arrays["targets"], arrays["predictions"]])
@@ -120,7 +120,7 @@ def test_an_evaluation_of_phases_compares_the_network_with_bayes_at_its_own_temp
     assert "Bayes, exact" in right.get_legend_handles_labels()[1]
 
 
-def test_a_run_also_shows_configurations_and_bayes_from_its_training() -> None:
+def test_figures_of_a_run_also_have_configurations_and_bayes_rule_for_its_training() -> None:
     columns = get_splits(PROBLEM, SMALL)[0].test
     examples = {f"example_{name}": column[np.arange(12).reshape(3, 4)] for name, column in columns.items()}
     found = figures(SMALL, arrays_of(SMALL) | examples)
@@ -156,8 +156,8 @@ def test_error_by_temperature_is_a_mean_with_its_standard_error(coldest: float, 
     assert any(f"{T_CRITICAL:.3f}" in label for label in labels) == marked
 
 
-def test_a_figure_has_a_point_for_every_row_of_the_json() -> None:
-    # Of a few temperatures, each is a point and a row: none is split, or mixed with its neighbours across T_c.
+def test_a_figure_has_one_point_for_each_row_of_the_json() -> None:
+    # Each of a few temperatures is one point and one row, not split or combined with its neighbours across T_c.
     temperatures = np.random.default_rng(3).permutation(np.repeat([2.0, 2.25, 2.5], [667, 667, 666]))
     spins = np.ones((2000, 4, 4), np.int8)
     columns = {"spins": spins, "temperatures": temperatures}
@@ -169,7 +169,7 @@ def test_a_figure_has_a_point_for_every_row_of_the_json() -> None:
 
 
 @pytest.mark.parametrize("n", [1, 2, 15])
-def test_few_configurations_are_shown_too(n: int) -> None:
+def test_figures_of_few_configurations(n: int) -> None:
     rng = np.random.default_rng(2)
     true, temperatures = rng.normal(size=n), rng.uniform(1, 4, n)
     (axes,) = error_by_temperature(temperatures, true).axes
@@ -177,7 +177,7 @@ def test_few_configurations_are_shown_too(n: int) -> None:
     assert sum(patch.get_height() for patch in parity(true, true).axes[1].patches) == n  # type: ignore[attr-defined]
 
 
-def test_configurations_are_shown_as_they_are() -> None:
+def test_configurations_are_plotted_unchanged() -> None:
     spins = np.random.default_rng(1).choice(np.array([-1, 1], np.int8), (3, 2, 4, 4))
     temperatures = np.array([[1.0, 1.1], [2.2, 2.3], [3.0, 3.1]])
     figure = configurations(spins, temperatures)
@@ -186,7 +186,7 @@ def test_configurations_are_shown_as_they_are() -> None:
     assert figure.axes[3].get_title().startswith("T = 2.30")
 
 
-def test_the_ceiling_exists_for_sampled_lattices_up_to_8() -> None:
+def test_the_ceiling_of_bayes_rule_exists_for_sampled_lattices_up_to_8() -> None:
     ceiling = bayes_ceiling(DataConfig(lattice_size=8, temp_min=1.5, temp_max=3.0))
     assert ceiling is not None
     temperatures, accuracies = ceiling
@@ -197,7 +197,7 @@ def test_the_ceiling_exists_for_sampled_lattices_up_to_8() -> None:
         assert bayes_ceiling(data) is None
 
 
-def test_phases_are_shown_with_their_standard_errors() -> None:
+def test_phases_are_plotted_with_standard_errors() -> None:
     temperatures = np.repeat([1.5, 3.0], 50)
     odds = np.where(temperatures < T_CRITICAL, 1.0, -1.0)
     odds[:5] = -1.0  # a tenth of the cold ones are wrong

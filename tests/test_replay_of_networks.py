@@ -1,4 +1,4 @@
-"""Training of the Ising networks: replayed steps are exact, every option has an effect, and the networks learn."""
+"""Training of the Ising networks: replayed steps are exact, every option has an effect, and networks learn."""
 
 import dataclasses
 import shutil
@@ -35,7 +35,7 @@ def ising_trainer(model: ModelConfig = TINY.model, *, replay: bool = False, **op
     [{"activation": "gelu", "dropout": 0.2}, {"activation": "tanh", "dropout": 0, "grad_clip": 0.5}],
     ids=str,
 )
-def test_training_with_replayed_steps_is_the_same_bit_for_bit(
+def test_training_with_replayed_steps_is_bitwise_identical(
     architecture: Any, optimizer: Any, options: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     of_training = {name: value for name, value in options.items() if name == "grad_clip"}
@@ -54,7 +54,7 @@ def test_training_with_replayed_steps_is_the_same_bit_for_bit(
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
-def test_training_with_a_captured_step_is_the_same(optimizer: str) -> None:
+def test_training_with_a_captured_step_is_the_same_on_cuda(optimizer: str) -> None:
     runs = []
     for replay in (False, True):
         model = dataclasses.replace(TINY.model, dropout=0.2)
@@ -78,7 +78,7 @@ def test_a_compiled_step_is_the_same_step() -> None:
         assert row == pytest.approx(same, rel=1e-4, abs=1e-6)
 
 
-CHANGES: list[tuple[dict[str, Any], dict[str, Any]]] = [  # options for both networks, and those of the second
+CHANGES: list[tuple[dict[str, Any], dict[str, Any]]] = [  # options of both networks, additional options of the second
     ({}, {"architecture": "residual_mlp"}),
     ({}, {"architecture": "symmetric_mlp"}),
     ({}, {"architecture": "cnn"}),
@@ -115,7 +115,7 @@ def test_training_learns(architecture: Any) -> None:
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_biases_and_norms_are_not_decayed(architecture: Any) -> None:
+def test_biases_and_norms_have_no_weight_decay(architecture: Any) -> None:
     network = create_network(ModelConfig(architecture=architecture, hidden=(8, 8)), 4)
     decayed, spared = create_optimizer(network, TrainConfig(weight_decay=0.3)).param_groups
     assert (decayed["weight_decay"], spared["weight_decay"]) == (0.3, 0)
@@ -133,6 +133,6 @@ def test_small_networks_use_one_thread_and_large_ones_all() -> None:
         assert choose_num_threads(large, batch_size=256, sites=256) == 2
         small_kernel = create_network(ModelConfig(architecture="cnn"), 8)
         assert choose_num_threads(small_kernel, batch_size=64, sites=64) == 1
-        assert choose_num_threads(small_kernel, batch_size=64, sites=64**2) == 2  # it is used at every site
+        assert choose_num_threads(small_kernel, batch_size=64, sites=64**2) == 2  # the kernel is applied at every site
     finally:
         torch.set_num_threads(before)

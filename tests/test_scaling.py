@@ -1,4 +1,4 @@
-"""Fits of finite-size scaling against synthetic data whose T_c, nu and exponents are known."""
+"""Fits of finite-size scaling to synthetic data with known T_c, nu and exponents."""
 
 from itertools import pairwise
 from typing import Any
@@ -17,7 +17,7 @@ Kappas = tuple[float | None, ...]
 def collapsing(
     noise: float, seed: int, kappas: Kappas = (None, -0.25), places: Any = PLACES, sizes: Any = (8, 16, 32, 64)
 ) -> Measurements:
-    """tanh(x) or L^kappa [cosh(x / 2) + 0.3 x], with corrections and correlated noise."""
+    """Synthetic data: tanh(x) or L^kappa [cosh(x / 2) + 0.3 x], with corrections and correlated noise."""
     lattices, x = np.repeat(sizes, len(places)), np.tile(places, len(sizes))
     functions = [
         lattices ** (kappa or 0.0)
@@ -34,18 +34,18 @@ def collapsing(
     return Measurements(lattices, T_C + x / lattices ** (1 / NU), values, covariances, grows)
 
 
-def test_scaling_finds_what_curves_were_made_of() -> None:
+def test_the_fit_finds_the_parameters_of_the_data() -> None:
     fit = fit_scaling(collapsing(1e-7, 0, kappas=(None, -0.25, 1.75)), degree=11)
     assert fit.t_c == pytest.approx(T_C, abs=1e-6)
     assert fit.nu == pytest.approx(NU, abs=1e-5)
     np.testing.assert_allclose(fit.exponents, [-0.25, 1.75], atol=1e-5)
-    for coefficients in fit.coefficients:  # of which those of the background follow those of x^k
+    for coefficients in fit.coefficients:  # those of the corrections follow those of x^0 to x^11
         np.testing.assert_allclose(coefficients[12:14], [0.5, 0.3], atol=0.01)
 
 
 @pytest.fixture(scope="module")
 def fits() -> list[Scaling]:
-    """Fits to as many samples."""
+    """Fits to N_SAMPLES independent samples of noise."""
     return [fit_scaling(collapsing(0.02, seed), degree=5) for seed in range(N_SAMPLES)]
 
 
@@ -66,7 +66,7 @@ def test_the_p_value_is_uniform_and_the_covariance_matters(fits: list[Scaling]) 
     assert np.mean([fit.chi2 / fit.dof for fit in fits]) == pytest.approx(
         1, abs=4 * np.sqrt(2 / (fits[0].dof * N_SAMPLES))
     )
-    independent = []  # the same data, fitted as if U_4 and <m^2> did not correlate
+    independent = []  # the same data, fitted without the correlation of U_4 and <m^2>
     for seed in range(N_SAMPLES):
         data = collapsing(0.02, seed)
         independent.append(fit_scaling(data._replace(covariances=data.covariances * np.eye(2)), degree=5))
@@ -76,7 +76,7 @@ def test_the_p_value_is_uniform_and_the_covariance_matters(fits: list[Scaling]) 
 
 @pytest.mark.parametrize("places", [np.linspace(0.2, 2, 15), np.linspace(-2, -0.2, 15)])
 def test_a_higher_degree_never_fits_worse(places: Any) -> None:
-    # All temperatures are on one side of T_c, where the first version did not converge and did not say so.
+    # All temperatures are on one side of T_c. The first version did not converge here, without an error.
     data = collapsing(1e-3, 1, places=places)
     chi2 = [fit_scaling(data, degree).chi2 for degree in (3, 4, 5, 6)]
     assert all(lower <= higher * (1 + 1e-6) for higher, lower in pairwise(chi2))
@@ -86,7 +86,7 @@ def test_a_higher_degree_never_fits_worse(places: Any) -> None:
 
 
 @pytest.mark.parametrize("nu", [0.5, 0.63, 1.0, 2.0, 3.5])
-def test_nu_is_found_wherever_it_is(nu: float) -> None:
+def test_the_fit_finds_any_nu(nu: float) -> None:
     data = collapsing(5e-3, 2)
     moved = T_C + np.tile(PLACES, 4) / data.sizes ** (1 / nu)
     fit = fit_scaling(data._replace(temperatures=moved), degree=5)
@@ -103,7 +103,7 @@ def test_nu_is_found_wherever_it_is(nu: float) -> None:
         ({"noise": 10.0}, "do not determine|does not converge"),
     ],
 )
-def test_scaling_refuses_what_the_data_do_not_determine(changes: dict[str, Any], reason: str) -> None:
+def test_fits_that_the_data_do_not_determine_are_refused(changes: dict[str, Any], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         fit_scaling(collapsing(**{"noise": 0.02, "seed": 0, **changes}))
 
@@ -129,14 +129,14 @@ def test_invalid_measurements_are_refused() -> None:
             fit_scaling(data._replace(**changes))
 
 
-def test_an_integer_exponent_is_a_number() -> None:
+def test_omega_may_be_an_integer() -> None:
     data = collapsing(1e-3, 1)
     assert fit_scaling(data, 5, 2)[:6] == fit_scaling(data, 5, 2.0)[:6]
 
 
 @pytest.mark.parametrize(("noise", "kappas"), [(4e-3, (None,)), (8e-3, (None,)), (2e-2, (None, -0.25))])
-def test_no_confident_nu_that_is_wrong(noise: float, kappas: Kappas) -> None:
-    # The correction x L^-omega can take the place of the leading term, with 1 / nu + omega in place of 1 / nu.
+def test_no_fit_has_a_wrong_nu_with_a_small_error(noise: float, kappas: Kappas) -> None:
+    # The correction x L^-omega can replace the leading term in a fit with 1 / nu + omega instead of 1 / nu.
     n_wrong = n_fits = 0
     for seed in range(15):
         data = collapsing(noise, seed, kappas, sizes=(8, 12, 16, 24, 32))
@@ -150,30 +150,32 @@ def test_no_confident_nu_that_is_wrong(noise: float, kappas: Kappas) -> None:
     assert n_wrong == 0
 
 
-def test_choices_leave_out_what_they_say() -> None:
+def test_choices_select_the_data() -> None:
     data = collapsing(1e-3, 4)
     found = vary(data, [Choice(5), Choice(3), Choice(5, smallest_size=16), Choice(5, window=0.6), Choice(5, 1.75, 32)])
-    assert isinstance(found[Choice(5, 1.75, 32)], str)  # two sizes are refused
+    assert isinstance(found[Choice(5, 1.75, 32)], str)  # a fit to two sizes is refused
     fits = {choice: fit for choice, fit in found.items() if isinstance(fit, Scaling)}
     first = fits[Choice(5)]
     assert first[:6] == fit_scaling(data, 5)[:6]
     assert fits[Choice(5, smallest_size=16)].dof == first.dof - 30
-    assert fits[Choice(5, window=0.6)].dof == first.dof - 4 * 6 * 2  # nine of fifteen places, two observables
-    assert fits[Choice(3)].p_value < 1e-6  # a cubic is no tanh
+    assert (
+        fits[Choice(5, window=0.6)].dof == first.dof - 4 * 6 * 2
+    )  # 9 of 15 temperatures are used, at 4 sizes, for 2 observables
+    assert fits[Choice(3)].p_value < 1e-6  # tanh is not a cubic polynomial
 
 
 def test_the_average_weights_fits_with_their_probability() -> None:
     def fit(t_c: float, error: float, chi2: float, dof: int) -> Scaling:
         return Scaling(t_c, error, 1.0, 0.1, (), (), chi2, dof, ())
 
-    # AIC is chi^2 - 2 dof up to a constant: a fit with two numbers more has to gain 4 in chi^2 to count as much.
+    # AIC is chi^2 - 2 dof up to a constant: with two more parameters, equal weight requires a chi^2 lower by 4.
     t_c, nu = average([fit(2.0, 0.3, 100.0, 100), "refused", fit(3.0, 0.4, 96.0, 98)])
     assert t_c == pytest.approx((2.5, np.sqrt((0.3**2 + 0.4**2) / 2), 0.5))
     assert nu == pytest.approx((1.0, 0.1, 0.0))
-    # A fit that is worse by 20 has the weight exp(-10) / (1 + exp(-10)).
+    # A fit with a chi^2 higher by 20 has the weight exp(-10) / (1 + exp(-10)).
     t_c, _ = average([fit(2.0, 0.3, 100.0, 100), fit(3.0, 0.4, 120.0, 100)])
     assert t_c.value == pytest.approx(2 + np.exp(-10), rel=1e-6)
-    # Fits that do not describe the data do not count, however small their errors are.
+    # Fits that do not describe the data are ignored, even if their errors are small.
     t_c, _ = average([fit(2.0, 0.3, 100.0, 100), fit(3.0, 0.001, 5000.0, 100)])
     assert t_c == pytest.approx((2.0, 0.3, 0.0))
     for bad in (["refused"], [fit(3.0, 0.001, 5000.0, 100)]):
@@ -181,8 +183,8 @@ def test_the_average_weights_fits_with_their_probability() -> None:
             average(bad)
 
 
-def test_the_systematic_error_is_that_of_a_wrong_correction_exponent() -> None:
-    # The corrections are L^-1.75. Fits with other exponents are off by more than their statistical error.
+def test_the_systematic_error_covers_wrong_correction_exponents() -> None:
+    # The corrections are L^-1.75. Fits with other exponents deviate by more than their statistical errors.
     data = collapsing(3e-4, 5)
     fits = vary(data, [Choice(degree, omega) for degree in (5, 6, 7) for omega in (1.4, 1.75, 2.2)])
     t_c, nu = average(fits.values())

@@ -1,4 +1,4 @@
-"""Errors and observables against processes and lattices for which they are known, and against pyerrors."""
+"""Statistics, checked on processes and lattices with known results, and compared with pyerrors."""
 
 from itertools import pairwise
 
@@ -12,20 +12,20 @@ from ising.exact import T_CRITICAL
 
 
 def autoregressive(memory: float, shape: tuple[int, int], seed: int) -> NDArray[np.float64]:
-    """x_t = memory x_{t-1} + noise, in equilibrium, whose autocorrelation is memory^t: (chains, steps)."""
+    """x_t = memory x_{t-1} + noise in equilibrium, with autocorrelation memory^t: (chains, steps)."""
     noise = np.random.default_rng(seed).standard_normal(shape)
     noise[:, 0] /= np.sqrt(1 - memory**2)
     return np.asarray(lfilter([1], [1, -memory], noise, axis=1))
 
 
 def moving_average(weight: float, shape: tuple[int, int], seed: int) -> NDArray[np.float64]:
-    """x_t = noise_t + weight noise_{t-1}: correlations over one step only, weight / (1 + weight^2)."""
+    """x_t = noise_t + weight noise_{t-1}. Only neighbours are correlated, by weight / (1 + weight^2)."""
     noise = np.random.default_rng(seed).standard_normal((shape[0], shape[1] + 1))
     return noise[:, 1:] + weight * noise[:, :-1]
 
 
-def require_unbiased_with_honest_errors(estimates: NDArray[np.float64], expected: float) -> None:
-    """Estimates (n, 2) of a value with their errors: the mean is right, and the errors are the scatter."""
+def require_unbiased_with_correct_errors(estimates: NDArray[np.float64], expected: float) -> None:
+    """Check estimates and errors (n, 2): the mean is as expected, and the errors agree with the scatter."""
     deviations = (estimates[:, 0] - expected) / estimates[:, 1]
     assert abs(deviations.mean()) < 4 / np.sqrt(len(estimates))
     assert 0.75 < deviations.std() < 1.35
@@ -35,13 +35,13 @@ def require_unbiased_with_honest_errors(estimates: NDArray[np.float64], expected
 def test_autocorrelation_time_of_autoregressive_series(memory: float) -> None:
     # tau = 1/2 + sum_t memory^t = (1 + memory) / (2 (1 - memory))
     estimates = [statistics.autocorrelation_time(autoregressive(memory, (4, 20_000), seed)) for seed in range(40)]
-    require_unbiased_with_honest_errors(np.array(estimates), (1 + memory) / (2 * (1 - memory)))
+    require_unbiased_with_correct_errors(np.array(estimates), (1 + memory) / (2 * (1 - memory)))
 
 
 @pytest.mark.parametrize("weight", [-0.7, -0.3, 0.3, 0.9])
 def test_autocorrelation_time_of_moving_averages(weight: float) -> None:
     estimates = [statistics.autocorrelation_time(moving_average(weight, (4, 20_000), seed)) for seed in range(40)]
-    require_unbiased_with_honest_errors(np.array(estimates), 0.5 + weight / (1 + weight**2))
+    require_unbiased_with_correct_errors(np.array(estimates), 0.5 + weight / (1 + weight**2))
 
 
 def test_autocorrelation_time_of_one_chain() -> None:
@@ -52,8 +52,8 @@ def test_autocorrelation_time_of_one_chain() -> None:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("memory", [0.3, 0.8, 0.97])
 def test_autocorrelation_time_is_that_of_pyerrors(memory: float) -> None:
-    # For positive correlations both implement U. Wolff's window. For negative ones pyerrors returns at least 1/2.
-    import pyerrors  # which warns when it is loaded
+    # For positive correlations, both use U. Wolff's window. For negative ones, pyerrors returns at least 1/2.
+    import pyerrors  # its import emits warnings
 
     series = autoregressive(memory, (1, 40_000), seed=3)[0]
     observable = pyerrors.Obs([series], ["chain"])
@@ -66,8 +66,8 @@ def test_autocorrelation_time_is_that_of_pyerrors(memory: float) -> None:
 
 
 def test_the_magnetisation_of_a_hot_checkerboard_is_anticorrelated() -> None:
-    # Nearly every flip is accepted at T = 6, so that the lattice turns over in each sweep. The scatter between chains
-    # gives the error of their means without any autocorrelation time.
+    # At T = 6, nearly every flip is accepted, so each sweep inverts most of the lattice. The scatter between chains
+    # gives an independent estimate of tau.
     rng, temperatures = np.random.default_rng(0), np.full(64, 6.0, np.float32)
     spins = np.ascontiguousarray(np.moveaxis(metropolis.sample(8, temperatures, 100, seed=1), 0, -1))
     series = np.empty((64, 2000))
@@ -77,7 +77,7 @@ def test_the_magnetisation_of_a_hot_checkerboard_is_anticorrelated() -> None:
     tau, error = statistics.autocorrelation_time(series)
     from_chains = series.mean(axis=1).var(ddof=1) * series.shape[1] / (2 * series.var())
     assert error < 0.01
-    assert tau == pytest.approx(0.275, abs=4 * error)  # as from 512 chains
+    assert tau == pytest.approx(0.275, abs=4 * error)  # the result of 512 chains
     assert tau == pytest.approx(from_chains, rel=4 * np.sqrt(2 / 63))
 
 
@@ -94,7 +94,7 @@ WHITE = np.random.default_rng(9).standard_normal((16, 20_000))
         (np.cumsum(np.random.default_rng(0).standard_normal(10_000)), "too few"),
         (np.arange(1000.0), "too few"),
         (np.exp(np.arange(300.0)), "one half"),
-        (np.eye(1, 1000, 700)[0], "one half"),  # one event
+        (np.eye(1, 1000, 700)[0], "one half"),  # a single event
         (np.resize([1.0, -1.0], 1000), "too few"),
         (np.array([1.0]), "constant"),
         (np.array([1.0, 2.0, 1.5]), "too few"),
@@ -102,14 +102,17 @@ WHITE = np.random.default_rng(9).standard_normal((16, 20_000))
         (np.zeros((0, 5)), "must be"),
         (np.zeros((2, 2, 2)), "must be"),
         (np.diff(np.random.default_rng(1).standard_normal(20_001)), "cancel"),
-        # A twentieth of the variance decays in 1,000 steps: tau is 48, and looks like 1 in a window of a few steps.
+        # 5 % of the variance decays in 1,000 steps: tau is 48, but a window of a few steps gives about 1.
         (WHITE + 0.01 * autoregressive(0.999, (16, 20_000), seed=4), "parts of the series differ"),
         (WHITE[:1] + 0.01 * autoregressive(0.999, (1, 20_000), seed=5), "parts of the series differ"),
         (WHITE + np.linspace(0, 1, 20_000), "differ|too few"),  # a drift
-        (WHITE + 0.2 * np.random.default_rng(6).standard_normal((16, 1)), "differ|too few"),  # chains apart
+        (
+            WHITE + 0.2 * np.random.default_rng(6).standard_normal((16, 1)),
+            "differ|too few",
+        ),  # chains with different means
     ],
 )
-def test_autocorrelation_time_refuses_what_it_cannot_determine(series: NDArray[np.float64], reason: str) -> None:
+def test_series_without_a_reliable_autocorrelation_time_are_refused(series: NDArray[np.float64], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         statistics.autocorrelation_time(series)
 
@@ -121,7 +124,7 @@ def test_series_in_equilibrium_are_not_refused(memory: float, shape: tuple[int, 
         assert statistics.autocorrelation_time(autoregressive(memory, shape, seed))[0] > 0
 
 
-def test_short_series_give_no_confident_small_number() -> None:
+def test_short_series_do_not_give_a_small_tau_with_a_small_error() -> None:
     wrong = 0
     for n in (5, 10, 20, 50, 100, 200, 500, 1000):
         for seed in range(50):
@@ -154,14 +157,14 @@ def test_jackknife_removes_the_bias_of_a_variance() -> None:
     assert value == pytest.approx(samples.var(ddof=1), rel=1e-12)
 
 
-def test_jackknife_keeps_samples_together() -> None:
+def test_jackknife_leaves_out_the_same_samples_of_all_arrays() -> None:
     x = np.random.default_rng(5).standard_normal(500)
     value, error = statistics.jackknife(lambda a, b: float((a - b).mean()), x, x - 1)
     assert value == pytest.approx(1)
     assert error == pytest.approx(0, abs=1e-12)
 
 
-def test_jackknife_refuses_what_has_no_error() -> None:
+def test_jackknife_refuses_invalid_samples_and_blocks() -> None:
     def difference(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
         return float(a.mean() - b.mean())
 
@@ -178,8 +181,8 @@ def test_observables_4x4_are_those_of_enumeration() -> None:
     weights /= weights.sum()
     m = lattice.magnetization(spins)
     m1, m2, m4 = (float(weights @ np.abs(m) ** k) for k in (1, 2, 4))
-    drawn = exact.sample(4, T_CRITICAL, 100_000, seed=6)
-    energies, magnetizations = lattice.energy(drawn), lattice.magnetization(drawn)
+    sampled = exact.sample(4, T_CRITICAL, 100_000, seed=6)
+    energies, magnetizations = lattice.energy(sampled), lattice.magnetization(sampled)
     for (value, error), expected in (
         (statistics.jackknife(statistics.binder_cumulant, magnetizations), 1 - m4 / (3 * m2**2)),
         (
@@ -220,7 +223,7 @@ def test_observables_do_not_overflow(dtype: type) -> None:
 
 
 def test_a_binder_cumulant_of_a_large_lattice_does_not_overflow() -> None:
-    totals = np.array([10**6, -(10**6), 2**20])  # whose fourth powers exceed 2^63
+    totals = np.array([10**6, -(10**6), 2**20])  # their fourth powers exceed 2^63
     assert statistics.binder_cumulant(totals) == pytest.approx(2 / 3, abs=0.01)
 
 
@@ -239,7 +242,7 @@ def test_a_binder_cumulant_of_a_large_lattice_does_not_overflow() -> None:
         (np.append(np.linspace(1, 2, 100), np.full(100, 2.5)), [*[10] * 10, 100]),
     ],
 )
-def test_bins_never_split_or_mix_conditions(temperatures: NDArray[np.float64], sizes: list[int]) -> None:
+def test_bins_do_not_split_equal_temperatures(temperatures: NDArray[np.float64], sizes: list[int]) -> None:
     shuffled = np.random.default_rng(0).permutation(temperatures)
     bins = statistics.temperature_bins(shuffled)
     assert sorted(np.concatenate(bins)) == list(range(len(shuffled)))

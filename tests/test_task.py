@@ -1,4 +1,4 @@
-"""Metrics against their definitions, and baselines against what is known about them."""
+"""Metrics, checked against their definitions, and baselines, compared with known results."""
 
 import math
 from dataclasses import replace
@@ -31,7 +31,7 @@ def random_spins(n: int, size: int, seed: int = 0) -> Columns:
 
 
 class Law(nn.Module):
-    """The exact energy per spin, with an error of the total energy added."""
+    """A network that returns the exact energy per spin, plus an error of the total energy."""
 
     def __init__(self, error: float = 0.0) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ def test_targets_are_energies_per_spin() -> None:
     assert ENERGY.target(columns).dtype == np.float64
 
 
-def test_metrics_are_their_definitions() -> None:
+def test_metrics_follow_their_definitions() -> None:
     columns = random_spins(400, 4)
     true = ENERGY.target(columns)
     predicted = true + 0.1 * np.random.default_rng(1).normal(size=400)
@@ -115,20 +115,20 @@ def test_the_loss_is_the_squared_error_over_the_variance_of_training() -> None:
 
 
 @pytest.mark.parametrize(("error", "exact"), [(0.0, 1.0), (1.9, 1.0), (-1.9, 1.0), (2.1, 0.0), (-4.0, 0.0)])
-def test_exact_fraction_counts_energies_nearer_to_their_level_than_to_any_other(error: float, exact: float) -> None:
+def test_exact_fraction_counts_energies_closest_to_the_right_level(error: float, exact: float) -> None:
     examples = examples_of(random_spins(20, 8))
     assert evaluate(PROBLEM, CONFIG, model_of(Law(error), 8), examples).metrics["exact_fraction"] == exact
 
 
-def test_exact_fraction_knows_the_size_of_the_lattice_from_the_data() -> None:
-    examples = examples_of(random_spins(20, 16))  # the config says 8
+def test_exact_fraction_uses_the_lattice_size_of_the_data() -> None:
+    examples = examples_of(random_spins(20, 16))  # the lattice size in the config is 8
     assert evaluate(PROBLEM, CONFIG, model_of(Law(1.9), 16), examples).metrics["exact_fraction"] == 1
 
 
 @pytest.mark.parametrize("flipped", [0, 1, 3])
 def test_r2_where_the_targets_do_not_vary(flipped: int) -> None:
     spins = np.ones((5, 6, 6), np.int8)
-    spins[:, 0, :flipped] = -1  # equal energies, whose mean is not a number that binary holds exactly
+    spins[:, 0, :flipped] = -1  # equal energies, whose mean has a rounding error
     columns: Columns = {"spins": spins, "temperatures": np.ones(5)}
     true = ENERGY.target(columns)
     assert ENERGY.metrics(columns, true, true)["r2"] == 1
@@ -142,7 +142,7 @@ def data() -> Splits:
     return sampled(num_train=6000, num_val=1, num_test=500)
 
 
-def test_baselines_know_the_law(data: Splits) -> None:
+def test_least_squares_baselines_are_exact(data: Splits) -> None:
     metrics = baseline_metrics("energy", data.train, data.test)
     assert set(metrics) == {"mean", "pair_products", "symmetric_correlators"}
     assert metrics["mean"]["r2"] == pytest.approx(0, abs=0.02)
@@ -152,13 +152,13 @@ def test_baselines_know_the_law(data: Splits) -> None:
 
 
 def test_fifteen_configurations_determine_the_correlators(data: Splits) -> None:
-    hot = random_spins(15, 8, seed=1)  # random, so that the 14 correlators and the constant are independent
+    hot = random_spins(15, 8, seed=1)  # random, so the 14 correlators and the constant are independent
     assert baseline_metrics("energy", hot, data.test)["symmetric_correlators"]["exact_fraction"] == 1
     few = part(data.train, slice(200))
     assert baseline_metrics("energy", few, data.test)["pair_products"]["exact_fraction"] < 0.9
 
 
-def test_one_training_configuration_is_enough_for_an_answer(data: Splits) -> None:
+def test_baselines_with_one_training_configuration_are_finite(data: Splits) -> None:
     for metrics in baseline_metrics("energy", part(data.train, slice(1)), data.test).values():
         assert all(np.isfinite(list(metrics.values())))
 
@@ -170,7 +170,7 @@ def test_baselines_with_too_many_features_are_left_out() -> None:
     assert metrics["symmetric_correlators"]["exact_fraction"] == 1
 
 
-def test_metrics_by_temperature_are_those_of_neighbours_in_temperature(data: Splits) -> None:
+def test_metrics_by_temperature_are_those_of_bins(data: Splits) -> None:
     test, true = data.test, ENERGY.target(data.test)
     predictions = true + 0.1 * test["temperatures"]  # an error that grows with temperature
     rows = by_temperature(ENERGY, test, predictions)
@@ -182,7 +182,7 @@ def test_metrics_by_temperature_are_those_of_neighbours_in_temperature(data: Spl
     assert sum(row["n"] * row["mae"] for row in rows) / len(true) == pytest.approx(whole["mae"])
 
 
-def test_the_report_has_the_worst_total_energy(data: Splits) -> None:
+def test_the_report_has_the_largest_error_of_a_total_energy(data: Splits) -> None:
     predictions = ENERGY.target(data.test).copy()
     predictions[7] += 0.25
     report = PROBLEM.report(CONFIG, data.test, predictions)
@@ -199,7 +199,7 @@ def phases() -> Splits:
     return sampled(num_train=20_000, num_val=1, num_test=50_000, temp_min=1.5, temp_max=3.0)
 
 
-def test_phases_are_a_matter_of_temperature(phases: Splits) -> None:
+def test_phases_target_loss_and_accuracy(phases: Splits) -> None:
     np.testing.assert_array_equal(PHASE.target(phases.test), phases.test["temperatures"] < T_CRITICAL)
     assert not PHASE.scales_target
     odds = torch.tensor([2.0, -1.0, 0.5, 0.0])
@@ -217,18 +217,18 @@ def test_no_classifier_of_phases_is_better_than_bayes_rule(phases: Splits) -> No
     answers, target = PHASE.baselines(train, test), PHASE.target(test)
     losses = {name: float((np.logaddexp(0, odds) - target * odds).mean()) for name, odds in answers.items()}
     assert losses["bayes"] < losses["magnetization"] < losses["majority"]
-    # The share of correct answers that exact theory gives at the temperatures of the test set.
+    # The exact accuracy of Bayes' rule at the temperatures of the test set.
     expected = exact.phase_accuracy(test["temperatures"], train["temperatures"], 8)
     error = math.sqrt((expected * (1 - expected)).sum()) / len(expected)
     assert abs(metrics["bayes"]["accuracy"] - expected.mean()) < 4 * error
-    # Its probabilities are true: of the configurations to which it gives p, a share p is below T_c.
+    # Its probabilities are calibrated: a fraction p of the configurations with probability p is below T_c.
     p = 1 / (1 + np.exp(-answers["bayes"]))
     for low in np.arange(0, 1, 0.1):
         chosen = (p >= low) & (p < low + 0.1)
         assert abs(target[chosen].mean() - p[chosen].mean()) < 4.5 * 0.5 / math.sqrt(chosen.sum())
 
 
-def test_baselines_for_a_single_phase(phases: Splits) -> None:
+def test_baselines_trained_on_a_single_phase(phases: Splits) -> None:
     cold = part(phases.train, np.flatnonzero(PHASE.target(phases.train))[:50])
     for metrics in baseline_metrics("phase", cold, phases.test).values():
         assert metrics["accuracy"] == pytest.approx(PHASE.target(phases.test).mean())

@@ -1,4 +1,4 @@
-"""docs/tutorial.md against the steps in examples/tutorial: commands, outputs, code and names."""
+"""Check docs/tutorial.md against the steps in examples/tutorial: commands, outputs, code and names."""
 
 import ast
 import importlib
@@ -25,7 +25,7 @@ def section(number: int) -> str:
 
 
 def documented_output(name: str) -> str:
-    """What the text shows below the command of a step."""
+    """The output in the text below the command of a step."""
     found = re.search(rf"```console\n\$ python -m examples\.tutorial\.{name}\n(.*?)```", TEXT, flags=re.DOTALL)
     assert found, f"docs/tutorial.md has no output of {name}"
     return found[1]
@@ -54,16 +54,16 @@ def assert_same_output(shown: str, documented: str, relative: float, absolute: f
 
 @pytest.mark.parametrize("name", NAMES[:2])
 def test_steps_without_files_print_what_the_tutorial_shows(name: str, tmp_path: Path) -> None:
-    """Exactly: NumPy's random numbers are the same on every machine."""
+    """The outputs are equal: NumPy's random numbers are the same on every machine."""
     assert run_step(name, tmp_path) == documented_output(name)
 
 
 @pytest.mark.slow
 def test_steps_with_files_print_what_the_tutorial_shows(tmp_path: Path) -> None:
-    """Steps 3 to 6, in this order, since step 3 writes the data of the others, and the command of step 6.
+    """Steps 3 to 6 in this order, since step 3 writes the data of the others, and the command of step 6.
 
-    Trained weights depend on rounding, and so on the processor, as much as on the seed. The tolerances of steps 4 to 6
-    are such that other seeds pass, too.
+    Trained weights depend on rounding, and therefore on the processor, as much as on the seed. With the tolerances of
+    steps 4 to 6, other seeds also pass.
     """
     tolerances = {3: (1e-2, 2e-3), 4: (0.7, 5e-3), 5: (0.5, 5e-3), 6: (0.5, 5e-3)}
     assert len(NAMES) == 2 + len(tolerances)
@@ -82,7 +82,7 @@ def test_steps_with_files_print_what_the_tutorial_shows(tmp_path: Path) -> None:
     assert f"{row.format(**results['test'])} {row.format(**results['test_unseen'])} MLP" in last
 
 
-def test_an_output_with_other_words_or_numbers_is_found() -> None:
+def test_an_output_with_other_words_or_numbers_fails() -> None:
     documented = "epoch 37 of 40: loss  0.0085, R2 -0.001, 1,000 in all"
     assert_same_output("epoch 30 of 40: loss 0.0100, R2 0.001, 1,000 in all", documented, 0.5, 5e-3)
     for wrong in ("epoch 30 of 40: error 0.0100", documented.replace("0.0085", "0.0200"), documented + " 3"):
@@ -103,7 +103,7 @@ def test_every_step_has_a_section_a_link_and_a_command() -> None:
 
 
 @pytest.mark.parametrize("number", range(1, 7))
-def test_code_in_the_text_is_code_of_the_step(number: int) -> None:
+def test_code_in_the_text_is_in_the_step(number: int) -> None:
     excerpts = re.findall(r"^ *```python\n(.*?)^ *```", section(number), flags=re.DOTALL | re.MULTILINE)
     assert excerpts
     code = STEPS[number - 1].read_text(encoding="utf-8")
@@ -111,7 +111,7 @@ def test_code_in_the_text_is_code_of_the_step(number: int) -> None:
         assert excerpt in code
 
 
-def test_names_of_the_project_are_where_they_are_said_to_be() -> None:
+def test_documented_names_are_in_the_linked_files() -> None:
     names = re.findall(r"\[`(\w+(?:\.\w+)+)`\]\(\.\./([^)]+)\.py\)", TEXT)
     assert len(names) >= 20
     for name, path in names:
@@ -141,7 +141,7 @@ def test_a_step_is_short_and_only_the_last_one_imports_the_project(path: Path) -
         assert imported == ({"ising"} if path.stem == "step2_metropolis" else set())
 
 
-def test_functions_that_steps_repeat_are_the_same() -> None:
+def test_repeated_functions_are_equal_in_all_steps() -> None:
     functions: dict[str, set[str]] = {}
     for path in STEPS:
         for node in ast.parse(path.read_text(encoding="utf-8")).body:

@@ -4,11 +4,12 @@ The Markov chain is that of metropolis.py; read that file first. Here, a word of
 64 independent chains (1: spin up), so one instruction updates all of them. The compiler also packs eight words, or as
 many as the processor supports, into one vector (SIMD).
 
-**Flips that are always accepted.** Flipping a spin changes the energy by dE = 8 - 4 u, where u of its four neighbours
-are unlike it. XOR of the spin with each neighbour gives four words a, b, c, d, with a 1 for each chain in which this
-neighbour is unlike. The word (a & b) | (c & d) | ((a ^ b) & (c ^ d)) is 1 where u >= 2. There dE <= 0, and the spin is
-flipped. Among the other chains, a ^ b ^ c ^ d is 1 where u = 1: the spin is flipped with probability p = exp(-4 / T).
-In the remaining chains u = 0: the spin is flipped with probability p^2 = exp(-8 / T). Each chain has its own T and p.
+**Three kinds of flips.** Flipping a spin changes the energy by dE = 8 - 4 u, where u of its four neighbours are unlike
+it (have the opposite sign). XOR of the spin with each neighbour gives four words a, b, c, d, with a 1 for each chain in
+which this neighbour is unlike. The word (a & b) | (c & d) | ((a ^ b) & (c ^ d)) is 1 where u >= 2. There dE <= 0, and
+the spin is flipped. Among the other chains, a ^ b ^ c ^ d is 1 where u = 1: the spin is flipped with probability
+p = exp(-4 / T). In the remaining chains u = 0: the spin is flipped with probability p^2 = exp(-8 / T). Each chain has
+its own T and p.
 
 **Bits that are 1 with probability p.** Toss a coin until it shows heads. If this happens at toss k, the result is the
 k-th binary digit of p = 0.p1 p2 p3 ...: it is 1 with probability sum_k 2^-k p_k = p. One random word is one toss for

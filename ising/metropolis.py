@@ -41,7 +41,7 @@ def equilibration_sweeps(lattice_size: int) -> int:
     sweeps at L = 8, 16, 32 and 64 (experiments/equilibration.py). From L = 16 on, 3 (L / 8)^2.17 is an upper limit. Its
     exponent is that of large lattices: M. P. Nightingale, H. W. J. Bloete, Phys. Rev. Lett. 76, 4548 (1996).
 
-    The number is at least 100. At T = 10 nearly every flip is accepted, so a sweep inverts the whole lattice, and it
+    The number is at least 100. At T = 10, nearly every flip is accepted, so a sweep flips nearly all spins. It then
     takes about 5 sweeps to forget the start.
 
     Raises:

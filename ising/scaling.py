@@ -130,7 +130,9 @@ def fit_scaling(data: Measurements, degree: int = 4, omega: float = 1.75) -> Sca
     t_c, inverse_nu, *kappas = best.x.tolist()
     nu = 1 / inverse_nu
     if not determined:
-        raise ValueError(f"the data do not determine T_c and nu: T_c = {t_c:.4g}, nu = {nu:.3g} is one of many fits")
+        raise ValueError(
+            f"the data do not determine T_c and nu: T_c = {t_c:.4g}, nu = {nu:.3g} is one of many equally good fits"
+        )
     t_c_error, inverse_error, *kappa_errors = _errors(best).tolist()
     nu_error = inverse_error * nu**2
     if t_c_error > np.ptp(data.temperatures) or nu_error > nu / 2:

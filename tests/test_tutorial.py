@@ -127,7 +127,7 @@ def test_documented_names_are_in_the_linked_files() -> None:
 
 @pytest.mark.parametrize("path", STEPS, ids=NAMES)
 def test_a_step_is_short_and_only_the_last_one_imports_the_project(path: Path) -> None:
-    assert 25 <= len(path.read_text(encoding="utf-8").splitlines()) <= 90
+    assert 25 <= len(path.read_text(encoding="utf-8").splitlines()) <= 95
     own = {each.stem for each in ROOT.glob("*.py")} | {
         "engine",
         "ising",

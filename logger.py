@@ -70,7 +70,7 @@ class RunLogger(NullLogger):
         *,
         shapes: Mapping[str, Any] | None = None,
         timings: dict[str, float] | None = None,
-        earlier: checkpoints.EarlierRun = checkpoints.NOTHING,
+        earlier: checkpoints.EarlierRun = checkpoints.NO_EARLIER_RUN,
     ) -> None:
         self.folder, self.problem, self.config = folder, problem, config
         self.shapes = dict(shapes or {})

@@ -1,1 +1,1 @@
-"""The machinery that a first reader may skip: options, data sets, checkpoints, processes, files. Knows no problem."""
+"""Code that all problems share: options, data sets, checkpoints, processes, files. Skip it on a first reading."""

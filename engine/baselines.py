@@ -7,21 +7,22 @@ from numpy.typing import NDArray
 
 from engine.problem import Columns
 
-NUMBERS_PER_CHUNK = 2**23  # of the features that are computed at once
+NUMBERS_PER_CHUNK = 2**23  # feature values that are computed at once
 
 
 def least_squares(
     features: Callable[[Columns], NDArray[np.floating]], train: Columns, target: NDArray[np.floating], test: Columns
 ) -> NDArray[np.float64]:
-    """Fit the target by a constant and some features, and predict the test split: (N_test,) or (N_test, k).
+    """Fit a constant and some features to the target, and predict the test split: (N_test,) or (N_test, k).
 
-    The fit solves the normal equations, which need no more memory than F^2 numbers for F features. A ridge far below
-    the data makes them solvable where some features do not vary in training, and selects the solution of least norm
-    there.
+    The function solves the normal equations, which need memory for F^2 numbers if there are F features. A very small
+    ridge term makes these equations solvable if some features do not vary in training. It then selects the solution
+    with the smallest norm.
 
     Args:
-        features: columns -> (N, F).
-        target: of the training split, (N,) or (N, k).
+        features: a function that computes F features from columns: columns -> (N, F).
+        train, test: the columns of the two splits.
+        target: the target of the training split, (N,) or (N, k).
     """
 
     def design(columns: Columns) -> NDArray[np.floating]:
@@ -32,17 +33,18 @@ def least_squares(
     n_columns = design(next(_chunks(train, 1))).shape[1]
     rows = max(1, NUMBERS_PER_CHUNK // n_columns)
     gram, moments = np.zeros((n_columns, n_columns)), np.zeros((n_columns, *target.shape[1:]))
-    for start, part in zip(range(0, n_train, rows), _chunks(train, rows), strict=True):
-        x = design(part)
+    for start, chunk in zip(range(0, n_train, rows), _chunks(train, rows), strict=True):
+        x = design(chunk)
         gram += x.T @ x
         moments += x.T @ np.asarray(target[start : start + rows], dtype=np.float64)
-    scale = np.sqrt(gram.diagonal() / n_train)  # root mean squares of the features: the ridge does not depend on units
+    # Divide by the root mean square of each feature, so that the effect of the ridge does not depend on units.
+    scale = np.sqrt(gram.diagonal() / n_train)
     scale[scale == 0] = 1
     gram /= n_train * np.outer(scale, scale)
     gram[np.diag_indices_from(gram)] += 1e-9
     moments = (moments.T / (n_train * scale)).T
     coefficients = (np.linalg.solve(gram, moments).T / scale).T
-    return np.concatenate([design(part) @ coefficients for part in _chunks(test, rows)])
+    return np.concatenate([design(chunk) @ coefficients for chunk in _chunks(test, rows)])
 
 
 def _chunks(columns: Columns, rows: int) -> Iterator[Columns]:

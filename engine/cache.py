@@ -1,7 +1,7 @@
-"""Generated data are kept in the folder `cache`, under a name made of everything that they depend on.
+"""The cache of generated data: files in the folder `cache`, with names made from everything that the data depend on.
 
-The folder lies where the program is started, beside checkpoints, and may be deleted at any time. Several processes may
-use it at once: a file appears complete and is never changed.
+The folder is in the working directory, next to `checkpoints`. You can delete it at any time. Several processes can use
+it at the same time, because a file only appears when it is complete, and never changes afterwards.
 """
 
 import ast
@@ -24,16 +24,16 @@ from engine.files import read_checked, read_info, write_checked
 from engine.problem import ROOT, Problem, Splits, module_name
 from utils import warn
 
-VERSION = 2  # raise it when the machinery changes what is generated, or how it is stored
+VERSION = 2  # increase it when engine/ changes what is generated, or how it is stored
 
-# The machinery calls the generator and does not change what it returns. Its code is not part of the name.
+# These files call the generator and do not change what it returns. Their code is not part of any hash.
 MACHINERY = ("engine", "main.py", "evaluate.py", "trainer.py", "logger.py")
 
 
 def cache_path(problem: Problem[Any], config: Config) -> Path | None:
-    """The file for the data of a config: its name depends on generator options, sizes, seed and code.
+    """The cache file for the data of a config. Its name depends on generator options, sizes, seed and code.
 
-    None if the generator has no source file, as in a notebook: then there is nothing that tells old data from new.
+    The result is None if the generator has no source file, as in a notebook: changes of its code cannot be detected.
     """
     if (code := code_hash(problem.generate)) is None:
         return None
@@ -51,11 +51,11 @@ def cache_path(problem: Problem[Any], config: Config) -> Path | None:
 
 
 def load(path: Path) -> Splits:
-    """The splits in a file of the cache.
+    """Read the splits from a cache file.
 
     Raises:
-        OSError: there is no such file, or it cannot be read.
-        UnusableFileError: it is damaged.
+        OSError: the file does not exist or cannot be read.
+        UnusableFileError: the file is damaged.
     """
     splits: dict[str, dict[str, Any]] = {name: {} for name in Splits._fields}
     with np.load(io.BytesIO(read_checked(path)), allow_pickle=False) as arrays:
@@ -66,26 +66,27 @@ def load(path: Path) -> Splits:
 
 
 def store(path: Path, splits: Splits) -> None:
-    """Write splits, with every array as it is. Raises OSError if that fails."""
+    """Write splits to a cache file. Every array keeps its dtype, shape and values. Raises OSError if writing fails."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for split, columns in splits._asdict().items():
             for name, column in columns.items():
-                # Integers take little room if compressed quickly; floats hardly get smaller.
+                # Even fast compression makes arrays of integers much smaller. Floats hardly get smaller.
                 method = zipfile.ZIP_STORED if column.dtype.kind == "f" else zipfile.ZIP_DEFLATED
                 content = io.BytesIO()
                 np.lib.format.write_array(content, column, allow_pickle=False)
-                entry = zipfile.ZipInfo(f"{split}/{name}.npy")  # without a time, so that equal data are equal files
+                entry = zipfile.ZipInfo(f"{split}/{name}.npy")  # without a timestamp: equal data give equal files
                 archive.writestr(entry, content.getvalue(), method, compresslevel=1)
     path.parent.mkdir(exist_ok=True)
     write_checked(path, buffer.getvalue())
 
 
 def code_hash(function: Callable[..., Any]) -> str | None:
-    """A hash of the code of the file that defines a function, and of the repository's files that it imports.
+    """A hash of the code of the file that defines a function, and of the files of the repository that it imports.
 
-    Comments, docstrings and formatting do not count, nor do imports for type checkers only and what runs only when a
-    file is the script.
+    The hash does not depend on comments, docstrings and formatting, nor on code that only type checkers read
+    (`if TYPE_CHECKING`) or that only runs in a script (`if __name__ == "__main__"`). The result is None if the function
+    has no source file.
     """
     try:
         start = Path(inspect.getsourcefile(inspect.unwrap(function)) or "").resolve()
@@ -95,7 +96,7 @@ def code_hash(function: Callable[..., Any]) -> str | None:
 
 
 def hash_of_file(start: Path) -> str:
-    """A hash of the code of a file, and of the repository's files that it imports, as code_hash."""
+    """A hash of the code of a file and of the files of the repository that it imports; see code_hash."""
     trees: dict[Path, str] = {}
     waiting = [start]
     while waiting:
@@ -103,7 +104,7 @@ def hash_of_file(start: Path) -> str:
         if path not in trees:
             trees[path], imported = _code_of(path, path.read_bytes(), frozenset({ROOT, start.parent}))
             waiting += [file for file in imported if not _is_machinery(file)]
-    # By names that are the same in a copy of the repository, or of the folder.
+    # Use relative paths, so that a copy of the repository, or of the folder, has the same hash.
     named = [
         (os.path.relpath(path, ROOT if path.is_relative_to(ROOT) else start.parent), trees[path]) for path in trees
     ]
@@ -111,12 +112,12 @@ def hash_of_file(start: Path) -> str:
 
 
 def hashes_of_code(problem: Problem[Any]) -> dict[str, str | None]:
-    """Hashes of the code on which the training of a network depends, as run_info.json has them."""
+    """Hashes of the code that the training of a network depends on, as stored in run_info.json."""
     return {"problem_sha256": code_hash(type(problem).network), "trainer_sha256": hash_of_file(ROOT / "trainer.py")}
 
 
 def warn_if_changed(problem: Problem[Any], folder: Path, *, training: bool) -> None:
-    """Warn if the code of the problem, or for `training` that of trainer.py, is no longer that of a run."""
+    """Warn if the code of the problem has changed since a run was trained. With `training`, check trainer.py too."""
     info, now = read_info(folder), hashes_of_code(problem)
     names = {"problem_sha256": f"{module_name(problem)}, or of a file that it imports,", "trainer_sha256": "trainer.py"}
     for key, name in names.items():
@@ -124,9 +125,9 @@ def warn_if_changed(problem: Problem[Any], folder: Path, *, training: bool) -> N
             warn(f"warning: the code of {name} has changed since {folder} was trained: results may differ")
 
 
-@functools.cache  # a run asks for its generator and for its network, which share files
+@functools.cache  # a run hashes its generator and its network, which import many of the same files
 def _code_of(path: Path, content: bytes, folders: frozenset[Path]) -> tuple[str, set[Path]]:
-    """The code of a file in a form that does not depend on its formatting, and the files that it imports."""
+    """The code of a file as text that does not depend on formatting and comments, and the files that it imports."""
     tree = ast.parse(content)
     imports: list[ast.Import | ast.ImportFrom] = []
     tree.body = _essential(tree.body, imports)
@@ -134,13 +135,13 @@ def _code_of(path: Path, content: bytes, folders: frozenset[Path]) -> tuple[str,
 
 
 def _essential(body: list[ast.stmt], imports: list[ast.Import | ast.ImportFrom]) -> list[ast.stmt]:
-    """Statements without docstrings and without blocks for type checkers or scripts. Adds what they import."""
+    """Remove docstrings, and blocks that only type checkers or scripts use. Append import statements to `imports`."""
     kept: list[ast.stmt] = []
     for statement in body:
         if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
             continue
         if isinstance(statement, ast.If) and ast.unparse(statement.test) in ("TYPE_CHECKING", "__name__ == '__main__'"):
-            kept += _essential(statement.orelse, imports)  # only its else runs
+            kept += _essential(statement.orelse, imports)  # when the file is imported, only the else branch runs
             continue
         if isinstance(statement, ast.Import | ast.ImportFrom):
             imports.append(statement)
@@ -153,7 +154,7 @@ def _essential(body: list[ast.stmt], imports: list[ast.Import | ast.ImportFrom])
 
 
 def _imported_files(path: Path, imports: list[ast.Import | ast.ImportFrom], folders: frozenset[Path]) -> set[Path]:
-    """The files in the folders that a file imports. A relative import is followed wherever the file is."""
+    """The files in the given folders that a file imports. Relative imports are followed in every folder."""
     places: set[Path] = set()
     for node in imports:
         if isinstance(node, ast.Import):

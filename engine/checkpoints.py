@@ -1,4 +1,4 @@
-"""Checkpoints: tensors and plain values in complete, checked files that run no code when they are read."""
+"""Checkpoints: files with a checksum that contain tensors and plain values. Reading one never runs code from it."""
 
 import io
 from collections.abc import Mapping
@@ -18,12 +18,12 @@ from engine.prediction import Shapes, Standardized, new_network
 from engine.problem import Problem, input_arrays, problem_of, target_array
 from utils import warn
 
-FORMAT = 5  # raise it when older programs would misread the file
-OLDEST = 3  # the weights of these files can still be used; they do not store shapes
+FORMAT = 5  # increase it if older versions of the program would misread the file
+OLDEST = 3  # the oldest format whose weights can still be used; its files do not store shapes
 
 
 def save(path: Path, config: Config, content: Mapping[str, Any], keep: Path | None = None) -> None:
-    """Write tensors and plain values together with their config. An earlier file is kept under the path `keep`.
+    """Write tensors and plain values to a file, together with the config. An existing file is renamed to `keep`.
 
     Raises:
         ProblemError: the content has a value of another type, so that the file could not be read again.
@@ -32,12 +32,12 @@ def save(path: Path, config: Config, content: Mapping[str, Any], keep: Path | No
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, "config": to_dict(config), **content}, buffer)
     if keep is not None and path.exists():
-        path.replace(keep)  # if the process is killed before write_checked has finished, this one is left
+        path.replace(keep)  # this file remains if the process is killed before write_checked has finished
     write_checked(path, buffer.getvalue())
 
 
 def _require_plain(name: str, value: Any) -> None:
-    """Raise ProblemError, with the name of the value, unless it consists of tensors, numbers, strings, lists, dicts."""
+    """Raise ProblemError, which names the value, unless it consists of tensors, numbers, strings, lists and dicts."""
     if isinstance(value, Mapping):
         for key, each in value.items():
             _require_plain(f"{name}: {key}", each)
@@ -51,11 +51,11 @@ def _require_plain(name: str, value: Any) -> None:
 
 
 def snapshot(value: Any) -> Any:
-    """A copy of a trainer's state that does not change when training continues."""
+    """Copy the state of a trainer, so that the copy does not change when training continues."""
     if isinstance(value, torch.Tensor):
         return value.clone()
     if isinstance(value, Mapping):
-        # There may be thousands of rows of metrics, and a row does not change.
+        # Rows of metrics never change, and there may be thousands. It is enough to copy the list.
         return {key: list(each) if key == "rows" else snapshot(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
         return [snapshot(each) for each in value]
@@ -63,11 +63,11 @@ def snapshot(value: Any) -> Any:
 
 
 def load(path: Path, config: Config, oldest: int = FORMAT) -> dict[str, Any]:
-    """The content of a checkpoint, on the CPU.
+    """Read a checkpoint, with all tensors on the CPU.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        UnusableFileError: it is damaged, or belongs to another network or to another version of the program.
+        FileNotFoundError: the file does not exist.
+        UnusableFileError: the file is damaged, or was written for another network or by an incompatible version.
     """
     content = read_checked(path)
     try:
@@ -82,19 +82,21 @@ def load(path: Path, config: Config, oldest: int = FORMAT) -> dict[str, Any]:
         described = validate(type(config), merge(asdict(type(config)()), saved["config"]))
     except UnusableFileError:
         raise
-    except Exception as error:  # a malicious file makes torch raise nearly anything
+    except Exception as error:  # a malicious file can make torch raise almost any exception
         raise UnusableFileError(
             f"{path} is not a checkpoint of this program: {' '.join(str(error).split())[:200]}"
         ) from error
     if problem_options(to_dict(described)) != problem_options(to_dict(config)):
-        raise UnusableFileError(f"{path} belongs to another network than {path.with_name('config.json')} describes")
+        raise UnusableFileError(
+            f"{path} was not written for the network in {path.with_name('config.json')}: restore the original files"
+        )
     return saved
 
 
 def load_last(folder: Path, config: Config) -> dict[str, Any] | None:
-    """The newest intact checkpoint of a run, or None if the run has not finished an epoch.
+    """Read the newest intact checkpoint of a run. The result is None if the run has not finished an epoch.
 
-    A damaged last.pt is replaced by previous.pt.
+    If last.pt is damaged, it is replaced by previous.pt.
 
     Raises:
         UnusableFileError: there are checkpoints, but none can be used.
@@ -110,7 +112,7 @@ def load_last(folder: Path, config: Config) -> dict[str, Any] | None:
             continue
         for fault in faults:
             warn(f"warning: {fault}: continuing from {name}, after epoch {saved['epoch']}")
-            (folder / name).replace(folder / "last.pt")  # or the next save would keep the damaged file instead of it
+            (folder / name).replace(folder / "last.pt")  # otherwise the next save would keep the damaged file instead
         return saved
     if faults:
         raise faults[0]
@@ -118,17 +120,17 @@ def load_last(folder: Path, config: Config) -> dict[str, Any] | None:
 
 
 class EarlierRun(NamedTuple):
-    """What a run folder holds of a run to be resumed."""
+    """What is stored in the folder of a run that is resumed."""
 
-    info: dict[str, Any]  # its run_info.json
-    state: dict[str, Any] | None  # its newest checkpoint
+    info: dict[str, Any]  # the content of run_info.json
+    state: dict[str, Any] | None  # the newest checkpoint
 
 
-NOTHING = EarlierRun({}, None)
+NO_EARLIER_RUN = EarlierRun({}, None)
 
 
 def earlier_run(folder: Path, config: Config) -> EarlierRun:
-    """The run in a folder. It has no checkpoint if it was stopped before the end of the first epoch.
+    """Read the run in a folder. It has no checkpoint if it was stopped before the end of its first epoch.
 
     Raises:
         UnusableFileError: run_info.json or the checkpoints are damaged.
@@ -142,14 +144,14 @@ class SavedRun(NamedTuple):
     problem: Problem[Any]
     config: Config
     model: Standardized
-    shapes: Shapes  # of the training data
+    shapes: Shapes  # of one example of the training data
 
 
 def load_saved(folder: Path) -> SavedRun:
-    """A run with the weights of its best epoch, on the CPU.
+    """Load a run with the weights of its best epoch, on the CPU.
 
     Raises:
-        UnusableFileError: config.json or best.pt is missing or damaged, or belongs to another network.
+        UnusableFileError: config.json or best.pt is missing or damaged, or was written for another network.
     """
     if not (folder / "best.pt").is_file():
         raise UnusableFileError(f"{folder} has no best.pt: give the folder of a run that saved its weights")
@@ -164,28 +166,28 @@ def load_saved(folder: Path) -> SavedRun:
         model = with_weights(problem, config, shapes, saved["model"])
     except (KeyError, RuntimeError) as error:
         reason = " ".join(str(error).split())
-        raise UnusableFileError(f"{folder / 'best.pt'} has no weights of this network: {reason}") from None
+        raise UnusableFileError(f"{folder / 'best.pt'} does not contain weights of this network: {reason}") from None
     return SavedRun(problem, config, model, shapes)
 
 
 def shapes_in(saved: Mapping[str, Any]) -> Shapes:
-    """The shapes that a checkpoint stores."""
+    """The shapes that are stored in a checkpoint."""
     return Shapes(tuple(map(tuple, saved["shapes"]["inputs"])), tuple(saved["shapes"]["target"]))
 
 
 def generated_shapes(problem: Problem[Any], config: Config) -> Shapes:
-    """The shapes of the data that the generator makes for a config, without generating any."""
+    """The shapes of the data that the generator makes for a config. No examples are generated."""
     columns = generate_split(problem, config, 0, SeedSequence(0))
     inputs, target = input_arrays(problem, config, columns), target_array(problem, config, columns)
     return Shapes(tuple(x.shape[1:] for x in inputs), target.shape[1:])
 
 
 def with_weights(problem: Problem[Any], config: Config, shapes: Shapes, weights: Mapping[str, Any]) -> Standardized:
-    """The network for inputs of these shapes, with saved weights.
+    """Create the network for inputs of these shapes, with saved weights, for predictions only.
 
     Raises:
         RuntimeError: the weights do not fit a network for these shapes.
-        BadRequestError: there is no network for these shapes.
+        BadRequestError: the network does not support these shapes.
     """
     model = new_network(problem, config, shapes)
     model.load_state_dict(weights)

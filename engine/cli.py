@@ -1,6 +1,7 @@
 """The command line of a problem: a config, merged from presets, files and flags, and what to do with it.
 
-Later sources override earlier ones, whatever their order on the line: defaults, --preset, --config, flags.
+Values come from defaults, --preset, --config and flags. Later sources in this list override earlier ones. The order on
+the command line does not matter.
 """
 
 import argparse
@@ -35,16 +36,16 @@ from utils import one_line, warn
 
 
 def run_folder(run: str) -> Path | None:
-    """The folder of a run that is given by its name or its folder, or None if there is no such run."""
+    """Find the folder of a run from its name or its folder. The result is None if there is no such run."""
     folder = Path(run) if "/" in run else Path("checkpoints") / run
     try:
         return folder if (folder / "config.json").is_file() else None
-    except OSError:  # such as a name that is too long
+    except OSError:  # for example, because the name is too long
         return None
 
 
 class Command(NamedTuple):
-    """What a command line asks for."""
+    """What a command line requests."""
 
     config: Config
     print_config: bool
@@ -54,34 +55,34 @@ class Command(NamedTuple):
 
 
 def build_parser(problem: Problem[Any], prog: str) -> Parser:
-    """The parser of a problem's command: flags about the command itself, and a flag for every option."""
+    """Create the parser of a problem's command: flags for the command itself, and a flag for every option."""
     parser = Parser(
         prog=prog,
         usage=f"{prog} [options]",
         description=(type(problem).__doc__ or "").partition("\n")[0],
-        epilog="Flags override --config, which overrides --preset, in any order. `none` switches an option off.",
+        epilog="Flags override --config, and --config overrides --preset. The value `none` switches an option off.",
     )
     command = parser.add_argument_group("command")
-    command.add_argument("--preset", choices=problem.presets, help="start from this config instead of `default`")
-    command.add_argument("--config", metavar="FILE", help="take the values of a config.json, such as an earlier run's")
-    command.add_argument("--resume", metavar="RUN", help="continue a run that was stopped, by name or folder")
+    command.add_argument("--preset", choices=problem.presets, help="start from this preset instead of `default`")
+    command.add_argument("--config", metavar="FILE", help="read options from a config.json, such as that of a run")
+    command.add_argument("--resume", metavar="RUN", help="continue a run that was stopped: its name or its folder")
     command.add_argument("--print-config", action="store_true", help="print the resulting config.json and stop")
     command.add_argument("--save-data", metavar="FILE", help="write the data to an .npz file for --data, and stop")
     command.add_argument("--overwrite", action="store_true", help="replace an earlier run, or file, of the same name")
     try:
         add_flags(parser, options_of(problem.config_type), top="experiment")
     except argparse.ArgumentError as error:
-        raise ProblemError(f"two options have the same flag ({error}): rename a field") from None
+        raise ProblemError(f"two options have the same flag ({error}): rename one of the fields") from None
     return parser
 
 
 def parse_args(problem: Problem[Any], argv: Sequence[str] | None = None, prog: str | None = None) -> Command:
-    """What a command line asks for, complete and valid. The default is the command line of this process.
+    """Parse and check a command line. The default is the command line of this process.
 
-    A fault ends the program with one line on stderr and exit code 2.
+    An error ends the program with one line on stderr and exit code 2.
     """
     if "default" not in problem.presets:
-        raise ProblemError('presets must have one named "default"')
+        raise ProblemError('presets has no key "default": add a preset with this name')
     parser = build_parser(problem, prog or Path(sys.argv[0]).name)
     namespace, unknown = parser.parse_known_args(argv)
     options = options_of(problem.config_type)
@@ -98,7 +99,7 @@ def parse_args(problem: Problem[Any], argv: Sequence[str] | None = None, prog: s
 def _resolve(problem: Problem[Any], given: dict[str, Any]) -> Command:
     """Merge defaults, preset, config file and flags, and check the result."""
     for name in ("preset", "config", "save_data", "resume"):
-        if not isinstance(given.get(name, ""), str):  # the value that argparse gives --preset=--
+        if not isinstance(given.get(name, ""), str):  # argparse makes an empty list of --preset=--
             raise ConfigError(f"--{name.replace('_', '-')} --: give one value")
     if "resume" in given:
         return _resolve_resume(problem, given)
@@ -110,9 +111,9 @@ def _resolve(problem: Problem[Any], given: dict[str, Any]) -> Command:
             raise ConfigError(f"--preset {given['preset']} does nothing: {given['config']} sets every option; drop one")
         values = merge(values, content)
     flags = flags_given(given, options)
-    # A section that a file gives as something else is left as it is, to be refused.
+    # If a file has a section that is not an object, do not merge flags into it: validate reports the error.
     values = merge(values, {k: v for k, v in flags.items() if isinstance(values[k], dict) or not isinstance(v, dict)})
-    if "save_data" in given:  # nothing is trained, so that nothing but the data has to be valid
+    if "save_data" in given:  # nothing is trained, so that only the options of the data have to be valid
         values = merge(asdict(config_type()), {k: values[k] for k in ("data", "seed", "threads")})
         values["train"] |= {"batch_size": 1}
     config = validate(config_type, values, source=given.get("config", ""), flags=flags)
@@ -126,20 +127,20 @@ def _resolve(problem: Problem[Any], given: dict[str, Any]) -> Command:
     )
 
 
-# A resumed run may become longer, and may continue on another machine and with other records.
+# Options that may change when a run is resumed: its length, the machine it runs on, and what it records.
 MAY_CHANGE = {"--epochs", "--cache", "--wandb", "--checkpoints", "--device", "--threads", "--compile", "--replay"}
 
 
 def _resolve_resume(problem: Problem[Any], given: dict[str, Any]) -> Command:
-    """The config of the run to resume, with the changes that flags may make."""
+    """The request to resume a run: its config, with the changes that are allowed."""
     folder = run_folder(given["resume"])
     idle = [f"--{name.replace('_', '-')}" for name in ("preset", "config", "overwrite", "save_data") if name in given]
     if idle:
         raise ConfigError(f"{', '.join(idle)} does nothing with --resume, which takes the config of the run: drop it")
     if folder is None:
-        raise ConfigError(f"--resume {given['resume'][:100]}: nothing to resume: no such run has a config.json")
+        raise ConfigError(f"--resume {given['resume'][:100]}: nothing to resume: there is no config.json of such a run")
     if (name := read_info(folder).get("problem", module_name(problem))) != module_name(problem):
-        raise ConfigError(f"--resume {given['resume']}: that is a run of {name}: resume it with the command of {name}")
+        raise ConfigError(f"--resume {given['resume']}: this run was started with {name}: resume it with {name}")
     options = options_of(problem.config_type)
     earlier = load_config(problem.config_type, folder / "config.json")
     if not earlier.log.checkpoints:
@@ -153,14 +154,12 @@ def _resolve_resume(problem: Problem[Any], given: dict[str, Any]) -> Command:
             given_now = option.typed(now) if option.kind is bool else f"{option.flag} {option.typed(now)}"
             raise ConfigError(f"{given_now}: the run has {option.typed(before)}: drop it, or start another run")
     if config.train.epochs < earlier.train.epochs:
-        raise ConfigError(
-            f"--epochs {config.train.epochs}: the run has {earlier.train.epochs}; a resumed run may have more"
-        )
+        raise ConfigError(f"--epochs {config.train.epochs}: the run has {earlier.train.epochs}; give at least as many")
     return Command(config, "print_config" in given, overwrite=False, save_data=None, resume=folder)
 
 
 def _refuse_idle(problem: Problem[Any], given: dict[str, Any], config: Config) -> None:
-    """Raise ConfigError if something on the command line does nothing."""
+    """Raise ConfigError if a flag on the command line has no effect."""
     options = options_of(problem.config_type)
     used = [option.flag for path, option in options.items() if ".".join(path) in given and option.flag != "--data"]
     used += [f"--{name.replace('_', '-')}" for name in ("print_config", "overwrite", "save_data") if name in given]
@@ -184,7 +183,7 @@ def _refuse_idle(problem: Problem[Any], given: dict[str, Any], config: Config) -
 
 
 def invocation() -> str:
-    """How this program was started, without its arguments: `python main.py` or `python -m examples.table`."""
+    """The command that started this program, without arguments: `python main.py` or `python -m examples.table`."""
     spec = sys.modules["__main__"].__spec__
     if spec is not None and spec.name.partition(".")[0] not in ("pytest", "runpy"):
         return f"python -m {spec.name.removesuffix('.__main__')}"
@@ -192,10 +191,10 @@ def invocation() -> str:
 
 
 class ExitCode(AbstractContextManager["ExitCode"]):
-    """Turns the errors of a command into one line on stderr and an exit code, and stops the command on signals.
+    """A context that turns errors and signals into one line on stderr and an exit code.
 
     Attributes:
-        code: the exit code, after the block (errors.py).
+        code: the exit code, valid after the block (see errors.py).
     """
 
     def __init__(self) -> None:
@@ -204,7 +203,7 @@ class ExitCode(AbstractContextManager["ExitCode"]):
         self.hint: Callable[[], str] = lambda: "nothing was saved"
 
     def prepare(self, group: Group, place: Path, hint: Callable[[], str]) -> None:
-        """Say where the command writes, and what to do after an interruption. Only rank 0 prints from here on."""
+        """Set where the command writes, and the hint after an interruption. From now on, only rank 0 uses stdout."""
         self.is_main, self.place, self.hint = group.is_main, place, hint
         if not group.is_main:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

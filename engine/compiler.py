@@ -1,7 +1,7 @@
-"""torch.compile: loaded for --compile, and not loaded otherwise, since that takes 1.5 s.
+"""torch.compile, which is only loaded for --compile, because loading it takes 1.5 s.
 
-This file uses private names of PyTorch. If they are not as expected, optimisers are those of PyTorch, unchanged. Set
-the environment variable PLAIN_TORCH=1 to get the same.
+This file uses private names of PyTorch. If a version of PyTorch does not have them, its optimisers are used unchanged.
+Set the environment variable PLAIN_TORCH=1 to use them unchanged in any case.
 """
 
 import inspect
@@ -17,10 +17,10 @@ from torch.optim import Optimizer
 
 
 def without_compiler(create: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
-    """A class of optimisers, or a partial of one, without the wrappers that load torch.compile.
+    """Remove the wrappers that load torch.compile from a class of optimisers, or from a partial of one.
 
-    PyTorch wraps methods of its optimisers to exclude them from compilation. The result is a subclass that has the
-    methods without these wrappers. torch.optim itself is not changed.
+    PyTorch wraps methods of its optimisers to exclude them from compilation. When such a wrapper is called, it loads
+    torch.compile. The result is a subclass that has the methods without these wrappers. torch.optim is not changed.
     """
     if isinstance(create, partial):
         return partial(without_compiler(create.func), *create.args, **create.keywords)
@@ -29,12 +29,12 @@ def without_compiler(create: Callable[..., Optimizer]) -> Callable[..., Optimize
     methods = {name: getattr(create, name) for name in dir(create) if not name.startswith("__")}
     bare = {name: inspect.unwrap(method) for name, method in methods.items() if _loads_compiler(method)}
     if "step" in bare:
-        bare["step"] = torch.no_grad()(bare["step"])
+        bare["step"] = torch.no_grad()(bare["step"])  # one of the removed wrappers disables gradients
     return type(create.__name__, (create,), bare)
 
 
 def _loads_compiler(method: Any) -> bool:
-    """Whether a method is in a wrapper of PyTorch that loads torch.compile when it is called."""
+    """Whether PyTorch has wrapped a method in a function that loads torch.compile when it is called."""
     while method is not None:
         code = getattr(method, "__code__", None)
         if code is not None and (code.co_name == "_use_grad" or Path(code.co_filename).name == "_compile.py"):
@@ -44,16 +44,16 @@ def _loads_compiler(method: Any) -> bool:
 
 
 def compiled(network: nn.Module) -> Callable[..., Tensor]:
-    """The network, compiled for the shapes of its first call. Random numbers are those of the network as it is."""
+    """Compile a network for the shapes of its first call. The result is called like the network."""
     from torch._inductor import config as inductor
 
-    inductor.fallback_random = True
+    inductor.fallback_random = True  # the same random numbers as without compilation
     fast = torch.compile(network, dynamic=False)
     shapes: list[torch.Size] = []
 
     def forward(*inputs: Tensor) -> Tensor:
         now = [x.shape for x in inputs]
-        shapes[:] = shapes or now
+        shapes[:] = shapes or now  # the first call sets them
         answers: Tensor = (fast if now == shapes else network)(*inputs)  # the last batch of an epoch may be smaller
         return answers
 

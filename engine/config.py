@@ -1,9 +1,9 @@
-"""The options that every problem has: data sizes, training, logging, seed, device. A problem's config adds its own.
+"""The options that every problem has: data sizes, training, logging, seed, device. The config of a problem adds more.
 
-An option exists once, as a field, with its type, range, default and help. Its flag (`--lr` for `lr`), its checks, its
-key in config.json and its line in the documentation follow from that field (options.py). Values are merged first
-(cli.py) and checked once: a Config that exists is complete and valid. Nothing here loads torch, so that `--help` is
-instant.
+Each option is defined once, as a field with its type, range, default and help text. Its flag (`--lr` for `lr`), its
+checks, its key in config.json and its line in the documentation are derived from this field (options.py). Values are
+merged first (cli.py) and then checked once, so that every Config object is complete and valid. This file does not load
+torch, so that `--help` is fast.
 """
 
 import ast
@@ -30,7 +30,7 @@ def keys_of(file: str, table: str) -> tuple[str, ...]:
             names = node.targets if isinstance(node, ast.Assign) else [node.target]
             if [ast.unparse(name) for name in names] == [table]:
                 return tuple(str(ast.literal_eval(key)) for key in node.value.keys if key)
-    raise NameError(f"{path} has no table {table} = {{...}}, with its keys written out")
+    raise NameError(f"{path} does not define {table} = {{...}}: define it, with strings as keys")
 
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ else:
     Scheduler = Literal[keys_of("trainer.py", "SCHEDULES")]
 Device = Literal["auto", "cuda", "mps", "cpu"]
 
-# strict: true is not a number and 8.0 not an integer; forbid: an unknown key is an error.
+# strict: do not accept true as a number, or 8.0 as an integer. forbid: an unknown key is an error.
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 C = TypeVar("C", bound="Config")
@@ -56,22 +56,22 @@ class TrainConfig:
     lr: float = option(0.001, "peak learning rate", gt=0)
     optimizer: Optimizer = option("adamw", "update rule; sgd has momentum 0.9")
     scheduler: Scheduler = option(
-        "cosine", "learning rate after the warm-up: constant, to zero along a cosine, or divided by 10 at each third"
+        "cosine", "learning rate after the warm-up: constant, cosine decay to zero, or divided by 10 after each third"
     )
-    warmup_epochs: int = option(0, "epochs of linear rise to the peak rate; fewer than epochs", ge=0)
-    weight_decay: float = option(0.01, "decay of weight matrices; biases and norms have none", ge=0)
-    grad_clip: float | None = option(None, "largest norm of the gradient", gt=0)
+    warmup_epochs: int = option(0, "first epochs, in which the rate rises linearly to the peak; below --epochs", ge=0)
+    weight_decay: float = option(0.01, "weight decay of matrices; biases and normalization layers have none", ge=0)
+    grad_clip: float | None = option(None, "largest norm of the gradient; a larger gradient is scaled down", gt=0)
     patience: int | None = option(
-        None, "stop after this many epochs without a better validation loss; fewer than epochs", ge=1
+        None, "stop after this many epochs without a better validation loss; below --epochs", ge=1
     )
 
     @model_validator(mode="after")
     def _check_lengths(self) -> Self:
         faults = []
         if self.warmup_epochs >= self.epochs:
-            faults.append(f"--warmup-epochs {self.warmup_epochs} leaves nothing of --epochs {self.epochs}: lower it")
+            faults.append(f"--warmup-epochs {self.warmup_epochs}: must be below --epochs {self.epochs}: lower it")
         if self.patience is not None and self.patience >= self.epochs:
-            faults.append(f"--patience {self.patience} never stops a run of --epochs {self.epochs}: lower or drop it")
+            faults.append(f"--patience {self.patience}: must be below --epochs {self.epochs}: lower it, or drop it")
         if faults:
             raise ValueError("; ".join(faults))
         return self
@@ -81,44 +81,45 @@ class TrainConfig:
 class DataConfig:
     """How many examples there are, and where they come from.
 
-    The fields that a problem adds are options of its generator. They do nothing beside --data, may be chosen anew in an
-    evaluation, and are part of the name under which generated data are cached. A problem with a generator gives the
-    three numbers a default.
+    The fields that a problem adds are options of its generator. They have no effect with --data. An evaluation can
+    change them. The names of cached data depend on them. A problem with a generator gives the three numbers defaults.
     """
 
-    num_train: int | None = option(None, "examples for training; none: what is left of the file of --data", ge=1)
+    num_train: int | None = option(None, "examples for training; none: all that remain in the file of --data", ge=1)
     num_val: int | None = option(None, "examples that choose the best epoch; none: 10 % of the file of --data", ge=1)
     num_test: int | None = option(None, "examples for the test at the end; none: 10 % of the file of --data", ge=1)
-    cache: bool = option(True, "store generated data in the folder cache, and look there first")
+    cache: bool = option(True, "store generated data in the folder cache, and reuse data that are already there")
     file: str | None = option(
-        None, "an .npz or .csv file with the examples, instead of generated ones", flag="--data", min_length=1
+        None, "use the examples in this .npz or .csv file instead of generating them", flag="--data", min_length=1
     )
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class LogConfig:
-    """Where the results go."""
+    """Where results are written."""
 
     run_name: Annotated[str, AfterValidator(check_name)] | None = option(
-        None, "folder in checkpoints/; none: a name made of problem, seed and time"
+        None, "name of the folder in checkpoints/; none: a name made from problem, seed and time"
     )
-    wandb: bool = option(False, "log to Weights & Biases as well")
+    wandb: bool = option(False, "also log to Weights & Biases")
     checkpoints: bool = option(True, "save the weights (.pt files)")
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Config:
-    """One experiment, complete. A problem's config adds fields, and replaces `data` by its own DataConfig."""
+    """All options of one experiment. The config of a problem adds fields, and replaces `data` by its own DataConfig."""
 
     train: TrainConfig = TrainConfig()
     data: DataConfig = DataConfig()
     log: LogConfig = LogConfig()
-    seed: int = option(42, "of the data, the weights and the order of the batches", ge=0, le=2**64 - 1)
-    device: Device = option("auto", "where to train; auto is the first available one of cuda, mps, cpu")
+    seed: int = option(
+        42, "random seed of the data, the initial weights and the order of the batches", ge=0, le=2**64 - 1
+    )
+    device: Device = option("auto", "device to train on; auto: the first available one of cuda, mps, cpu")
     threads: int | None = option(None, "CPU threads; none: all cores, but one thread for small networks", ge=1, le=1024)
-    compile: bool = option(False, "compile the network by torch.compile; no gain on the CPU")
+    compile: bool = option(False, "compile the network with torch.compile; not faster on the CPU")
     replay: bool = option(
-        False, "record the training step and replay it, which is faster; its limits are in docs/replay.md"
+        False, "record the training step and replay it, which is faster; docs/replay.md lists the limits"
     )
 
     @model_validator(mode="after")
@@ -132,7 +133,7 @@ class Config:
     @model_validator(mode="after")
     def _check_speed(self) -> Self:
         if self.compile and self.replay:
-            raise ValueError("--compile and --replay are two ways to save the same time: drop one")
+            raise ValueError("--compile and --replay cannot be combined: drop one")
         return self
 
 
@@ -146,9 +147,9 @@ def generator_options(config_type: type[Config]) -> list[tuple[str, ...]]:
 
 
 def to_dict(config: Config) -> dict[str, Any]:
-    """The complete config as nested dictionaries, the problem's own options first.
+    """The complete config as nested dictionaries, with the options of the problem first.
 
-    Generator options are left out if the data come from a file, since they do nothing then.
+    Generator options are left out if the data come from a file, because they have no effect then.
     """
     values = asdict(config)
     values = {name: values[name] for name, _ in own_fields_first(type(config))}
@@ -159,7 +160,7 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 
 def problem_options(values: dict[str, Any]) -> dict[str, Any]:
-    """The part of a config's dictionary that the machinery does not have: what the network depends on."""
+    """Select the options that only the problem has, from the dictionary of a config. The network depends on these."""
     return {name: value for name, value in values.items() if name not in SHARED}
 
 
@@ -169,18 +170,18 @@ def to_json(config: Config) -> str:
 
 
 def load_config(config_type: type[C], path: str | Path) -> C:
-    """The config in a config.json. Keys that the file leaves out have their defaults.
+    """Read the config in a config.json. Keys that are not in the file have their defaults.
 
     Raises:
-        ConfigError: the file cannot be read, is not strict JSON, or holds an invalid config.
+        ConfigError: the file cannot be read, is not strict JSON, or contains an invalid config.
     """
     return validate(config_type, merge(asdict(config_type()), read_json(path)), source=str(path))
 
 
 def replace_unchecked(config: C, **values: Any) -> C:
-    """The config with other values, without the checks between its sections.
+    """A copy of the config with other values. Checks that compare sections are skipped.
 
-    An evaluation may combine a network with data that it could not be trained on.
+    An evaluation may combine sections that are invalid for training, such as a batch size and fewer examples than that.
     """
     changed = copy.copy(config)
     for name, value in values.items():

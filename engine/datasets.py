@@ -1,4 +1,4 @@
-"""The data of a run: from a file, the cache or the generator, checked by the problem."""
+"""The data of a run, from a file, the cache or the generator. The problem checks them."""
 
 import hashlib
 import os
@@ -24,13 +24,16 @@ class Data(NamedTuple):
     train: Columns
     val: Columns
     test: Columns
-    source: str  # where they came from, in words
+    source: str  # where they came from, as a phrase
     sha256: str  # of all columns
     checks: Mapping[str, Mapping[str, float]]  # the numbers of the problem's check, by split
 
 
 class _GeneratorConfig:
-    """What a generator may use of a config. Other options are not in the name of the cached data: they are an error."""
+    """The options that a generator may use. Reading any other option raises ProblemError.
+
+    The name of cached data does not depend on the other options: old data would be used after they have changed.
+    """
 
     def __init__(self, config: Config) -> None:
         self.data, self.threads = config.data, config.threads
@@ -43,10 +46,10 @@ class _GeneratorConfig:
 
 
 def generate_split(problem: Problem[Any], config: Config, n: int, seed: SeedSequence) -> Columns:
-    """n examples from the problem's generator.
+    """Generate n examples, and check the arrays that the problem's generator returns.
 
     Raises:
-        ProblemError: what it returns are not n examples.
+        ProblemError: the generator did not return valid arrays with n examples.
     """
     columns: Any = problem.generate(cast(Any, _GeneratorConfig(config)), n, seed)
     if not isinstance(columns, Mapping):
@@ -57,7 +60,7 @@ def generate_split(problem: Problem[Any], config: Config, n: int, seed: SeedSequ
     lengths = {len(column) if column.ndim else None for column in columns.values()}
     if lengths != {n}:
         shapes = ", ".join(f"{name} {np.shape(column)}" for name, column in columns.items())
-        raise ProblemError(f"generate returned arrays of the shapes {shapes} for n = {n}: make every first axis n")
+        raise ProblemError(f"generate returned arrays of the shapes {shapes} for n = {n}: every first axis must be n")
     try:
         if n > 0:
             require_columns(columns)
@@ -67,10 +70,10 @@ def generate_split(problem: Problem[Any], config: Config, n: int, seed: SeedSequ
 
 
 def get_splits(problem: Problem[Any], config: Config) -> tuple[Splits, str]:
-    """The data of a config, and in a few words where they came from.
+    """Get the data of a config, and a phrase that says where they came from.
 
-    Generated data are a function of the problem, the options of config.data and the seed. Each split depends only on
-    its own size.
+    Generated data only depend on the problem, the options in config.data and the seed. No split depends on the size of
+    another one.
 
     Raises:
         RunError: the data cannot be read or generated.
@@ -101,15 +104,15 @@ def get_splits(problem: Problem[Any], config: Config) -> tuple[Splits, str]:
 
 
 def _require_other_examples(splits: Splits) -> None:
-    """Raise ProblemError if validation and test split begin with the same examples: the generator ignores its seed."""
+    """Raise ProblemError if the generator ignores its seed: validation and test splits begin with the same examples."""
     n = min(len(next(iter(split.values()))) for split in (splits.val, splits.test))
     if n >= 10 and all(np.array_equal(splits.val[name][:n], splits.test[name][:n]) for name in splits.val):
-        raise ProblemError("generate returned the same examples for two seeds: take all random numbers from its seed")
+        raise ProblemError("generate returned the same examples for two seeds: derive all random numbers from `seed`")
 
 
 def _sizes(problem: Problem[Any], config: Config) -> list[int]:
     if type(problem).generate is Problem.generate:
-        problem.generate(config, 0, SeedSequence(0))  # which says that the problem needs --data
+        problem.generate(config, 0, SeedSequence(0))  # raises an error that asks for --data
     sizes = {"--num-train": config.data.num_train, "--num-val": config.data.num_val, "--num-test": config.data.num_test}
     if missing := [flag for flag, size in sizes.items() if size is None]:
         raise BadRequestError(f"{', '.join(missing)} none: give a number, or a file with --data")
@@ -117,18 +120,18 @@ def _sizes(problem: Problem[Any], config: Config) -> list[int]:
 
 
 def require_memory_for(problem: Problem[Any], config: Config) -> None:
-    """Raise BadRequestError if generated data would not fit in memory, without generating them."""
+    """Raise BadRequestError if the data to generate would not fit in memory. No examples are generated."""
     if config.data.file is None:
         n, one = sum(_sizes(problem, config)), generate_split(problem, config, 0, SeedSequence(0))
         per_example = sum(int(np.prod(column.shape[1:])) * column.dtype.itemsize for column in one.values())
-        require_memory(5 * n * per_example)  # the data, and copies: checks, tensors, the shuffled epoch
+        require_memory(5 * n * per_example)  # the data, and copies for checks, tensors and the shuffled epoch
 
 
 def load_data(problem: Problem[Any], config: Config) -> Data:
-    """The data of a config, each split checked by the problem, with a line on the terminal.
+    """Get the data of a config, print where they came from, and let the problem check each split.
 
     Raises:
-        RunError: the data cannot be had, generated data are wrong, or there is nothing to learn from them.
+        RunError: the data cannot be read or generated, generated data are wrong, or all training targets are equal.
     """
     splits, source = get_splits(problem, config)
     print_line(f"data {source}")
@@ -142,12 +145,12 @@ def load_data(problem: Problem[Any], config: Config) -> Data:
         raise BadRequestError(f"--batch-size {config.train.batch_size} is above {n_train} training examples: lower it")
     if not problem.scales_target(config) and np.ptp(target := target_array(problem, config, splits.train)) == 0:
         label = target.reshape(-1)[0]
-        raise BadRequestError(f"all training targets are {label:g}, so that there is nothing to learn: add others")
+        raise BadRequestError(f"all training targets are {label:g}: use data with at least two different targets")
     return Data(*splits, source, fingerprint(splits), checks)
 
 
 def report_check(name: str, check: Check, is_external: bool) -> None:
-    """Print the result of a check. Raise BadRequestError if generated data are wrong; warn if external data are."""
+    """Print the result of a check. If generated data are wrong, raise BadRequestError. If external data are, warn."""
     if check.summary:
         print_line(f"{name}: {check.summary}")
     if check.fault:
@@ -157,7 +160,7 @@ def report_check(name: str, check: Check, is_external: bool) -> None:
 
 
 def save_data(problem: Problem[Any], config: Config, path: Path, overwrite: bool = False) -> None:
-    """Generate the data of a run and write them to a file that --data reads.
+    """Generate the data of a run, and write them to a file that you can pass to --data.
 
     Raises:
         RunError: the data cannot be generated, or the file cannot be written.
@@ -166,7 +169,7 @@ def save_data(problem: Problem[Any], config: Config, path: Path, overwrite: bool
     if path.suffix != ".npz" or path.is_symlink() or (path.exists() and not path.is_file()):
         raise BadRequestError(f"--save-data {path}: give the path of a regular .npz file")
     if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise BadRequestError(f"--save-data {path}: that folder cannot be written to; give another path")
+        raise BadRequestError(f"--save-data {path}: the folder does not exist or is not writable; give another path")
     if path.exists() and not overwrite:
         raise BadRequestError(f"--save-data {path}: exists already; --overwrite replaces it")
     data = load_data(problem, config)

@@ -1,4 +1,9 @@
-"""One run in several processes, as torchrun starts them. A run on its own is rank 0 of 1 and sends nothing."""
+"""One run in several processes, which torchrun starts. A run in a single process is rank 0 of 1, and sends nothing.
+
+Every process runs the same program and trains on its share of each batch. A process is identified by its rank, which
+counts from 0. Operations such as all_reduce are collective: every process has to call them, in the same order, and
+waits until all others have called them too.
+"""
 
 import gc
 import os
@@ -18,32 +23,37 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Rank 0 may generate data for hours while the others wait. A process that dies is noticed at once by its connections.
+# A collective operation fails after this time. It is long because rank 0 may generate data for hours while the others
+# wait. If a process dies, the others do not wait that long: they notice at once that its connections are closed.
 TIMEOUT = timedelta(days=1)
 
 
 @dataclass(frozen=True)
 class Group:
-    """The processes of a run, as seen from one of them. If another one ends, all methods raise RunError."""
+    """The processes of a run, as seen from one of them.
+
+    If another process has ended, every method that communicates raises RunError.
+    """
 
     rank: int = 0
     size: int = 1
-    local_rank: int = 0  # among the processes on this machine
+    local_rank: int = 0  # the rank among the processes on this machine, which selects the GPU
 
     @property
     def is_main(self) -> bool:
-        """Whether this is rank 0, the process that loads the data and writes."""
+        """Whether this is rank 0, the main process, which loads the data and writes the files."""
         return self.rank == 0
 
     @contextmanager
     def init(self, device: "torch.device") -> Iterator[None]:
-        """Connect the processes for the duration of the block."""
+        """Connect the processes while the block runs."""
         if self.size == 1:
             yield
             return
         from torch import distributed
 
-        # Arrays and predictions travel between CPUs, gradients from where they are.
+        # gloo transfers data between CPUs, nccl between GPUs. The device of a tensor selects one of the two: arrays and
+        # predictions are on the CPU, gradients are on the device of the network.
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         with _connection(), self._waiting():
             distributed.init_process_group(backend, timeout=TIMEOUT)
@@ -53,35 +63,44 @@ class Group:
             distributed.destroy_process_group()
 
     def shard(self, tensor: "Tensor") -> "Tensor":
-        """This process's share: one of `size` nearly equal parts along the first axis, as a view."""
+        """The share of this process: one of `size` nearly equal parts along the first axis, as a view."""
         return tensor if self.size == 1 else tensor.tensor_split(self.size)[self.rank]
 
     def share(self, batch: "Sequence[Tensor]") -> "Sequence[Tensor]":
-        """This process's share of a batch. If the batch is smaller than the group, every process gets all of it."""
+        """The share of this process of each tensor in a batch.
+
+        If the batch has fewer examples than there are processes, every process gets the whole batch. Otherwise some
+        would have to compute the mean loss of no examples.
+        """
         return batch if self.size == 1 or len(batch[0]) < self.size else [self.shard(tensor) for tensor in batch]
 
     def average(self, loss: "Tensor", parameters: "Iterable[Tensor]", n: int) -> "Tensor":
-        """Replace the gradients of parameters by their mean over all processes, and return that of the loss.
+        """Replace the gradients of parameters by their means over the examples of all processes.
 
         Args:
-            loss: the mean loss of the examples of this process, without dimensions.
-            parameters: the same ones in all processes; those without a gradient are skipped.
-            n: the number of examples of this process, its weight in the mean.
+            loss: the mean loss over the examples of this process, without dimensions.
+            parameters: the same in all processes; those without a gradient are skipped.
+            n: the number of examples of this process, which is its weight in the mean.
+
+        Returns:
+            The mean loss over the examples of all processes.
         """
         if self.size == 1:
             return loss
         import torch
 
+        # Put all numbers into one tensor, which is faster to send than many. Its last element is 1. After the product
+        # with n and the sum over all processes, it is the total number of examples.
         gradients = [p.grad for p in parameters if p.grad is not None]
         numbers = torch.cat([each.flatten() for each in (*gradients, loss, torch.ones_like(loss))])
-        *sums, count = torch.split(self.all_reduce(numbers * n), [each.numel() for each in (*gradients, loss, loss)])
-        *means, loss = (each / count for each in sums)
+        *totals, count = torch.split(self.all_reduce(numbers * n), [each.numel() for each in (*gradients, loss, loss)])
+        *means, loss = (each / count for each in totals)
         for gradient, mean in zip(gradients, means, strict=True):
             gradient.copy_(mean.view_as(gradient))
         return loss.squeeze()
 
     def all_reduce(self, tensor: "Tensor") -> "Tensor":
-        """Replace a tensor by its sum over all processes, in all of them, and return it."""
+        """Replace a tensor in every process by its sum over all processes, and return it."""
         if self.size > 1:
             from torch import distributed
 
@@ -90,36 +109,40 @@ class Group:
         return tensor
 
     def gather(self, shard: "Tensor", n: int) -> "Tensor":
-        """The tensor of n rows that `shard` was taken from, in all processes."""
+        """Put the shards of all processes together again: the tensor of n rows, in every process."""
         if self.size == 1:
             return shard
         import torch
 
+        # Every process writes its own rows, and the other rows are zero. The sum over all processes is therefore exact.
         whole = torch.zeros(n, *shard.shape[1:], dtype=shard.dtype)
         self.shard(whole).copy_(shard)
-        return self.all_reduce(whole).to(shard.device)  # all other terms of the sum are zero: nothing is rounded
+        return self.all_reduce(whole).to(shard.device)
 
     def broadcast(self, make: Callable[[], T]) -> T:
-        """What `make` returns in rank 0, in all processes. The others do not call it."""
+        """Call `make` in rank 0, and return its result in all processes. The others do not call it."""
         if self.size == 1:
             return make()
         from torch import distributed
 
-        box: list[Any] = [make() if self.is_main else None]
+        box: list[Any] = [make() if self.is_main else None]  # in the others, None is replaced by the pickled result
         with _connection(), self._waiting():
             distributed.broadcast_object_list(box)
         made: T = box[0]
         return made
 
     def _waiting(self) -> AbstractContextManager[None]:
-        """For what may take as long as rank 0 works alone. The other processes save nothing, and may be killed."""
+        """A context for operations in which the others wait for rank 0, perhaps for hours.
+
+        In it, a signal ends a waiting process at once. That is safe, because these processes save nothing.
+        """
         return nullcontext() if self.is_main else default_handlers()
 
     def exit(self, code: int) -> NoReturn:
-        """End the program."""
+        """End the program with an exit code."""
         if self.size > 1:
-            # A thread of gloo may still need the interpreter's lock to release a tensor. If the interpreter is gone by
-            # then, the process is aborted: so it ends without shutting the interpreter down.
+            # End without shutting the interpreter down. A thread of gloo may still need the interpreter's lock to
+            # release a tensor. If the interpreter no longer existed at that time, the process would be aborted.
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
@@ -130,16 +153,17 @@ ALONE = Group()
 
 
 def quick_exit(code: int) -> NoReturn:
-    """End the program without a last garbage collection among all objects of torch, which takes half a second."""
-    gc.freeze()
+    """End the program without a last garbage collection, which takes half a second with all objects of torch."""
+    gc.freeze()  # later collections ignore all present objects
     sys.exit(code)
 
 
 @contextmanager
 def _connection() -> Iterator[None]:
+    """Replace errors of the connection by a RunError."""
     try:
         yield
-    except RuntimeError as error:  # of the connection: nothing is computed in such a block
+    except RuntimeError as error:  # from the connection, because nothing is computed in such a block
         reason = " ".join(str(error).split())[:200]
         raise RunError(f"another process of this run has ended, or cannot be reached ({reason})") from error
 

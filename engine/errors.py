@@ -1,7 +1,7 @@
-"""The errors that end a run with one line on stderr. Each class has the exit code of the program.
+"""Errors that end a run with one line on stderr. Each class sets the exit code of the program.
 
-The exit codes: 0 success, 1 a bug, 2 a bad request, 3 an unusable file, 4 training diverged, 5 the disk (an OSError),
-130 and 143 a signal (signals.py).
+The exit codes are: 0 success, 1 a bug, 2 a bad request, 3 an unusable file, 4 training diverged, 5 a disk error
+(OSError), 130 and 143 a signal (signals.py).
 """
 
 
@@ -12,17 +12,17 @@ class RunError(Exception):
 
 
 class ProblemError(RunError):
-    """A method of the problem returned something that the machinery cannot use. The message names the method."""
+    """A method of the problem returned something that cannot be used. The message names the method."""
 
 
 class BadRequestError(RunError):
-    """The request cannot be met on this machine or with these options."""
+    """The request is invalid, or cannot be met on this machine."""
 
     exit_code = 2
 
 
 class UnusableFileError(RunError):
-    """A file is damaged, or holds something else than expected."""
+    """A file is damaged, or does not contain what was expected."""
 
     exit_code = 3
 

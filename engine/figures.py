@@ -1,4 +1,4 @@
-"""The figures that every problem has: arrays in, Figure out."""
+"""Figures that every problem has. The functions take arrays and return a Figure."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 
 def training_curves(rows: Sequence[Mapping[str, float]], best_epoch: int, loss_name: str = "loss") -> Figure:
-    """Loss and learning rate against the epoch, with the best epoch marked; `rows` as in epoch_metrics.json."""
+    """Plot loss and learning rate against the epoch, and mark the best epoch; `rows` is as in epoch_metrics.json."""
     epochs = [row["epoch"] for row in rows]
     figure = Figure(figsize=(6, 5), layout="constrained")
     loss, rate = figure.subplots(2, sharex=True, height_ratios=(3, 1))
@@ -26,7 +26,10 @@ def training_curves(rows: Sequence[Mapping[str, float]], best_epoch: int, loss_n
 
 
 def parity(true: NDArray[Any], predicted: NDArray[Any], quantity: str = "target", unit: str = "") -> Figure:
-    """Predicted against true values, and the distribution of the error: (N,), or (N, k) with one row of panels each."""
+    """Plot predicted against true values, and the distribution of the error.
+
+    Values are (N,), or (N, k) with one row of panels for each of the k components.
+    """
     true, predicted = (np.asarray(values, dtype=np.float64).reshape(len(values), -1) for values in (true, predicted))
     k, suffix = true.shape[1], f" [{unit}]" if unit else ""
     figure = Figure(figsize=(8, 4 * k), layout="constrained")

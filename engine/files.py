@@ -1,4 +1,4 @@
-"""Files that are always complete, files with a checksum, and one process per run folder."""
+"""Atomic writes, files with a checksum, and a lock that only lets one process write to the folder of a run."""
 
 import fcntl
 import hashlib
@@ -16,13 +16,13 @@ CHECKSUM = b"\nsha256 "  # separates the content of a file from its checksum
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file that is, at any moment, either the old or the new one, even after a crash or a power cut."""
+    """Write a file such that it has, at any moment, its old or its new content, even after a crash or a power cut."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            os.fsync(file.fileno())  # the content has to be on the disk before the file gets its name
         temporary.replace(path)
         sync_folder(path.parent)
     finally:
@@ -30,7 +30,7 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Write the names in a folder, such as the new name of a file, to the disk."""
+    """Write the list of names in a folder to the disk, for example after a file has been renamed."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -39,20 +39,20 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write strict JSON atomically. Raises ValueError for NaN and infinity, which JSON does not have."""
+    """Write strict JSON atomically. Raises ValueError for NaN and infinity, which JSON does not allow."""
     write_atomic(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
 def write_checked(path: Path, content: bytes) -> None:
-    """Write a file atomically, followed by the SHA-256 of its content, with which read_checked detects damage.
+    """Write a file atomically, followed by the SHA-256 of its content. read_checked uses it to detect damage.
 
-    Readers of zip archives, such as torch.load and numpy.load, ignore what follows the archive.
+    Readers of zip archives, such as torch.load and numpy.load, ignore bytes that follow the archive.
     """
     write_atomic(path, content + CHECKSUM + hashlib.sha256(content).hexdigest().encode())
 
 
 def read_checked(path: Path) -> bytes:
-    """The content of a file that write_checked wrote.
+    """Read the content of a file that write_checked wrote.
 
     Raises:
         UnusableFileError: the file is damaged, or another program wrote it.
@@ -64,7 +64,7 @@ def read_checked(path: Path) -> bytes:
 
 
 def read_info(folder: Path) -> dict[str, Any]:
-    """The content of a run's run_info.json, empty if there is no such file.
+    """Read the run_info.json of a run. The result is empty if there is no such file.
 
     Raises:
         UnusableFileError: the file is damaged.
@@ -79,18 +79,21 @@ def read_info(folder: Path) -> dict[str, Any]:
 
 
 def require_free(folder: Path, overwrite: bool = False) -> None:
-    """Raise BadRequestError unless a run may be written to the folder: a new one or, with `overwrite`, a run's."""
+    """Raise BadRequestError unless a run may be written to the folder.
+
+    The folder has to be new. With `overwrite`, it may also be the folder of an earlier run.
+    """
     if folder.is_symlink() or folder.is_file():
         raise BadRequestError(f"{folder} is a link or a file: remove it, or choose another --run-name")
     if not folder.exists():
         return
     names = {entry.name for entry in folder.iterdir()}
-    if all(name == ".lock" or name.endswith(".tmp") for name in names):  # left by a run that was killed at its start
+    if all(name == ".lock" or name.endswith(".tmp") for name in names):  # from a run that was killed when it started
         overwrite = True
     if ".lock" in names:
         with (folder / ".lock").open() as lock:
             try:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # fails if lock_run holds the lock in another process
             except BlockingIOError:
                 raise BadRequestError(
                     f"{folder} is being written by process {lock.read().strip()}: wait, or choose another --run-name"
@@ -101,15 +104,17 @@ def require_free(folder: Path, overwrite: bool = False) -> None:
             "another --run-name keeps it"
         )
     if names and not {".lock", "run_info.json"} & names:
-        raise BadRequestError(f"{folder} is not the folder of a run and is not changed: choose another --run-name")
+        raise BadRequestError(f"{folder} is not the folder of a run, so it is kept: choose another --run-name")
 
 
 @contextmanager
 def lock_run(folder: Path, overwrite: bool = False) -> Iterator[None]:
-    """Create a run's folder, or with `overwrite` take over an existing one, and lock it against other processes.
+    """Create the folder of a run, and lock it against other processes while the block runs.
+
+    With `overwrite`, the folder may already exist.
 
     Raises:
-        BadRequestError: as require_free, also if another process locks the folder at the same moment.
+        BadRequestError: see require_free. Also raised if another process locks the folder at the same moment.
     """
     require_free(folder, overwrite)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -117,7 +122,7 @@ def lock_run(folder: Path, overwrite: bool = False) -> Iterator[None]:
         folder.mkdir()
     except FileExistsError:
         require_free(folder, overwrite)
-    # The kernel releases the lock when the process ends in any way: a killed run does not block the next one.
+    # The kernel releases the lock when the process ends, even if it is killed: that does not block the next run.
     with (folder / ".lock").open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -128,13 +133,13 @@ def lock_run(folder: Path, overwrite: bool = False) -> Iterator[None]:
         lock.truncate(0)
         lock.write(f"{os.getpid()}\n")
         lock.flush()
-        for left_over in folder.glob(".*.tmp"):  # of a process that was killed while it was writing
+        for left_over in folder.glob(".*.tmp"):  # from a process that was killed while it was writing
             left_over.unlink()
         yield
 
 
 def empty_folder(folder: Path) -> None:
-    """Remove an earlier run from a locked folder."""
+    """Remove all files of an earlier run from a locked folder, except the lock."""
     for entry in folder.iterdir():
         if entry.name != ".lock":
             shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()

@@ -1,4 +1,4 @@
-"""The machine: memory, devices, threads, and the versions that may make equal runs differ."""
+"""The machine: memory, devices, threads, and the versions that can make the results of equal runs differ."""
 
 import os
 import platform
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-# Multiplications in the largest layer of a small step. Below it, a second thread saves hardly any time.
-SMALL = 2**21
+# If the largest layer needs fewer multiplications than this in a step, a second thread saves hardly any time.
+MIN_WORK_FOR_THREADS = 2**21
 
 
 def physical_memory() -> int:
-    """Bytes of memory of this machine."""
+    """The physical memory of this machine, in bytes."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def require_memory(n_bytes: int) -> None:
-    """Raise BadRequestError if the machine has less physical memory than that."""
+    """Raise BadRequestError if the machine has less than `n_bytes` of physical memory."""
     available = physical_memory()
     if n_bytes > available:
         raise BadRequestError(
@@ -34,7 +34,7 @@ def require_memory(n_bytes: int) -> None:
 
 
 def select_device(name: str, index: int | None = None) -> "torch.device":
-    """The device of that name; `auto` is the first available one of cuda, mps, cpu. The index counts GPUs.
+    """The device of a name; `auto` selects the first available one of cuda, mps, cpu. `index` is the number of a GPU.
 
     Raises:
         BadRequestError: this machine has no such device.
@@ -57,28 +57,30 @@ def select_device(name: str, index: int | None = None) -> "torch.device":
 
 
 def require_compiler(device: "torch.device") -> None:
-    """Raise BadRequestError if torch.compile lacks a C++ compiler, which it needs on the CPU."""
+    """Raise BadRequestError if there is no C++ compiler, which torch.compile needs on the CPU."""
     if device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))):
         raise BadRequestError("--compile: this machine has no C++ compiler; install g++, or drop --compile")
 
 
 def choose_num_threads(network: "nn.Module", batch_size: int, sites: int) -> int:
-    """The number of CPU threads for training: torch's own choice, but one for a step that is too small to share.
+    """The number of CPU threads for training: the default of torch, but only one thread if the steps are small.
 
     Args:
-        sites: numbers in one input, an upper bound on how often a convolution uses its kernel.
+        network: the network to train.
+        batch_size: the number of examples in a step.
+        sites: the number of values in one input, an upper bound on how often a convolution uses its kernel.
     """
     import torch
 
-    # A matrix is used once per example, the kernel of a convolution at each site of the example.
+    # Multiplications per step: a matrix is used once per example, the kernel of a convolution at each of the sites.
     work = [batch_size * p.numel() * (sites if p.ndim > 2 else 1) for p in network.parameters()]
-    return 1 if max(work, default=0) < SMALL else torch.get_num_threads()
+    return 1 if max(work, default=0) < MIN_WORK_FOR_THREADS else torch.get_num_threads()
 
 
 def provenance() -> dict[str, Any]:
-    """The origin of a number: the commit, versions and machine."""
+    """The origin of a result: the commit, versions and machine."""
     root = Path(__file__).parent.parent
-    changes = _git(root, "status", "--porcelain", "--", "*.py", "requirements.txt")  # neither text nor results count
+    changes = _git(root, "status", "--porcelain", "--", "*.py", "requirements.txt")  # only files that affect results
     return {
         "git_commit": _git(root, "rev-parse", "HEAD"),
         "git_dirty": None if changes is None else changes != "",

@@ -1,4 +1,4 @@
-"""Data sets in files: .npz archives with any arrays, and .csv tables with a header."""
+"""Read and write files with examples: .npz archives of arrays, and .csv tables with a header."""
 
 import csv
 import io
@@ -21,14 +21,14 @@ from engine.hardware import physical_memory
 from engine.options import nearest
 from engine.problem import Columns, Problem, Splits
 
-NUMBERS = "biuf"  # kinds of dtypes: booleans, integers, floats
+NUMBERS = "biuf"  # the kinds of dtypes that are accepted: Booleans, signed and unsigned integers, floats
 
 
 def read_columns(problem: Problem[Any], config: Config, path: str) -> Columns:
-    """All examples of a file, checked and converted by the problem.
+    """Read all examples of a file. The problem checks and converts them.
 
     Raises:
-        UnusableFileError: the file is missing or damaged, or does not hold what the problem needs.
+        UnusableFileError: the file is missing or damaged, or does not contain what the problem needs.
     """
     try:
         if not Path(path).is_file():
@@ -37,7 +37,7 @@ def read_columns(problem: Problem[Any], config: Config, path: str) -> Columns:
         columns = problem.read(config, source)
         require_columns(columns)
         return columns
-    except Exception as error:  # readers of damaged or malicious files raise nearly anything
+    except Exception as error:  # a damaged or malicious file can make a reader raise almost any exception
         reason = error.args[0] if isinstance(error, KeyError) and error.args else str(error) or repr(error)
         raise UnusableFileError(f"{path}: {' '.join(str(reason).split())}") from None
 
@@ -61,7 +61,7 @@ def require_columns(columns: Columns) -> None:
 
 
 class _Archive(Mapping[str, NDArray[Any]]):
-    """The arrays of an .npz file. An array is checked and read when it is looked up; objects are never unpickled."""
+    """The arrays of an .npz file. An array is checked and read when it is looked up. Objects are never unpickled."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -84,14 +84,14 @@ class _Archive(Mapping[str, NDArray[Any]]):
 
 
 def _check_header(archive: zipfile.ZipFile, name: str) -> None:
-    """Raise ValueError unless an array holds numbers, has the size that its header claims, and fits in memory."""
+    """Raise ValueError unless an array contains numbers, has the size that its header claims, and fits in memory."""
     readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
     with archive.open(f"{name}.npy") as file:
         shape, _, dtype = readers[npy.read_magic(file)](file)
         size = math.prod(shape) * dtype.itemsize
         if dtype.kind not in NUMBERS:
             raise ValueError(f"{name} has the dtype {dtype}, and must hold numbers")
-        if 4 * size > physical_memory():  # the array, a copy, and what checks compute for each element
+        if 4 * size > physical_memory():  # the array, a copy, and temporary arrays of the checks
             raise ValueError(f"{name} claims {size / 2**30:,.1f} GiB, too much for the memory of this machine")
         if size != archive.getinfo(f"{name}.npy").file_size - file.tell():
             raise ValueError(f"{name} is not as large as it claims")
@@ -103,7 +103,7 @@ class _Table(Mapping[str, NDArray[np.float64]]):
     def __init__(self, path: str) -> None:
         self.path = path
         with Path(path).open(encoding="utf-8-sig", newline="") as file:
-            unquoted = re.sub('"[^"]*"', "", file.read(2**16))
+            unquoted = re.sub('"[^"]*"', "", file.read(2**16))  # a quoted name may contain other delimiters
             self.delimiter = max(",;\t", key=unquoted.partition("\n")[0].count)
             file.seek(0)
             rows = csv.reader(file, delimiter=self.delimiter)
@@ -122,7 +122,7 @@ class _Table(Mapping[str, NDArray[np.float64]]):
         options = {"delimiter": self.delimiter, "quotechar": '"', "comments": None, "encoding": "utf-8-sig"}
         place = self.names.index(name)
         with Path(self.path).open(encoding="utf-8-sig") as file:
-            next(csv.reader(file, delimiter=self.delimiter))  # the header, which may span lines
+            next(csv.reader(file, delimiter=self.delimiter))  # skip the header, which may have several lines
             if not (rest := file.read()).strip():
                 raise ValueError("there are no rows below the header")
         try:
@@ -144,7 +144,7 @@ def _unknown(kind: str, name: str, names: list[str]) -> str:
 
 
 def write_columns(path: Path, splits: Splits) -> None:
-    """Write all examples, training, validation and test in this order, to an .npz file for --data."""
+    """Write all examples to an .npz file for --data: training, validation and test, in this order."""
     buffer = io.BytesIO()
     columns: dict[str, Any] = {name: np.concatenate([split[name] for split in splits]) for name in splits.train}
     np.savez_compressed(buffer, allow_pickle=False, **columns)
@@ -152,14 +152,14 @@ def write_columns(path: Path, splits: Splits) -> None:
 
 
 def divide(columns: Columns, config: DataConfig, seed: int) -> Splits:
-    """Random splits of the sizes that the config asks for, without replacement.
+    """Divide the examples at random into splits of the sizes in the config. No example is in two splits.
 
-    A size that is None is 10 % of the examples, for training what is then left. If the examples come from one Markov
-    chain, store only one per few autocorrelation times: neighbours on both sides of the division make the test error
-    too small.
+    If the size of the validation or test split is None, it is 10 % of the examples. If the size of the training split
+    is None, it gets all remaining examples. If the examples come from one Markov chain, store only one example per few
+    autocorrelation times. Otherwise examples in different splits are correlated, and the test error is too small.
 
     Raises:
-        BadRequestError: there are fewer examples than the config asks for.
+        BadRequestError: there are fewer examples than the config requests.
     """
     n = len(next(iter(columns.values())))
     tenth = max(1, n // 10)
@@ -168,7 +168,7 @@ def divide(columns: Columns, config: DataConfig, seed: int) -> Splits:
     ends = np.cumsum([n_train, n_val, n_test])
     if n < ends[-1]:
         raise BadRequestError(
-            f"--data {config.file} has {n:,} examples and {ends[-1]:,} are asked for: "
+            f"--data {config.file} has {n:,} examples, and {ends[-1]:,} are requested: "
             "lower --num-train, --num-val or --num-test"
         )
     order = default_rng(seed).permutation(n)[: ends[-1]]

@@ -1,8 +1,8 @@
-"""Dataclass fields as options: flags, strict JSON and one-line errors for any config made of pydantic dataclasses.
+"""Options from dataclass fields: flags, strict JSON and one-line errors for any config made of pydantic dataclasses.
 
-A config is a dataclass of values and of sections, which are dataclasses of values. An option is known by its path:
-("train", "lr") for a value in a section, ("seed",) for one at the top. Nothing here knows which options there are. To
-add an option, add a field to a config; nothing in this file changes.
+A config is a dataclass of values and of sections, which are dataclasses of values. An option is identified by its path:
+("train", "lr") for a value in a section, ("seed",) for a value at the top level. This file does not depend on which
+options there are. To add an option, add a field to a config; you do not change this file.
 """
 
 import argparse
@@ -27,24 +27,24 @@ Config = TypeVar("Config")
 INTEGER = re.compile(r"[+-]?[0-9]+")
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
-MAX_BYTES = 2**20  # of a config file: a thousand times the usual size
+MAX_BYTES = 2**20  # the size of the largest config file that is read: a thousand times the usual size
 NOUNS = {bool: "true or false", int: "an integer", float: "a number", str: "a name"}
 BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most", "multiple_of": "a multiple of"}
 
 
-# Windows reserves these names for devices: a folder with such a name cannot be copied there.
+# Windows reserves these names for devices. A folder with such a name cannot be copied to Windows.
 RESERVED_NAMES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{i}" for port in ("COM", "LPT") for i in range(1, 10))}
 
 
 def folder_name(label: str) -> str:
-    """A label as part of a file name, with _ for characters that some systems do not allow."""
+    """Make a label part of a file name: replace characters that some systems do not allow by _."""
     return re.sub(r"[^A-Za-z0-9._-]", "_", label)[:40] or "_"
 
 
 def check_name(name: str) -> str:
-    """Raise ValueError unless the name is a plain folder name on every system; return it."""
+    """Return the name. Raise ValueError unless it is a valid folder name on every system."""
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}", name):
-        raise ValueError("use 1 to 64 of A-Z a-z 0-9 . _ - and begin with a letter, a digit or _")
+        raise ValueError("use 1 to 64 characters of A-Z a-z 0-9 . _ - and begin with a letter, a digit or _")
     if name.partition(".")[0].upper() in RESERVED_NAMES:
         raise ValueError("the name is reserved on Windows; choose another")
     return name
@@ -57,14 +57,14 @@ class ConfigError(BadRequestError):
 def option(
     default: Any, description: str, *, flag: str = "", idle: Callable[[Any], str] | None = None, **limits: Any
 ) -> Any:
-    """The default of a config field, with what the command line needs to know about it.
+    """The default of a config field, together with what the command line needs to know about the option.
 
     Args:
-        default: the value without a flag.
+        default: the value if no flag is given.
         description: the help text.
-        flag: the flag, if it is not the name of the field with dashes.
-        idle: takes the section (a top-level option: the config) and returns what makes the option do nothing there,
-            such as "--scheduler none", or "". An idle option on the command line is an error.
+        flag: the flag, if it differs from the name of the field with dashes.
+        idle: a function of the section (for a top-level option, of the config). It returns what makes the option have
+            no effect there, such as "--scheduler none", or "" if it has an effect. A flag without effect is an error.
         limits: ge, gt, le, lt, multiple_of, min_length, max_length, strict, as in pydantic.Field.
     """
     extra: Any = {"flag": flag, "idle": idle}
@@ -79,7 +79,7 @@ class Option(NamedTuple):
 
     @property
     def flag(self) -> str:
-        """`--lr` for `lr`, unless the field names another flag."""
+        """The flag: `--lr` for `lr`, unless the field sets another one."""
         return self._extra.get("flag") or "--" + self.path[-1].replace("_", "-")
 
     @property
@@ -94,33 +94,33 @@ class Option(NamedTuple):
 
     @property
     def kind(self) -> Any:
-        """The type, without `None` and annotations."""
+        """The type of the value, without `None` and annotations."""
         annotation = get_args(self.info.annotation)[0] if self.optional else self.info.annotation
         return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
 
     @property
     def is_list(self) -> bool:
-        """Whether the flag takes several words."""
+        """Whether the flag takes several values."""
         return get_origin(self.kind) is tuple
 
     @property
     def allowed(self) -> str:
-        """The allowed values in words, such as `an integer, at least 4, at most 1024, a multiple of 2`."""
+        """A description of the allowed values, such as `an integer, at least 4, at most 1024, a multiple of 2`."""
         return _in_words(self.kind, self.info.metadata) + (", or none" if self.optional else "")
 
     @property
     def default(self) -> str:
-        """The default as it is typed."""
+        """The default as you type it on the command line."""
         return self.typed(self.info.default)
 
     def typed(self, value: Any) -> str:
-        """A value as it is typed on the command line; of a switch, with its flag."""
+        """A value as you type it on the command line. For a switch, the result is the flag."""
         if isinstance(value, bool):
             return self.flag if value else "--no-" + self.flag[2:]
         return "none" if value is None else " ".join(map(str, value if isinstance(value, tuple) else (value,)))
 
     def value(self, words: Any) -> Any:
-        """The value of what argparse found after the flag. An invalid word is returned as it is, and refused later."""
+        """Convert what argparse found after the flag. An invalid word is returned unchanged; validate refuses it."""
         if self.optional and words in ("none", ["none"]):
             return None
         if isinstance(words, list):
@@ -134,14 +134,14 @@ class Option(NamedTuple):
         return _integer(word) if INTEGER.fullmatch(word) else float(word)
 
     def idle(self, config: Any) -> str:
-        """What makes this option do nothing in a config, or an empty string."""
+        """What makes this option have no effect in a config, or an empty string if it has an effect."""
         reason: Callable[[Any], str] | None = self._extra.get("idle")
         section = config if len(self.path) == 1 else getattr(config, self.path[0])
         return reason(section) if reason else ""
 
 
 def _element(kind: Any) -> tuple[Any, Iterable[Any]]:
-    """The type of an element of tuple[X, ...], and its limits."""
+    """The type and the limits of an element of tuple[X, ...]."""
     element = get_args(kind)[0]
     return (get_args(element)[0], get_args(element)[1].metadata) if get_origin(element) is Annotated else (element, ())
 
@@ -159,12 +159,15 @@ def _in_words(kind: Any, metadata: Iterable[Any]) -> str:
 
 
 def _integer(digits: str) -> int | float:
-    """The integer. Thousands of digits, for which int() raises an error, become an infinite float: out of any range."""
+    """Convert digits to an integer, or to an infinite float, which is out of any range, if there are too many.
+
+    For thousands of digits, int() would raise an error.
+    """
     return int(digits) if len(digits) < 100 else float(digits)
 
 
 def options_of(config_type: Any) -> dict[tuple[str, ...], Option]:
-    """Every option of a config by its path. Those that the class itself adds come before those that it inherits."""
+    """All options of a config by path. Options that the class itself adds come before those that it inherits."""
     found: dict[tuple[str, ...], Option] = {}
     for name, info in own_fields_first(config_type):
         section: Any = info.annotation
@@ -176,19 +179,19 @@ def options_of(config_type: Any) -> dict[tuple[str, ...], Option]:
 
 
 def own_fields_first(config_type: Any) -> list[tuple[str, FieldInfo]]:
-    """The fields of a dataclass by name: what the class adds, then what it inherits."""
+    """The fields of a dataclass by name. Fields that the class itself adds come before those that it inherits."""
     inherited = {name for base in config_type.__mro__[1:] for name in getattr(base, "__pydantic_fields__", ())}
     return sorted(config_type.__pydantic_fields__.items(), key=lambda field: field[0] in inherited)
 
 
-# ---------------------------------------------------------------------------------------------------- values, merged
+# ----------------------------------------------------------------------------------------------------- merging values
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
-    """The object in a JSON file.
+    """Read the object in a JSON file.
 
     Raises:
-        ConfigError: the file is missing, is not UTF-8 or JSON, has a duplicate key, or holds no object.
+        ConfigError: the file is missing, is not UTF-8 or JSON, has a duplicate key, or does not contain an object.
     """
 
     def refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -220,7 +223,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
 
 
 def merge(base: Mapping[str, Any], update: Mapping[str, Any]) -> dict[str, Any]:
-    """`base`, with the values of `update` in place of its own, section by section."""
+    """A copy of `base` in which the values of `update` replace those of `base`, section by section."""
     merged = dict(base)
     for key, value in update.items():
         sections = isinstance(value, dict) and isinstance(base.get(key), dict)
@@ -231,13 +234,13 @@ def merge(base: Mapping[str, Any], update: Mapping[str, Any]) -> dict[str, Any]:
 def validate(
     config_type: type[Config], values: Mapping[str, Any], source: str = "", flags: Mapping[str, Any] | None = None
 ) -> Config:
-    """The config of merged values. Those in `flags` came from the command line, the others from the file `source`.
+    """Make a config from merged values. Values in `flags` are from the command line, others from the file `source`.
 
     Raises:
-        ConfigError: some values are invalid. Names each by its flag, or by its file and path.
+        ConfigError: some values are invalid. The message names each by its flag, or by its file and path.
     """
     options = options_of(config_type)
-    try:  # as JSON, in which pydantic's strict mode accepts a list for a tuple and an object for a dataclass
+    try:  # in JSON, strict mode of pydantic accepts a list for a tuple, and an object for a dataclass
         return TypeAdapter(config_type).validate_json(json.dumps(values))
     except ValidationError as invalid:
         faults = [_fault(dict(error), options, source, flags or {}) for error in invalid.errors()]
@@ -249,7 +252,7 @@ def validate(
 def _fault(
     error: dict[str, Any], options: Mapping[tuple[str, ...], Option], source: str, flags: Mapping[str, Any]
 ) -> str:
-    """A fault that pydantic found as one phrase: what was given, what is allowed, what to do."""
+    """Describe an error that pydantic found in one phrase: what was given, what is allowed, what to do."""
     path = tuple(str(part) for part in error["loc"])
     option = options.get(path[:2]) or options.get(path[:1])
     if error["type"] == "json_invalid":
@@ -257,7 +260,7 @@ def _fault(
     if error["type"] == "unexpected_keyword_argument":
         places = {section: section for section, *_ in options} | {path[-1]: ".".join(path) for path in options}
         return f"{source}: {'.'.join(path)}: no such key; {nearest(path[-1], places)}"
-    if error["type"] == "value_error" and option is None:  # contradicting options, which the text names
+    if error["type"] == "value_error" and option is None:  # options that contradict each other; the text names them
         by_flag = _holds(flags, path) and flags
         return str(error["ctx"]["error"]) if by_flag or not source else f"{source}: {error['ctx']['error']}"
     name = option.flag if option and _holds(flags, option.path) else f"{source}: {'.'.join(path)}".removeprefix(": ")
@@ -269,11 +272,12 @@ def _fault(
 
 
 def _holds(values: Any, path: tuple[str, ...]) -> bool:
+    """Whether nested dictionaries have a value at this path."""
     return path == () or (isinstance(values, dict) and path[0] in values and _holds(values[path[0]], path[1:]))
 
 
 def nearest(word: str, names: Mapping[str, str]) -> str:
-    """Advice for an unknown word. The values of `names` say what to write instead of the name that is closest."""
+    """Suggest the known name that is closest to an unknown word. `names` maps known names to what to write instead."""
     close = difflib.get_close_matches(word, names, n=1)
     return f"did you mean {names[close[0]]}?" if close else "--print-config shows all options"
 
@@ -282,12 +286,12 @@ def nearest(word: str, names: Mapping[str, str]) -> str:
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser without abbreviations, with one-line errors. Its result only has the flags that were given."""
+    """An ArgumentParser without abbreviations, and with one-line errors. Its result only has flags that were given."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(argument_default=argparse.SUPPRESS, allow_abbrev=False, **settings)
-        # Words such as -1e-3 and -inf are values, which are refused by name later. argparse itself only recognises
-        # plain negative numbers as values.
+        # By default, argparse only recognises plain negative numbers as values. With this pattern, -1e-3 and -inf are
+        # also values of the flag before them. If they are invalid, the error message can then name the flag.
         self._negative_number_matcher = re.compile("-[^-]")
 
     def error(self, message: str) -> NoReturn:
@@ -297,9 +301,9 @@ class Parser(argparse.ArgumentParser):
 def add_flags(
     parser: Parser, options: Mapping[tuple[str, ...], Option], top: str, defaults: Mapping[str, str] | None = None
 ) -> None:
-    """Give the parser a flag for every option, grouped by section. Top-level options form the group `top`.
+    """Add a flag for every option to the parser, grouped by section. Top-level options are in the group `top`.
 
-    `defaults` describes, by flag, defaults that are not those of the fields.
+    `defaults` maps flags to descriptions of their defaults, where these are not the defaults of the fields.
     """
     groups: dict[str, Any] = {}
     for option in options.values():
@@ -318,7 +322,7 @@ def add_flags(
 
 
 def flags_given(given: Mapping[str, Any], options: Mapping[tuple[str, ...], Option]) -> dict[str, Any]:
-    """The values of the given flags, in sections, ready to be merged. `given` is the result of the parser."""
+    """The values of the flags that were given, in sections, for `merge`. `given` is the result of the parser."""
     values: dict[str, Any] = {}
     for path, option in options.items():
         if (words := given.get(".".join(path))) is not None:

@@ -1,4 +1,4 @@
-"""Which examples occur in the training data: found by hashes of what the network receives. Loads no torch."""
+"""Find examples that occur in the training data, by hashes of the inputs of the network. Does not load torch."""
 
 import io
 import math
@@ -16,24 +16,24 @@ from engine.problem import Columns, Problem, input_arrays
 from utils import print_line, warn
 
 TRAIN_INPUTS = "train_inputs.npy"  # in the folder of a run
-NUMBERS_PER_CHUNK = 2**20  # of the inputs that are converted at once: 8 MiB as int64
+NUMBERS_PER_CHUNK = 2**20  # input values that are converted at once: 8 MiB as int64
 
 
 def hash_inputs(problem: Problem[Any], config: Config, columns: Columns) -> NDArray[np.uint64]:
-    """A hash of the inputs of each example, (N,): equal inputs have equal hashes, whatever their dtype in a file.
+    """Hash the inputs of each example, (N,). Equal inputs have equal hashes, whatever their dtype in a file.
 
-    Inputs are equal if the network receives equal numbers in arrays of equal shapes. So floating-point numbers are
-    compared as float32, in which 0.0 and -0.0 are equal, and integers and Booleans as int64.
+    Inputs are equal if the network receives equal numbers in arrays of equal shapes. Therefore floating-point numbers
+    are compared as float32, where 0.0 and -0.0 are equal, and integers and Booleans are compared as int64.
 
-    The hashes are 8 bytes of BLAKE2b. The probability that any of n examples has, by chance, the hash of one of m other
-    examples is about n m / 2^64: 5e-10 for 10^4 and 10^6 examples.
+    A hash has 8 bytes of BLAKE2b. The probability that any of n examples has, by chance, the same hash as one of m
+    other examples is about n m / 2^64: 5e-10 for n = 10^4 and m = 10^6.
 
     Raises:
         ProblemError: the inputs are not a tuple of arrays with one entry per example.
     """
     arrays = input_arrays(problem, config, columns)
     layout = repr([("float" if x.dtype.kind == "f" else "int", x.shape[1:]) for x in arrays])
-    start = blake2b(layout.encode(), digest_size=8)  # or arrays (N, 2, 8) and (N, 4, 4) could have equal hashes
+    start = blake2b(layout.encode(), digest_size=8)  # makes the hashes of arrays (N, 2, 8) and (N, 4, 4) different
     n, numbers = len(next(iter(columns.values()))), sum(math.prod(x.shape[1:]) for x in arrays)
     rows = max(1, NUMBERS_PER_CHUNK // max(1, numbers))
     digests = []
@@ -46,36 +46,36 @@ def hash_inputs(problem: Problem[Any], config: Config, columns: Columns) -> NDAr
 
 
 def _bytes_of(array: NDArray[Any]) -> NDArray[np.uint8]:
-    """The bytes of each example in a form that does not depend on the dtype or the machine: (N, ...) -> (N, bytes)."""
+    """Convert examples to bytes that do not depend on the dtype or the machine: (N, ...) -> (N, bytes)."""
     if array.dtype.kind == "f":
-        values = (array.astype(np.float32) + np.float32(0)).astype("<f4")  # the sum makes -0.0 to 0.0
+        values = (array.astype(np.float32) + np.float32(0)).astype("<f4")  # the sum turns -0.0 into 0.0
     else:
         values = array.astype("<i8")
     return np.ascontiguousarray(values.reshape(len(array), math.prod(array.shape[1:]))).view(np.uint8)
 
 
 def unseen(train_hashes: NDArray[np.uint64], hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """Whether the inputs of each example do not occur in training: hashes (M,) and (N,) of hash_inputs -> (N,)."""
+    """Whether the inputs of each example do not occur in training: hashes (M,) of training, hashes (N,) -> (N,)."""
     return np.isin(hashes, train_hashes, invert=True)
 
 
 def select(columns: Columns, chosen: NDArray[Any]) -> Columns:
-    """The chosen examples, by their indices or a mask (N,)."""
+    """Select examples by their indices or by a mask (N,)."""
     return {name: column[chosen] for name, column in columns.items()}
 
 
 def save_hashes(folder: Path, hashes: NDArray[np.uint64]) -> None:
-    """Write the hashes of the training inputs into the folder of a run. Equal data make equal files."""
+    """Write the hashes of the training inputs to the folder of a run. Equal data give equal files."""
     buffer = io.BytesIO()
     np.save(buffer, hashes.astype("<u8"), allow_pickle=False)
     write_checked(folder / TRAIN_INPUTS, buffer.getvalue())
 
 
 def load_hashes(folder: Path) -> NDArray[np.uint64] | None:
-    """The hashes of the training inputs of a run, (M,).
+    """Read the hashes of the training inputs of a run, (M,).
 
-    They are None, with a line on the terminal, if the file is damaged or if an older version of the program made the
-    run: its network can be evaluated without them.
+    If the file is damaged or missing, print a line and return None. It is missing if an older version of the program
+    made the run. The network can be evaluated without it.
     """
     path = folder / TRAIN_INPUTS
     unknown = "it is not known which examples occur in the training data"

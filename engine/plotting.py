@@ -1,4 +1,4 @@
-"""Plot all figures of a run from its files, at its end or again.
+"""Plot all figures of a run from its files. This is done at the end of the run, and can be repeated.
 
 python -m engine.plotting checkpoints/myrun
 """
@@ -25,7 +25,7 @@ from utils import print_line
 
 
 def plot_run(problem: Problem[Any], config: Config, folder: Path) -> list[Path]:
-    """Plot the figures of a finished run from its files into its folder `figures`; return their paths."""
+    """Plot the figures of a finished run from its files. Write them to its folder `figures`, and return their paths."""
     rows = json.loads((folder / "epoch_metrics.json").read_text())
     results = json.loads((folder / "results.json").read_text())
     with np.load(io.BytesIO((folder / "predictions.npz").read_bytes()), allow_pickle=False) as file:
@@ -46,7 +46,7 @@ def plot_saved_run(folder: Path) -> list[Path]:
     """Plot the figures of a finished run again.
 
     Raises:
-        BadRequestError: the folder does not hold a finished run.
+        BadRequestError: the folder does not contain a finished run.
         UnusableFileError: a file of the run is damaged.
     """
     if not (folder / "results.json").is_file():
@@ -57,16 +57,16 @@ def plot_saved_run(folder: Path) -> list[Path]:
     except (OSError, BadRequestError) as error:
         raise BadRequestError(f"{folder} is not the folder of a finished run: {error}") from None
     except (ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error) as error:
-        raise UnusableFileError(f"{folder} holds a damaged file ({error}): run it again with --overwrite") from None
+        raise UnusableFileError(f"{folder} contains a damaged file ({error}): run it again with --overwrite") from None
 
 
 def main() -> None:
-    """Plot the figures of the run on the command line again, and end the program."""
+    """Plot the figures of the run that the command line names again, and end the program."""
     with ExitCode() as end:
         parser = Parser(
             prog=Path(sys.argv[0]).name, description="Plot the figures of a finished run again, into its folder."
         )
-        parser.add_argument("run", metavar="RUN", help="the run, by name or folder")
+        parser.add_argument("run", metavar="RUN", help="name or folder of the run")
         run = parser.parse_args().run
         print_line("\n".join(map(str, plot_saved_run(run_folder(run) or Path(run)))))
     quick_exit(end.code)

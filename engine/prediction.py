@@ -1,4 +1,4 @@
-"""From columns to predictions in physical units: scaled tensors, the network with its scales, evaluation."""
+"""From columns to predictions in physical units: tensors in scaled units, networks with their scales, metrics."""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -18,21 +18,21 @@ from utils import one_line, seed_everything, warn
 
 Metrics = dict[str, float]
 
-NUMBERS_PER_CHUNK = 2**22  # of the inputs that are evaluated at once: 16 MiB as float32
+NUMBERS_PER_CHUNK = 2**22  # input values that are evaluated at once: 16 MiB as float32
 
 
 class Shapes(NamedTuple):
-    """Shapes of one example, without the first axis."""
+    """The shapes of the inputs and the target of one example, without the first axis."""
 
     inputs: tuple[Shape, ...]
     target: Shape
 
 
 class Standardized(nn.Module):
-    """A network together with the scales of its inputs and targets, which are saved along with its weights.
+    """A network together with the scales of its inputs and targets, which are saved with its weights.
 
-    The network itself works in scaled units, in which floating-point inputs and targets of the training split have mean
-    0 and standard deviation 1. Training needs nothing else; this module is what predicts in physical units.
+    `network` works in scaled units, in which floating-point inputs and targets of the training split have mean 0 and
+    standard deviation 1. Training uses `network` directly. This module predicts in physical units.
     """
 
     network: nn.Module
@@ -51,9 +51,9 @@ class Standardized(nn.Module):
             self.register_buffer("input_stds", torch.ones(len(shapes.inputs)))
 
     def set_scales(self, inputs: Sequence[NDArray[Any]], target: NDArray[Any] | None) -> None:
-        """Measure the scales: one mean and deviation per floating-point input, and per component of the target.
+        """Compute the scales: one mean and standard deviation per floating-point input and per target component.
 
-        A deviation of 0 counts as 1. Without a target, its scale is not changed.
+        A standard deviation of 0 is replaced by 1. If `target` is None, its scale is not changed.
         """
         if target is not None:
             std = target.std(axis=0)
@@ -65,26 +65,26 @@ class Standardized(nn.Module):
                     self.input_means[i], self.input_stds[i] = float(array.mean()), float(array.std()) or 1.0
 
     def scaled_inputs(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Inputs as the network takes them: floating-point ones scaled, others unchanged."""
+        """Scale floating-point inputs for the network. Other inputs are not changed."""
         if not self.scale_inputs:
             return tuple(inputs)
         scales = zip(inputs, self.input_means, self.input_stds, strict=True)
         return tuple((x - mean) / std if x.is_floating_point() else x for x, mean, std in scales)
 
     def scaled_targets(self, targets: Tensor) -> Tensor:
-        """Targets as the network predicts them."""
+        """Convert targets from physical units to the units of the network."""
         return (targets - self.mean) / self.std
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """Predictions in physical units: inputs (B, ...) as from the problem's `inputs` -> (B, ...) float32."""
+        """Predict in physical units: inputs (B, ...), as the problem's `inputs` returns them -> (B, ...) float32."""
         return cast(Tensor, self.mean + self.std * self.network(*self.scaled_inputs(inputs)))
 
 
 def new_network(problem: Problem[Any], config: Config, shapes: Shapes) -> Standardized:
-    """The problem's network with random weights, a function of the seed.
+    """Create the problem's network with random weights, which depend on the seed only.
 
     Raises:
-        BadRequestError: the options do not go together with these shapes.
+        BadRequestError: the network does not support these shapes with these options.
     """
     seed_everything(config.seed)
     try:
@@ -95,7 +95,7 @@ def new_network(problem: Problem[Any], config: Config, shapes: Shapes) -> Standa
 
 
 def build_network(problem: Problem[Any], config: Config, train: Columns) -> Standardized:
-    """The network for data like these, with random weights and the scales of these data.
+    """Create the network for the training data, with random weights and the scales of these data.
 
     Raises:
         BadRequestError: the options do not go together with the data.
@@ -124,7 +124,7 @@ def _require_arguments(network: nn.Module, n_inputs: int) -> None:
 
 
 class Examples(NamedTuple):
-    """A split as tensors on the device of a model, in scaled units."""
+    """The examples of a split: tensors in scaled units on the device of a model, targets, and columns."""
 
     inputs: tuple[Tensor, ...]  # each (N, ...), float32 or integers
     targets: Tensor  # (N, ...) float32
@@ -132,15 +132,15 @@ class Examples(NamedTuple):
     columns: Columns
 
 
-def part(examples: Examples, chosen: NDArray[np.bool_]) -> Examples:
-    """The chosen examples, by a mask (N,)."""
+def select_examples(examples: Examples, chosen: NDArray[np.bool_]) -> Examples:
+    """Select examples by a mask (N,)."""
     rows = torch.from_numpy(chosen).to(examples.targets.device)
     inputs = tuple(x[rows] for x in examples.inputs)
     return Examples(inputs, examples.targets[rows], examples.physical_targets[chosen], select(examples.columns, chosen))
 
 
 def prepare(problem: Problem[Any], config: Config, model: Standardized, columns: Columns) -> Examples:
-    """The inputs and targets of some columns, as the model's network takes them."""
+    """Convert columns to the inputs and targets of the model's network."""
     target = target_array(problem, config, columns)
     device = model.mean.device
     targets = torch.from_numpy(target).float().to(device)
@@ -149,7 +149,7 @@ def prepare(problem: Problem[Any], config: Config, model: Standardized, columns:
 
 
 def to_tensors(problem: Problem[Any], config: Config, columns: Columns, device: torch.device) -> tuple[Tensor, ...]:
-    """The inputs in some columns as tensors: floating-point arrays as float32, others with their own dtype."""
+    """Convert inputs to tensors. Floating-point arrays become float32; others keep their dtype."""
     arrays = input_arrays(problem, config, columns)
     return tuple(
         torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32 if x.dtype.kind == "f" else None)).to(device)
@@ -158,16 +158,16 @@ def to_tensors(problem: Problem[Any], config: Config, columns: Columns, device: 
 
 
 def example_losses(problem: Problem[Any], config: Config, answers: Tensor, targets: Tensor) -> Tensor:
-    """The loss of every example, (B,): the same for training and validation.
+    """The loss of each example, (B,), in training and in validation.
 
     Raises:
-        ProblemError: the shapes of answers or losses are wrong, which broadcasting would hide.
+        ProblemError: the shape of outputs or losses is wrong. Without this check, broadcasting could hide the mistake.
     """
     if answers.shape != targets.shape:
         raise ProblemError(
-            f"the network answers with the shape {tuple(answers.shape)} to targets of the shape "
+            f"the network returned outputs of the shape {tuple(answers.shape)} for targets of the shape "
             f"{tuple(targets.shape)}: "
-            "make them equal, for example by answers.squeeze(-1), or by a target (N, k) for k numbers"
+            "make the shapes equal, for example with squeeze(-1), or with a target (N, k) for k numbers"
         )
     losses = problem.loss(config, answers, targets)
     if losses.shape != targets.shape[:1]:
@@ -177,7 +177,7 @@ def example_losses(problem: Problem[Any], config: Config, answers: Tensor, targe
 
 @torch.inference_mode()
 def answer(network: nn.Module, inputs: Sequence[Tensor]) -> Tensor:
-    """The answers of a network in evaluation mode, in scaled units: (N, ...)."""
+    """The outputs of a network in evaluation mode, in scaled units: (N, ...)."""
     network.eval()
     size = max(1, *(x[:1].numel() for x in inputs))
     chunks = zip(*(torch.split(x, max(1, min(8192, NUMBERS_PER_CHUNK // size))) for x in inputs), strict=True)
@@ -185,7 +185,7 @@ def answer(network: nn.Module, inputs: Sequence[Tensor]) -> Tensor:
 
 
 def predict(problem: Problem[Any], config: Config, model: Standardized, columns: Columns) -> NDArray[np.float64]:
-    """Predictions of a model in physical units, (N, ...), for examples whose target need not be known."""
+    """Predict with a model, in physical units: (N, ...). The target of the examples need not be known."""
     inputs = model.scaled_inputs(to_tensors(problem, config, columns, model.mean.device))
     return _physical(model, answer(model.network, inputs))
 
@@ -201,16 +201,16 @@ def _physical(model: Standardized, answers: Tensor) -> NDArray[np.float64]:
 
 
 class Evaluation(NamedTuple):
-    """How good a model is on some examples."""
+    """The metrics and the predictions of a model on some examples."""
 
-    metrics: dict[str, float]  # `loss`, and the problem's metrics
+    metrics: dict[str, float]  # `loss`, and the metrics of the problem
     predictions: NDArray[np.float64]  # (N, ...) in physical units
 
 
 def evaluate(
     problem: Problem[Any], config: Config, model: Standardized, examples: Examples, group: Group = ALONE
 ) -> Evaluation:
-    """Evaluate a model: the same for validation, test and new data.
+    """Evaluate a model on validation, test or new data.
 
     Each process of the group predicts a shard of the examples. The metrics are computed from all predictions together,
     so they may be any function of them. Rank 0 computes them for all processes, which then take the same decisions.
@@ -230,26 +230,27 @@ def judge(
     *,
     name: str = "the network",
 ) -> dict[str, float]:
-    """The metrics of predictions in physical units, of a network or of any other method: `loss`, and the problem's.
+    """Compute `loss` and the metrics of the problem for predictions in physical units, by a network or another method.
 
     Raises:
-        ProblemError: the predictions have another shape than the targets, or the metrics are not finite numbers.
+        ProblemError: the predictions do not have the shape of the targets, or the metrics are not finite numbers.
     """
     mean, std = _scales(model)
     predictions, targets = np.asarray(predictions, dtype=np.float64), examples.physical_targets
     if predictions.shape != targets.shape:
         raise ProblemError(
-            f"the predictions of {name} have the shape {predictions.shape}, and must have {targets.shape}"
+            f"the predictions of {name} have the shape {predictions.shape}: return predictions of the shape "
+            f"{targets.shape}, that of the targets"
         )
     answers, wanted = (torch.from_numpy(np.asarray((x - mean) / std)) for x in (predictions, targets))
     loss = float(example_losses(problem, config, answers, wanted).mean())  # first, since it checks the shapes
     metrics = dict(problem.metrics(config, examples.columns, predictions, targets))
     if "loss" in metrics:
-        raise ProblemError("metrics returned a `loss`, which is the name of the loss itself: rename it")
+        raise ProblemError("metrics returned a metric named `loss`, a name that is reserved for the loss: rename it")
     if (main := problem.main_metric(config)[0]) not in metrics:
         raise ProblemError(f"main_metric is {main!r}, which is not one of the metrics: {', '.join(metrics)}")
-    if np.isfinite(predictions).all():  # otherwise training diverged, which is reported as such
-        metrics = plain(f"of {name}, metric", metrics)
+    if np.isfinite(predictions).all():  # otherwise training has diverged, which the trainer reports
+        metrics = plain(f"metrics of {name}", metrics)
     return {"loss": loss, **metrics}
 
 
@@ -266,15 +267,16 @@ def judge_unseen(
     """The metrics of a network and of baselines on the examples whose inputs do not occur in training.
 
     Both are None if there are no such examples. They are also None, with a warning, if the problem cannot compute its
-    metrics there, for example because all these examples have the same label: the results on all examples are valid.
+    metrics for these examples, for example because all of them have the same label. The metrics on all examples are
+    valid in that case.
 
     Args:
-        is_unseen: which examples these are, (N,).
+        is_unseen: a mask of these examples, (N,).
         predictions, baselines: for all examples, (N, ...) in physical units.
     """
     if not is_unseen.any():
         return None, None
-    some = examples if is_unseen.all() else part(examples, is_unseen)
+    some = examples if is_unseen.all() else select_examples(examples, is_unseen)
     try:
         return judge(problem, config, model, some, predictions[is_unseen]), {
             name: judge(problem, config, model, some, np.asarray(each)[is_unseen], name=f"the baseline {name}")

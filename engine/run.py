@@ -128,14 +128,14 @@ def open_run(
     if config.compile:
         require_compiler(device)
 
-    from engine.checkpoints import NOTHING, earlier_run
+    from engine.checkpoints import NO_EARLIER_RUN, earlier_run
     from logger import NullLogger
 
     lock = lock_run(folder, overwrite or resume) if group.is_main else nullcontext()
     with ExitStack() as stack:
         stack.enter_context(lock)
         stack.enter_context(group.init(device))
-        earlier = group.broadcast(lambda: earlier_run(folder, config) if resume else NOTHING)
+        earlier = group.broadcast(lambda: earlier_run(folder, config) if resume else NO_EARLIER_RUN)
         yield Run(problem, config, folder, group, device, earlier, NullLogger(), stack, resume, code)
 
 

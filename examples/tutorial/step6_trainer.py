@@ -12,7 +12,7 @@ from config import DataConfig, ExperimentConfig, ModelConfig
 from engine.config import TrainConfig
 from engine.datasets import load_data
 from engine.overlap import hash_inputs, unseen
-from engine.prediction import build_network, evaluate, part, prepare
+from engine.prediction import build_network, evaluate, prepare, select_examples
 from engine.problem import Shape
 from problem import PROBLEM, IsingProblem
 from trainer import Trainer
@@ -35,7 +35,7 @@ def train_and_test(problem: IsingProblem, config: ExperimentConfig) -> None:
     trainer.fit()  # returns the row of each epoch, and leaves the best weights in the model
     examples = prepare(problem, config, model, data.test)  # tensors on the device of the model
     on_all, _ = evaluate(problem, config, model, examples)
-    on_unseen, _ = evaluate(problem, config, model, part(examples, is_unseen))
+    on_unseen, _ = evaluate(problem, config, model, select_examples(examples, is_unseen))
     row = "{mae:5.3f}  {r2:6.3f}  {exact_fraction:6.3f}   "
     print(row.format(**on_all), row.format(**on_unseen), type(model.network).__name__)
 

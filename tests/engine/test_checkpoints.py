@@ -90,7 +90,7 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
         dataclasses.replace(CONFIG, model=ToyModelConfig(hidden=17)),
         dataclasses.replace(CONFIG, absolute=True),  # what the network predicts
     ):
-        with pytest.raises(UnusableFileError, match=r"belongs to another network than .*config\.json describes"):
+        with pytest.raises(UnusableFileError, match=r"was not written for the network in .*config\.json: restore"):
             checkpoints.load(path, other)
 
 
@@ -193,7 +193,7 @@ def test_weights_that_do_not_fit_the_network_are_refused(change: str, toy_run: P
         case "none":
             del saved["model"]
     write_torch(tmp_path / "best.pt", saved)
-    with pytest.raises(UnusableFileError, match=r"best\.pt has no weights of this network: ") as caught:
+    with pytest.raises(UnusableFileError, match=r"best\.pt does not contain weights of this network: ") as caught:
         load_run(tmp_path)
     assert "\n" not in str(caught.value)
 

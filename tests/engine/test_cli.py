@@ -238,7 +238,7 @@ def test_flags_that_repeat_the_config_of_the_run_are_accepted() -> None:
         ("--seed 1", "--seed 1: the run has 42: drop it"),
         ("--rounds 3", "--rounds 3: the run has none: drop it"),
         ("--absolute", "--absolute: the run has --no-absolute: drop it"),
-        ("--epochs 4", "--epochs 4: the run has 5; a resumed run may have more"),
+        ("--epochs 4", "--epochs 4: the run has 5; give at least as many"),
         ("--preset debug", "--preset does nothing with --resume, which takes the config of the run: drop it"),
         ("--config c.json --overwrite", "--config, --overwrite does nothing with --resume"),
         ("--save-data x.npz", "--save-data does nothing with --resume"),
@@ -253,8 +253,8 @@ def test_a_run_that_cannot_be_resumed_is_refused(capsys: pytest.CaptureFixture[s
     earlier_run("without", log=LogConfig(checkpoints=False))
     Path("checkpoints/empty").mkdir()
     for name, words in {
-        "none": "no such run has a config.json",
-        "empty": "no such run has a config.json",
+        "none": "there is no config.json of such a run",
+        "empty": "there is no config.json of such a run",
         "without": "the run has --no-checkpoints",
     }.items():
         assert f"--resume {name}: nothing to resume: {words}" in refusal_of(capsys, "--resume", name)

@@ -86,12 +86,12 @@ class Wrong(ToyProblem):
 @pytest.mark.parametrize(
     ("result", "message"),
     [
-        ({"a": np.ones(4)}, r"generate returned arrays of the shapes a \(4,\) for n = 5: make every first axis n"),
+        ({"a": np.ones(4)}, r"generate returned arrays of the shapes a \(4,\) for n = 5: every first axis must be n"),
         ({"a": np.ones(5), "b": np.ones((3, 5))}, r"the shapes a \(5,\), b \(3, 5\) for n = 5"),
         ({"a": np.ones(5), "b": np.array(1.0)}, r"the shapes a \(5,\), b \(\) for n = 5"),
         ((np.ones(5), np.ones(5)), "generate returned tuple: return a dictionary of named arrays"),
         ({"a": [1, 2, 3, 4, 5]}, "generate returned list for 'a': return NumPy arrays"),
-        ({}, "for n = 5: make every first axis n"),
+        ({}, "for n = 5: every first axis must be n"),
         ({"a": np.array([1, 2, np.nan, 4, 5])}, "generate: a is infinite or not a number in example 2"),
         ({"a": np.array([[1, np.inf]] * 5)}, "generate: a is infinite or not a number in example 0"),
         ({"a": np.array(["x"] * 5)}, "generate: a has the dtype <U1, and must hold numbers"),
@@ -268,7 +268,9 @@ def test_targets_that_are_all_equal_are_refused_if_they_are_not_scaled() -> None
         def scales_target(self, config: ToyConfig) -> bool:
             return self.scaled
 
-    with pytest.raises(BadRequestError, match="all training targets are 7, so that there is nothing to learn"):
+    with pytest.raises(
+        BadRequestError, match="all training targets are 7: use data with at least two different targets"
+    ):
         load_data(Constant(), CONFIG)
     Constant.scaled = True
     load_data(Constant(), CONFIG)
@@ -311,7 +313,7 @@ def test_save_data_only_writes_regular_files(name: str) -> None:
 @pytest.mark.usefixtures("_no_examples")
 def test_save_data_refuses_a_read_only_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(BadRequestError, match="that folder cannot be written to; give another path"):
+    with pytest.raises(BadRequestError, match="the folder does not exist or is not writable; give another path"):
         save_data(PROBLEM, CONFIG, Path("x.npz"))
 
 

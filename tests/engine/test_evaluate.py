@@ -177,7 +177,7 @@ def test_a_damaged_run_is_refused() -> None:
     with pytest.raises(UnusableFileError, match=r"best\.pt is damaged"):
         load_run(folder)
     shutil.copy(folder / "last.pt", folder / "best.pt")  # intact, but another thing
-    with pytest.raises(UnusableFileError, match=r"best\.pt has no weights of this network"):
+    with pytest.raises(UnusableFileError, match=r"best\.pt does not contain weights of this network"):
         load_run(folder)
     (folder / "best.pt").unlink()
     with pytest.raises(UnusableFileError, match=r"has no best\.pt"):

@@ -390,6 +390,6 @@ def test_more_examples_than_there_are_is_refused(n: int, given: tuple[int | None
     num_train, num_val, num_test = given
     config = DataConfig(file="f.npz", num_train=num_train, num_val=num_val, num_test=num_test)
     with pytest.raises(
-        BadRequestError, match=rf"--data f\.npz has {n} examples and {asked} are asked for: lower --num"
+        BadRequestError, match=rf"--data f\.npz has {n} examples, and {asked} are requested: lower --num"
     ):
         divide(numbered(n), config, seed=0)

@@ -247,7 +247,7 @@ def test_plain_folder_names_are_accepted(name: str) -> None:
     ],
 )
 def test_other_names_are_refused(name: str) -> None:
-    with pytest.raises(ValueError, match="use 1 to 64 of A-Z a-z 0-9"):
+    with pytest.raises(ValueError, match="use 1 to 64 characters of A-Z a-z 0-9"):
         check_name(name)
 
 

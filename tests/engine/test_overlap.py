@@ -229,7 +229,7 @@ def test_a_metric_that_fails_without_the_repeated_examples_does_not_lose_the_run
     assert results["test"]["mae"] > 0
     assert read(RUN, "run_info.json")["status"] == "finished"
     warning = capsys.readouterr().err
-    reason = r"one\\?n?.?class" if isinstance(error, Exception) else "of the network, metric: mae is nan: .*"
+    reason = r"one\\?n?.?class" if isinstance(error, Exception) else "metrics of the network: mae is nan: .*"
     assert re.fullmatch(rf"warning: no metrics for the \d+ examples that do not occur in training: {reason}\n", warning)
 
 

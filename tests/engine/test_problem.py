@@ -70,7 +70,7 @@ def test_a_network_that_answers_a_column_is_refused_before_training() -> None:
         def network(self, config: ToyConfig, input_shapes: tuple[Shape, ...], target_shape: Shape) -> nn.Module:
             return WithColumn(super().network(config, input_shapes, target_shape))
 
-    with pytest.raises(ProblemError, match=r"answers with the shape \(2, 1\) to targets of the shape \(2,\).*squeeze"):
+    with pytest.raises(ProblemError, match=r"outputs of the shape \(2, 1\) for targets of the shape \(2,\).*squeeze"):
         trained(Column())
 
 
@@ -303,13 +303,13 @@ class Answering(ToyProblem):
 @pytest.mark.parametrize(
     ("method", "answer", "message"),
     [
-        ("metrics", {"mae": 1.0, "loss": 3.0}, "metrics returned a `loss`"),
+        ("metrics", {"mae": 1.0, "loss": 3.0}, "metrics returned a metric named `loss`"),
         (
             "metrics",
             {"mae": 1.0, "share": float("nan")},
-            "of the network, metric: share is nan: return a finite number",
+            "metrics of the network: share is nan: return a finite number",
         ),
-        ("metrics", {"mae": "good", "x": object()}, "of the network, metric: x is object: return a number"),
+        ("metrics", {"mae": "good", "x": object()}, "metrics of the network: x is object: return a number"),
         (
             "main_metric",
             ("accuracy", "max"),

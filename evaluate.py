@@ -2,7 +2,7 @@
 
 python evaluate.py RUN --num-test 10000 --name more
 python evaluate.py RUN --data measured.npz
-python evaluate.py RUN --help                        the options of the run's problem
+python evaluate.py RUN --help                        lists the options of the problem of the run
 """
 
 import hashlib
@@ -48,10 +48,10 @@ if TYPE_CHECKING:
 
 
 def load_run(run_dir: str | Path) -> tuple[Any, "Standardized"]:
-    """The config of a run, and its network in evaluation mode on the CPU: inputs (B, ...) -> predictions (B, ...).
+    """Load the config of a run, and its network in evaluation mode on the CPU: inputs (B, ...) -> predictions (B, ...).
 
     Raises:
-        UnusableFileError: config.json or best.pt is missing or damaged, or belongs to another network.
+        UnusableFileError: config.json or best.pt is missing or damaged, or was written for another network.
     """
     from engine.checkpoints import load_saved
 
@@ -60,47 +60,47 @@ def load_run(run_dir: str | Path) -> tuple[Any, "Standardized"]:
 
 
 class Request(NamedTuple):
-    """What a command line asks for."""
+    """What a command line requests."""
 
     folder: Path  # of the run
     problem: Problem[Any]
-    config: Config  # the run's, with the data, seed, device and threads of the evaluation
+    config: Config  # that of the run, with the data, seed, device and threads of the evaluation
     name: str  # of the files with the result
     options: str  # the generator options on the command line
 
 
 def evaluation_options(problem: Problem[Any]) -> dict[tuple[str, ...], Option]:
-    """The options that an evaluation may choose anew."""
+    """The options that an evaluation can change."""
     options = options_of(problem.config_type)
     shared = [("data", "num_test"), ("data", "cache"), ("data", "file"), ("seed",), ("device",), ("threads",)]
     return {path: options[path] for path in [*generator_options(problem.config_type), *shared]}
 
 
 def build_parser(problem: Problem[Any] | None) -> Parser:
-    """The parser of evaluate.py for a run of the problem."""
+    """Create the parser of evaluate.py for a run of the problem."""
     parser = Parser(
         prog="evaluate.py",
         usage="evaluate.py RUN [options]",
         description="Evaluate the network of a saved run on new data. The result is written to the folder of the run.",
     )
     parser.add_argument(
-        "run", metavar="RUN", help="the run, by name or folder; RUN --help lists the options of its problem"
+        "run", metavar="RUN", help="name or folder of the run; RUN --help lists the options of its problem"
     )
     parser.add_argument(
-        "--name", help="name of the result (default: that of the file, or a short description of the data)"
+        "--name", help="name of the result (default: name of the --data file, or a short description of the data)"
     )
     if problem is not None:
         options = evaluation_options(problem)
         generated = generator_options(problem.config_type)
-        defaults = dict.fromkeys((option.flag for option in options.values()), "the run's")
+        defaults = dict.fromkeys((option.flag for option in options.values()), "that of the run")
         defaults |= {options[path].flag: "none" for path in generated if options[path].info.default is None}
-        defaults |= {"--seed": "the run's plus one", "--data": "none"}
+        defaults |= {"--seed": "that of the run plus one", "--data": "none"}
         add_flags(parser, options, "evaluation", defaults)
     return parser
 
 
 def parse_args(argv: Sequence[str] | None = None) -> Request:
-    """What a command line asks for, complete and valid. A fault ends the program with one line and exit code 2.
+    """Parse and check a command line. An error ends the program with one line on stderr and exit code 2.
 
     Raises:
         RunError: the problem of the run cannot be loaded.
@@ -113,7 +113,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Request:
     given = vars(namespace)
     try:
         if folder is None or run_folder(given["run"]) != folder or problem is None:
-            raise ConfigError(f"{given['run'][:100]}: not a run: give the name of one in checkpoints, or its folder")
+            raise ConfigError(f"{given['run'][:100]}: not a run: give the name of a run in checkpoints, or its folder")
         if unknown:
             parser.error(f"unrecognized arguments: {' '.join(unknown)}")
         return _resolve(folder, problem, given)
@@ -142,8 +142,9 @@ def _resolve(folder: Path, problem: Problem[Any], given: dict[str, Any]) -> Requ
             option.flag for option in used if option in generated or option.flag in ("--num-test", "--cache", "--seed")
         ]
         if idle:
-            raise ConfigError(f"{', '.join(idle)} does nothing with --data, all of which is evaluated: drop it")
-    # Generator options that can be automatic (none) are, unless a flag says otherwise: they may depend on the others.
+            raise ConfigError(f"{', '.join(idle)} does nothing with --data: all examples of the file are used; drop it")
+    # Generator options whose default is none get this value, unless a flag sets them: the value of the run may not suit
+    # the other options of the evaluation.
     automatic = {option.path[-1]: None for option in generated if option.info.default is None}
     sizes = {"num_train": 1, "num_val": 1, "num_test": earlier.data.num_test or 1}
     data = merge(asdict(earlier.data), {"file": None, **automatic, **sizes})
@@ -163,7 +164,7 @@ def _resolve(folder: Path, problem: Problem[Any], given: dict[str, Any]) -> Requ
 
 
 def fit_to(saved: "SavedRun", request: Request, columns: Columns) -> "Standardized":
-    """The network of a run for data like these columns, which may be empty.
+    """The network of a run for data with the shapes of these columns, which may be empty.
 
     Raises:
         BadRequestError: the network does not accept inputs of these shapes.
@@ -178,8 +179,8 @@ def fit_to(saved: "SavedRun", request: Request, columns: Columns) -> "Standardiz
         return saved.model
     if shapes.target != saved.shapes.target:
         raise BadRequestError(
-            f"{request.options or config.data.file}: the target of an example has the shape {shapes.target}, and "
-            f"{saved.shapes.target} in the training of this network"
+            f"{request.options or config.data.file}: the target of an example has the shape {shapes.target}, and this "
+            f"network was trained with {saved.shapes.target}: use such data"
         )
     asked = f"{request.options or config.data.file}: the inputs have the shape {_in_words(shapes.inputs)}"
     try:
@@ -187,8 +188,8 @@ def fit_to(saved: "SavedRun", request: Request, columns: Columns) -> "Standardiz
     except RuntimeError:
         label, trained = problem.label(saved.config), _in_words(saved.shapes.inputs)
         raise BadRequestError(
-            f"{asked}, and this network ({label}) only accepts {trained}, that of its training: "
-            "choose such data, or train a network that accepts inputs of any size"
+            f"{asked}, and this network ({label}) only accepts {trained}, which it was trained with: "
+            "use such data, or train a network that accepts inputs of any size"
         ) from None
     except BadRequestError as error:
         raise BadRequestError(f"{asked}: {error}") from None
@@ -199,7 +200,7 @@ def _in_words(shapes: Sequence[tuple[int, ...]]) -> str:
 
 
 def new_data(request: Request) -> tuple[Columns, str]:
-    """The examples of an evaluation, and where they came from.
+    """Get the examples of an evaluation, and a phrase that says where they came from.
 
     Raises:
         RunError: they cannot be read or generated.
@@ -212,13 +213,13 @@ def new_data(request: Request) -> tuple[Columns, str]:
 
 
 def described(config: Config) -> dict[str, Any]:
-    """What an evaluation is of: its seed, and the options of its data."""
+    """The values that identify an evaluation: its seed, and the options of its data."""
     data = {name: value for name, value in to_dict(config)["data"].items() if name not in ("num_train", "num_val")}
     return {"seed": config.seed, "data": data}
 
 
 def require_no_other(path: Path, config: Config) -> None:
-    """Raise BadRequestError if the file has the result of another evaluation than that of the config."""
+    """Raise BadRequestError if the file has the result of an evaluation with another seed or other data."""
     try:
         earlier = json.loads(path.read_bytes())
         is_other = any(earlier[key] != value for key, value in json.loads(json.dumps(described(config))).items())
@@ -235,7 +236,7 @@ def results_on_unseen(
 ) -> dict[str, Any]:
     """The number and the metrics of the examples whose inputs do not occur in the training data of the run.
 
-    Prints a line if there are others. Both are None if the training data are not known.
+    If some inputs do occur there, print a line. Both results are None if the training data are not known.
     """
     from engine.prediction import judge_unseen
 
@@ -257,7 +258,7 @@ def _shown(numbers: Mapping[str, float]) -> str:
 
 
 def evaluate_run(request: Request) -> dict[str, Any]:
-    """Evaluate, and write the result and its figure; return the result.
+    """Evaluate a run, write the result and its figure, and return the result.
 
     Raises:
         RunError: the request cannot be met.
@@ -278,7 +279,7 @@ def evaluate_run(request: Request) -> dict[str, Any]:
     device = select_device(config.device)
     if config.data.file is None:
         require_memory_for(problem, config)
-        fit_to(saved, request, generate_split(problem, config, 0, SeedSequence(0)))  # refused before data are generated
+        fit_to(saved, request, generate_split(problem, config, 0, SeedSequence(0)))  # check the shapes early
     columns, source = new_data(request)
     model = fit_to(saved, request, columns).to(device)
     print_line(f"data {source}")
@@ -313,7 +314,7 @@ def evaluate_run(request: Request) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Evaluate what the command line asks for, and end the program with its exit code."""
+    """Do the evaluation that the command line requests, and end the program with its exit code."""
     with ExitCode() as end:
         request = parse_args()
         end.place = request.folder

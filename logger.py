@@ -1,4 +1,4 @@
-"""Where numbers go: the run's folder, the terminal, and W&B if requested."""
+"""Record a run: files in its folder, lines on the terminal, and W&B if requested."""
 
 import contextlib
 import hashlib
@@ -30,7 +30,7 @@ from engine.problem import Problem, module_name
 from engine.signals import Interrupted, uninterrupted
 from utils import print_line, warn
 
-SECONDS_BETWEEN_WRITES = 1.0  # of metrics and checkpoints, so that a short epoch does not cost more than a long one
+SECONDS_BETWEEN_WRITES = 1.0  # the shortest time between two writes of metrics and checkpoints, if epochs are short
 
 
 class NullLogger:
@@ -40,26 +40,26 @@ class NullLogger:
         """Show the metrics of an epoch."""
 
     def log_state(self, state: Mapping[str, Any]) -> None:
-        """Take the state of training after an epoch, and save it now or later."""
+        """Receive the state of training after an epoch, and save it now or later."""
 
     def flush(self) -> None:
         """Save the newest state, if it has not been saved."""
 
     def note(self, **facts: Any) -> None:
-        """Record what may differ between two equal runs."""
+        """Record facts that may differ between two equal runs."""
 
 
 class RunLogger(NullLogger):
-    """Records a run: config.json and run_info.json from the start, metrics and checkpoints as it goes, the results.
+    """Records a run: config.json and run_info.json at the start, metrics and checkpoints during training, the results.
 
-    As a context manager it records how the run ended: finished, interrupted, diverged or failed.
+    As a context manager, it records how the run ended: finished, interrupted, diverged or failed.
 
     Args:
-        folder: of the run. It exists.
-        problem, config: what is run.
-        shapes: of the inputs and the target, saved with the weights.
-        timings: seconds by stage, saved with the record.
-        earlier: the run that this one resumes; its rows and its W&B run are continued.
+        folder: the folder of the run, which has to exist.
+        problem, config: the problem and the config of the run.
+        shapes: the shapes of the inputs and the target, which are saved with the weights.
+        timings: seconds by stage, which are saved in run_info.json.
+        earlier: the run that this one resumes. Its rows of metrics and its W&B run are continued.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class RunLogger(NullLogger):
             before = {key: value for key, value in earlier.info.items() if key != "earlier"}
             self.info["earlier"] = [*earlier.info.get("earlier", []), before]
         write_atomic(folder / "config.json", to_json(config).encode())
-        if earlier.state:  # other files may be of a later epoch, or damaged
+        if earlier.state:  # the other files may be damaged, or from a later epoch than the checkpoint
             self._write_metrics_and_best(earlier.state)
         wandb_id = earlier.info.get("wandb_id")
         self.note(wandb_id=wandb_id)
@@ -108,18 +108,18 @@ class RunLogger(NullLogger):
         self._close_bar()
         with uninterrupted():
             for record in (self.flush, partial(self.note, status=endings.get(kind, "failed"))):
-                # A full disk, or a state that cannot be saved, has been reported already.
+                # These errors, a full disk or a state that cannot be saved, have already been reported.
                 with contextlib.suppress(OSError, ProblemError):
                     record()
         self._to_wandb(lambda run: run.finish(exit_code=0 if kind is None else 1))
 
     def note(self, **facts: Any) -> None:
-        """Add to run_info.json what may differ between two equal runs."""
+        """Add facts that may differ between two equal runs to run_info.json."""
         self.info |= facts
         write_json(self.folder / "run_info.json", self.info)
 
     def log_epoch(self, row: Mapping[str, float]) -> None:
-        """Show a row of metrics, on the terminal and in W&B."""
+        """Show a row of metrics on the terminal, and send it to W&B."""
         self._to_wandb(lambda run: run.log(dict(row), step=row["epoch"]))
         metric = self.problem.main_metric(self.config)[0]
         value, name = row[f"val_{metric}"], f"val {metric}".replace("_", " ")
@@ -134,11 +134,11 @@ class RunLogger(NullLogger):
             print_line(f"epoch {row['epoch']}/{self.config.train.epochs}: {losses}")
 
     def _to_wandb(self, action: Callable[[Any], object]) -> None:
-        """Do something with the W&B run, if there is one. If that fails, continue without it."""
+        """Call a function with the W&B run, if there is one. If it fails, continue without W&B."""
         if self.wandb is not None:
             try:
                 action(self.wandb)
-            except Exception as error:  # of any kind: the run's own files do not depend on W&B
+            except Exception as error:  # of any type: the files of the run do not depend on W&B
                 _warn_about_wandb(error, self.folder)
                 self.wandb = None
 
@@ -147,7 +147,7 @@ class RunLogger(NullLogger):
             self.bar.close()
 
     def log_results(self, results: Mapping[str, Any]) -> None:
-        """Write results.json, and put the test metrics into W&B's summary."""
+        """Write results.json, and add the test metrics to the summary of the W&B run."""
         self._close_bar()
         write_json(self.folder / "results.json", results)
         test_metrics = {f"test_{name}": value for name, value in results["test"].items()}
@@ -155,9 +155,9 @@ class RunLogger(NullLogger):
         self._to_wandb(lambda run: run.summary.update(test_metrics | {"best_epoch": results["best_epoch"]}))
 
     def log_state(self, state: Mapping[str, Any]) -> None:
-        """Write metrics, best weights and checkpoint, at most once per second. Otherwise keep a copy of the state.
+        """Write metrics, best weights and checkpoint, or keep a copy of the state if the last write was just before.
 
-        `flush` writes the copy at the end of training, and whenever the run ends.
+        There is at most one write per second. `flush` writes the copy at the end of training, or if the run is stopped.
         """
         is_time = time.monotonic() - self.last_write >= SECONDS_BETWEEN_WRITES
         self.unsaved = state if is_time else checkpoints.snapshot(state)
@@ -188,9 +188,9 @@ class RunLogger(NullLogger):
         write_atomic(self.folder / f"{name}.npz", buffer.getvalue())
 
     def summary(self, results: Mapping[str, Any]) -> str:
-        """The results as Markdown for journal.md: metrics next to the baselines, and how they were obtained.
+        """Format the results as Markdown for journal.md: the metrics, those of baselines, and how they were obtained.
 
-        If inputs of test examples also occur in training, a second table is about the others.
+        If the inputs of some test examples also occur in training, a second table has the metrics on the others.
         """
         info = self.info
         label = f"{self.problem.label(self.config)}, epoch {results['best_epoch']} of {results['epochs_trained']}"
@@ -213,7 +213,7 @@ class RunLogger(NullLogger):
 
 
 def _table(title: str, rows: Mapping[str, Mapping[str, float]], columns: Sequence[str]) -> str:
-    """A Markdown table whose columns are aligned in plain text too."""
+    """Format a Markdown table. Its columns are also aligned as plain text."""
     width = max(map(len, (title, *rows)))
     lines = [
         f"| {title:<{width}} | " + " | ".join(f"{column:>14}" for column in columns) + " |",
@@ -225,7 +225,7 @@ def _table(title: str, rows: Mapping[str, Mapping[str, float]], columns: Sequenc
 
 
 def hash_without_seed(config: Config) -> str:
-    """Eight digits that are equal for configs that only differ in the seed and in where they log."""
+    """Eight hexadecimal digits, which are equal for configs that only differ in the seed and in the log options."""
     content = {key: value for key, value in to_dict(config).items() if key not in ("seed", "log")}
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:8]
 
@@ -236,10 +236,10 @@ def _warn_about_wandb(error: Exception, folder: Path) -> None:
 
 
 def _start_wandb(folder: Path, problem: Problem[Any], config: Config, run_id: str | None = None) -> Any:
-    """A W&B run, or None with a warning: the run's own files do not depend on it.
+    """Start a W&B run. If this fails, print a warning and return None: the files of the run do not depend on W&B.
 
-    WANDB_MODE, WANDB_PROJECT and the other variables of W&B have their effect. Runs that only differ in their seed are
-    in one group.
+    WANDB_MODE, WANDB_PROJECT and the other environment variables of W&B have their usual effect. Runs that only differ
+    in their seed are in the same group.
     """
     label = problem.label(config)
     try:
@@ -256,7 +256,7 @@ def _start_wandb(folder: Path, problem: Problem[Any], config: Config, run_id: st
             dir=folder,
             settings=wandb.Settings(init_timeout=20, finish_timeout=20, silent=True),
         )
-    except Exception as error:  # of any kind: no package, no login, no network
+    except Exception as error:  # of any type: no package, no login, no network
         _warn_about_wandb(error, folder)
         return None
     run.define_metric("epoch")

@@ -1,4 +1,4 @@
-"""The figures of an Ising run: arrays in, Figure out. As a script, plots the figures of a saved run of any problem.
+"""The figures of an Ising run. As a script, this file plots the figures of a saved run of any problem.
 
 python plots.py checkpoints/myrun
 """
@@ -21,11 +21,11 @@ Floats = NDArray[np.floating]
 
 
 def figures(config: ExperimentConfig, arrays: Columns) -> dict[str, Figure]:
-    """The figures of a run or, without example configurations, of an evaluation."""
+    """The figures of a run or of an evaluation, by name. An evaluation has no example configurations."""
     true, predicted, temperatures = arrays["targets"], arrays["predictions"], arrays["temperatures"]
     found: dict[str, Figure] = {}
     if config.task == "phase":
-        # Of a run, Bayes' rule with the temperatures of training; of an evaluation, with those of the new data.
+        # For a run, Bayes' rule uses the temperatures of the training split; for an evaluation, those of the new data.
         bayes = arrays["baseline_bayes"] if "baseline_bayes" in arrays else bayes_log_odds(arrays)
         answers = {"network": predicted, "Bayes": bayes}
         found["phase_by_temperature"] = phase_by_temperature(temperatures, answers, bayes_ceiling(config.data))
@@ -38,11 +38,14 @@ def figures(config: ExperimentConfig, arrays: Columns) -> dict[str, Figure]:
 
 
 def error_by_temperature(temperatures: Floats, errors: Floats) -> Figure:
-    """Mean absolute error of the energy per spin in bins of temperature, with its standard error: (N,), (N,)."""
+    """Plot the mean absolute error of the energy per spin, and its standard error, by temperature: (N,), (N,).
+
+    The temperatures are divided into bins.
+    """
     bins = temperature_bins(temperatures)
     centres = [temperatures[chosen].mean() for chosen in bins]
     means = [np.abs(errors[chosen]).mean() for chosen in bins]
-    # One configuration has no standard error, and no bar.
+    # A bin with one configuration has no standard error, and is plotted without an error bar.
     deviations = [np.abs(errors[chosen]).std(ddof=1) if len(chosen) > 1 else np.nan for chosen in bins]
     standard_errors = deviations / np.sqrt([len(chosen) for chosen in bins])
     figure = Figure(figsize=(6, 4), layout="constrained")
@@ -57,13 +60,14 @@ def error_by_temperature(temperatures: Floats, errors: Floats) -> Figure:
 
 
 def bayes_ceiling(data: DataConfig) -> tuple[Floats, Floats] | None:
-    """Temperatures, and the exact share of correct answers of the best classifier there, for lattices up to 8 x 8.
+    """Compute the exact share of correct answers of the best classifier at 1000 temperatures, for sizes up to 8 x 8.
 
-    None if the configurations are larger, or come from a file.
+    Returns:
+        Temperatures and shares; None if the lattices are larger than 8 x 8, or if the data come from a file.
     """
     if data.lattice_size > 8 or data.file is not None:
         return None
-    temperatures = np.linspace(data.temp_min, data.temp_max, 1000)  # each as likely as any other
+    temperatures = np.linspace(data.temp_min, data.temp_max, 1000)  # equally likely
     return temperatures, phase_accuracy(temperatures, temperatures, data.lattice_size)
 
 
@@ -72,10 +76,10 @@ def phase_by_temperature(
     log_odds: Mapping[str, Floats],
     ceiling: tuple[Floats, Floats] | None = None,
 ) -> Figure:
-    """The answers of classifiers by temperature: `log_odds` (N,) of T < T_c by the name of the classifier.
+    """Plot the answers of classifiers by temperature: `log_odds` (N,) of T < T_c by the name of the classifier.
 
-    On the left the mean probability, on the right the share of correct answers, each with its standard error, in bins
-    of temperature, and the `ceiling` of bayes_ceiling.
+    The left panel shows the mean probability, and the right panel the share of correct answers, both with standard
+    errors in bins of temperature. The right panel also shows `ceiling`, the result of bayes_ceiling.
     """
     bins = temperature_bins(temperatures)
     centres = [temperatures[chosen].mean() for chosen in bins]
@@ -100,7 +104,7 @@ def phase_by_temperature(
 
 
 def configurations(spins: NDArray[np.int8], temperatures: Floats) -> Figure:
-    """Example configurations, one row per neighbourhood in T: spins (rows, n, L, L), T (rows, n)."""
+    """Plot example configurations, one row per range of temperatures: spins (rows, n, L, L), T (rows, n)."""
     n_rows, n_columns = temperatures.shape
     figure = Figure(figsize=(max(4, 1.8 * n_columns), 2.1 * n_rows), layout="constrained")
     for axes, lattice, temperature in zip(

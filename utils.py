@@ -1,4 +1,4 @@
-"""Small helpers for every file: messages on the terminal, random seeds, timings. Loads no torch by itself."""
+"""Small helpers: messages on the terminal, random seeds, timings. Importing this file does not load torch."""
 
 import os
 import random
@@ -11,7 +11,7 @@ import numpy as np
 
 
 def print_line(text: str) -> None:
-    """Print a line on stdout. If the reader has closed it (`| head`), the run continues without output."""
+    """Print a line on stdout. If stdout has been closed, as by `| head`, continue without output."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
@@ -27,19 +27,19 @@ def warn(text: str) -> None:
 
 
 def one_line(message: str) -> str:
-    """A message as one printable line, whatever file names it quotes."""
+    """Make a message one printable line of at most 2000 characters, whatever file names it quotes."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)[:2000]
 
 
 def derive_seed(*key: int) -> int:
-    """A seed for torch, practically independent of the seed of any other key."""
+    """Derive a seed for torch from integers. The seeds of different keys are practically independent."""
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
 
 
 def seed_everything(seed: int) -> None:
-    """Seed the global generators of torch (initial weights, dropout), NumPy and Python (for what you may add).
+    """Seed the global generators of torch (initial weights, dropout), NumPy and Python (for code that you add).
 
-    Everything else in this project has a generator of its own.
+    All other code in this project uses separate generators.
     """
     import torch
 
@@ -50,7 +50,7 @@ def seed_everything(seed: int) -> None:
 
 @contextmanager
 def timed(name: str, timings: dict[str, float]) -> Iterator[None]:
-    """Record the seconds that the block takes under `name`."""
+    """Measure the time that the block takes, in seconds, and store it under `name`."""
     start = time.perf_counter()
     yield
     timings[name] = round(time.perf_counter() - start, 3)

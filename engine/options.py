@@ -31,7 +31,6 @@ MAX_BYTES = 2**20  # the size of the largest config file that is read: a thousan
 NOUNS = {bool: "true or false", int: "an integer", float: "a number", str: "a name"}
 BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most", "multiple_of": "a multiple of"}
 
-
 # Windows reserves these names for devices. A folder with such a name cannot be copied to Windows.
 RESERVED_NAMES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{i}" for port in ("COM", "LPT") for i in range(1, 10))}
 
@@ -159,10 +158,7 @@ def _in_words(kind: Any, metadata: Iterable[Any]) -> str:
 
 
 def _integer(digits: str) -> int | float:
-    """Convert digits to an integer, or to an infinite float, which is out of any range, if there are too many.
-
-    For thousands of digits, int() would raise an error.
-    """
+    """Convert digits to an integer. Too many digits for int() become an infinite float, which is out of any range."""
     return int(digits) if len(digits) < 100 else float(digits)
 
 

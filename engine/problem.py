@@ -1,12 +1,12 @@
-"""The seam between a problem and the machinery: everything that the machinery asks about a problem.
+"""The interface between a problem and the rest of the program: everything that the program needs to know about it.
 
-A problem is one object: a subclass of Problem, and one instance of it named PROBLEM in the same file. A data set is a
-dictionary of named arrays, its columns; the inputs of the network and the target are functions of the columns. Three
-methods are required: inputs, target and network, and a generator unless the data come from a file. The others have
-defaults that suit regression. docs/your-own-problem.md is the guide, examples/ has complete problems.
+A problem is an object: an instance, named PROBLEM, of a subclass of Problem in the same file. A data set is a
+dictionary of named arrays, its columns. The inputs of the network and the target are functions of the columns. You have
+to define three methods, inputs, target and network, and also generate, unless the data come from a file. The other
+methods have defaults that suit regression. docs/your-own-problem.md is the guide; examples/ has complete problems.
 
-Nothing here loads torch or matplotlib, so that `--help` is instant. Import them inside the methods that need them if
-you want the same for your problem.
+This file does not load torch or matplotlib, so that `--help` is fast. To have the same for your problem, import them
+inside the methods that need them.
 """
 
 import importlib
@@ -46,7 +46,7 @@ class Splits(NamedTuple):
 
 
 class Check(NamedTuple):
-    """The result of checking data: numbers for results.json, and a fault if the data are wrong."""
+    """The result of checking data: numbers for results.json, and a message if the data are wrong."""
 
     numbers: Mapping[str, float]
     fault: str = ""  # what is wrong and what to do, in one line; an error for generated data, a warning for --data
@@ -54,30 +54,31 @@ class Check(NamedTuple):
 
 
 class Problem(ABC, Generic[C]):
-    """What to predict from what.
+    """What is predicted, and from which inputs.
 
-    N is the number of examples in a split, B that in a batch.
+    N is the number of examples in a split, and B is the number in a batch.
     """
 
-    name: ClassVar[str]  # of the W&B project and of cached data
+    name: ClassVar[str]  # names the W&B project and the files of cached data
     config_type: type[C]
-    presets: Mapping[str, C]  # with one named "default"
-    scale_inputs: ClassVar[bool] = True  # floating-point inputs to mean 0 and deviation 1, as in the training split
+    presets: Mapping[str, C]  # configs by name; one of them is named "default"
+    scale_inputs: ClassVar[bool] = True  # scale floating-point inputs to mean 0, standard deviation 1 in training
 
     def generate(self, config: C, n: int, seed: SeedSequence) -> Columns:
-        """Generate n independent examples, a function of these arguments only.
+        """Generate n independent examples, which only depend on these arguments.
 
-        With n = 0, return empty columns of the right shapes and dtypes, quickly: they are used to refuse requests
-        early. The columns are cached until an option, or the code of the file that defines this method, changes. A
-        problem can set `generate = staticmethod(function)` so that this file is another one than that of its networks.
+        With n = 0, quickly return empty columns of the right shapes and dtypes. They are used to refuse bad requests
+        early. The columns are cached until an option changes, or the code of the file that defines this method. If you
+        keep the generator in another file than the networks and set `generate = staticmethod(function)`, data are not
+        generated again after you have changed a network.
         """
         raise BadRequestError(f"--data: give a file with the examples; {self.name} cannot generate any")
 
     @abstractmethod
     def inputs(self, config: C, columns: Columns) -> tuple[NDArray[Any], ...]:
-        """The arguments of the network, each (N, ...).
+        """The inputs of the network, each (N, ...).
 
-        Floating-point arrays are scaled (see scale_inputs) and arrive as float32. Integers arrive as they are.
+        The network receives floating-point arrays as float32, scaled if scale_inputs is set, and integers unchanged.
         """
 
     @abstractmethod
@@ -86,17 +87,17 @@ class Problem(ABC, Generic[C]):
 
     @abstractmethod
     def network(self, config: C, input_shapes: tuple[Shape, ...], target_shape: Shape) -> "nn.Module":
-        """The network with random weights. It is called as network(*inputs) and answers (B,) or (B, k).
+        """Create the network with random weights. It is called as network(*inputs), and returns (B,) or (B, k).
 
         Args:
-            input_shapes, target_shape: without the first axis, such as ((8, 8), ()) and ().
+            input_shapes, target_shape: the shapes of one example, without the first axis, such as ((8, 8), ()) and ().
 
         Raises:
-            ValueError: the options and these shapes do not go together. The message is shown to the user.
+            ValueError: the network does not support these shapes with these options. The message is shown to the user.
         """
 
     def read(self, config: C, columns: Columns) -> Columns:
-        """Check and convert the arrays of a file of --data, which are read when they are first looked up.
+        """Check and convert the arrays of a file of --data. An array is read from the file when it is looked up.
 
         Raises:
             KeyError, ValueError: an array is missing or wrong. The message is shown to the user.
@@ -104,15 +105,18 @@ class Problem(ABC, Generic[C]):
         return dict(columns)
 
     def check(self, config: C, columns: Columns) -> Check:
-        """Compare the examples of a split with what is known about them."""
+        """Compare the examples of a split with what is known about them. The default checks nothing."""
         return Check({})
 
     def scales_target(self, config: C) -> bool:
-        """Whether the network answers in units in which the training targets have mean 0 and deviation 1."""
+        """Whether the network predicts in units in which the training targets have mean 0, standard deviation 1."""
         return True
 
     def loss(self, config: C, answers: "Tensor", targets: "Tensor") -> "Tensor":
-        """The loss of each example: (B, ...), (B, ...) -> (B,), in the scaled units, for training and validation."""
+        """The loss of each example in scaled units, for training and validation: (B, ...), (B, ...) -> (B,).
+
+        `answers` are the outputs of the network. The default is the squared error.
+        """
         return ((answers - targets) ** 2).reshape(len(targets), -1).mean(dim=1)
 
     def loss_name(self, config: C) -> str:
@@ -122,45 +126,45 @@ class Problem(ABC, Generic[C]):
     def metrics(
         self, config: C, columns: Columns, predictions: NDArray[Any], targets: NDArray[Any]
     ) -> dict[str, float]:
-        """How good the predictions for a whole split are: (N, ...), (N, ...) float64, in physical units."""
+        """Metrics of the predictions for a whole split: (N, ...), (N, ...) float64, in physical units."""
         return regression_metrics(predictions, targets)
 
     def main_metric(self, config: C) -> tuple[str, Literal["min", "max"]]:
-        """The metric to compare runs by, and whether small or large values of it are good."""
+        """The metric by which runs are compared, and whether small ("min") or large ("max") values are good."""
         return "mae", "min"
 
     def baselines(self, config: C, train: Columns, test: Columns) -> dict[str, NDArray[Any]]:
-        """Predictions for the test split by simple methods, in physical units, by the name of the method."""
+        """Predictions of simple methods for the test split, in physical units, by the name of the method."""
         target = self.target(config, train)
         n_test = len(next(iter(test.values())))
         return {"mean": np.broadcast_to(target.mean(axis=0), (n_test, *target.shape[1:]))}
 
     def report(self, config: C, columns: Columns, predictions: NDArray[Any]) -> dict[str, Any]:
-        """More keys for the JSON of an evaluation on new data."""
+        """Additional entries in the JSON file of an evaluation on new data."""
         return {}
 
     def examples(self, config: C, test: Columns) -> NDArray[np.integer]:
-        """Indices, of any shape, of the test examples that predictions.npz keeps for figures."""
+        """Indices of the test examples that predictions.npz keeps for figures, as an array of any shape."""
         return np.arange(0)
 
     def figures(self, config: C, arrays: Columns) -> dict[str, "Figure"]:
-        """The figures of a run by name, beside its training curves. An evaluation shows the first of them.
+        """The figures of a run by name, in addition to its training curves. An evaluation only uses the first one.
 
         Args:
             arrays: `targets` and `predictions` (N, ...) on the test split, and the columns with one number per example.
-                Of a run also `baseline_*`, and `example_*`: columns, targets and predictions of the chosen examples.
-                Of an evaluation also the other columns.
+                For a run, also `baseline_*`, and `example_*`: columns, targets and predictions of the examples that
+                `examples` selects. For an evaluation, also the other columns.
         """
         from engine.figures import parity
 
         return {"parity": parity(arrays["targets"], arrays["predictions"])}
 
     def label(self, config: C) -> str:
-        """A short description of a config for run names, W&B groups and tables."""
+        """A short description of a config, for run names, W&B groups and tables."""
         return self.name
 
     def data_label(self, config: C) -> str:
-        """A short description of the generator options, which names the result of an evaluation."""
+        """A short description of the generator options. By default, it is the name of the result of an evaluation."""
         return "new"
 
 
@@ -199,10 +203,11 @@ def target_array(problem: Problem[Any], config: Config, columns: Columns) -> NDA
 
 
 def _ask(method: Callable[[Any, Columns], Any], config: Config, columns: Columns) -> Any:
+    """Call a method of the problem. If it looks up a column that does not exist, raise an error with its name."""
     try:
         return method(config, columns)
     except KeyError as error:
-        if not error.args or error.args[0] in columns:
+        if not error.args or error.args[0] in columns:  # the key was looked up in another dictionary
             raise
         missing = f"no array {error.args[0]!r}, which {method.__name__} needs; there are {', '.join(columns)}"
         if config.data.file is not None:
@@ -218,10 +223,10 @@ def _require_rows(name: str, array: Any, columns: Columns) -> None:
 
 
 def plain(name: str, value: Any) -> Any:
-    """A value for strict JSON: NumPy scalars and arrays become numbers and lists.
+    """Convert a value for strict JSON: NumPy scalars and arrays become numbers and lists.
 
     Raises:
-        ProblemError: a number is infinite or not a number, or the value is something else. Names it.
+        ProblemError: a number is infinite or NaN, or a value has another type. The message contains its name.
     """
     if isinstance(value, Mapping):
         return {str(key): plain(f"{name}: {key}", each) for key, each in value.items()}
@@ -237,7 +242,7 @@ def plain(name: str, value: Any) -> Any:
 
 
 def module_name(problem: Problem[Any]) -> str:
-    """The name by which load_problem imports the problem's module, also if it is the script that runs."""
+    """The name under which load_problem can import the module of a problem, even if the module runs as a script."""
     name = type(problem).__module__
     if name != "__main__":
         return name
@@ -249,7 +254,7 @@ def module_name(problem: Problem[Any]) -> str:
 
 
 def load_problem(name: str) -> Problem[Any]:
-    """The object PROBLEM of a module.
+    """Import a module and return its object PROBLEM.
 
     Raises:
         BadRequestError: there is no such module.
@@ -263,18 +268,18 @@ def load_problem(name: str) -> Problem[Any]:
     except ModuleNotFoundError as error:
         if error.name != name.partition(".")[0] and error.name != name:
             raise ProblemError(f"the module {name} cannot be imported: {error}") from error
-        raise BadRequestError(f"there is no module {name}: run this where it can be imported, or restore it") from None
+        raise BadRequestError(f"there is no module {name}: restore it, or run this in the folder that has it") from None
     except (ImportError, AttributeError) as error:
         raise ProblemError(f"the module {name} has no PROBLEM, or cannot be imported: {error}") from error
     if not isinstance(problem, Problem):
-        raise ProblemError(f"{name}.PROBLEM is {type(problem).__name__}; it must be an instance of a Problem")
+        raise ProblemError(f"{name}.PROBLEM is {type(problem).__name__}; make it an instance of a subclass of Problem")
     return problem
 
 
 def problem_of(folder: Path) -> Problem[Any]:
-    """The problem of a run, by the module that its run_info.json names.
+    """Load the problem of a run from the module that its run_info.json names.
 
     Raises:
         RunError: run_info.json is damaged, or the module cannot be imported.
     """
-    return load_problem(str(read_info(folder).get("problem", "problem")))  # the first version had only one problem
+    return load_problem(str(read_info(folder).get("problem", "problem")))  # the first version did not write the name

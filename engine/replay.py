@@ -1,17 +1,17 @@
-"""--replay: a training step that is recorded once and then replayed, which costs little more than its arithmetic.
+"""--replay: record the training step once, then replay it, which takes little more time than the arithmetic.
 
-Most of the time of a small step is bookkeeping: modules that call modules, the graph that autograd builds and walks,
-the optimiser that looks up its state. So the first steps run as they are written, the next one is recorded, and from
-then on its tensor operations are repeated (recording.py). Python code in the step no longer runs. That is correct if
-this code does the same at every step. Replay checks it in two ways:
+Most of the time of a small step is spent on bookkeeping: modules that call modules, the graph that autograd builds and
+walks, the optimiser that looks up its state. With --replay, the first steps run as they are written, and the next one
+is recorded. After that, its tensor operations are repeated (recording.py), and the Python code of the step no longer
+runs. The result is correct if this code would do the same in every step. Replay checks this in two ways:
 
-- It looks for code that can make a difference at a later step: hooks, numbers that are read from tensors, attributes
+- It looks for code that can make a difference in a later step: hooks, numbers that are read from tensors, attributes
   that the step changes, random numbers of NumPy or Python.
-- It takes every step of the first epoch, and the first step of every later epoch, in both ways from the same state: as
-  it is written, and replayed. It compares the results bit for bit.
+- It takes every step of the first epoch, and the first step of every later epoch, twice from the same state: as it is
+  written, and replayed. It compares the results bit for bit.
 
 If a check fails, replay switches itself off and prints one line. Training continues with the result of the step as it
-is written. docs/replay.md lists what replay cannot see.
+is written. docs/replay.md lists what replay cannot detect.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 
 Step = Callable[[tuple[Tensor, ...], Tensor], Tensor]  # takes inputs and targets, changes the weights, returns the loss
 
-N_WARM_UP = 3  # steps before the one that is recorded: in them, the optimiser creates its state
-N_COMPARED = 20  # steps that are compared at least, also if the first epoch has fewer
+N_WARM_UP = 3  # the number of steps before the recorded one; in these, the optimiser creates its state
+N_COMPARED = 20  # the smallest number of steps that are compared; the first epoch may have fewer
 
 
-class Trains(Protocol):
-    """What replay needs of a trainer."""
+class TrainerLike(Protocol):
+    """The part of a trainer that replay uses."""
 
     epoch: int
     problem: Any
@@ -48,24 +48,24 @@ class Trains(Protocol):
 
 
 class State(NamedTuple):
-    """What a step may change."""
+    """A copy of everything that a step may change."""
 
-    tensors: dict[str, Tensor]  # the keys are names for messages
-    generators: list[Tensor]
-    gradients: list[Tensor | None]
+    tensors: dict[str, Tensor]  # messages use the keys
+    generators: list[Tensor]  # the states of the random generators
+    gradients: list[Tensor | None]  # of the parameters
 
 
 class Replay:
-    """The step of a trainer, replayed for batches of full size. Other batches run as the step is written."""
+    """The step of a trainer, which is replayed for batches of full size. For others, it runs as it is written."""
 
-    def __init__(self, trainer: Trains) -> None:
+    def __init__(self, trainer: TrainerLike) -> None:
         self.trainer = trainer
         self.device = next(trainer.network.parameters()).device
         self.recording: Recording | CudaGraph | None = None
         self.rates: list[tuple[dict[str, Any], Tensor]] = []  # parameter groups whose learning rate is in a tensor
         self.fixed: list[tuple[dict[str, Any], float]] = []  # parameter groups whose learning rate is a number
         self.parameters: list[Tensor] = []  # of the network and the optimisers
-        self.numbers: list[tuple[str, Any]] = []  # attributes of the trainer at the last step that was compared
+        self.numbers: list[tuple[str, Any]] = []  # attributes of the trainer in the last step that was compared
         self.is_off = False
         self.n_warm_up = self.n_compared = self.first_epoch = self.last_epoch = 0
         try:
@@ -102,14 +102,14 @@ class Replay:
         return self.recording(inputs, targets)
 
     def switch_off(self, reason: str) -> None:
-        """From now on, take every step as it is written."""
+        """Print the reason, and take every later step as it is written."""
         self.is_off, self.recording = True, None
         if self.trainer.group.is_main:
             warn(f"warning: replay is off: {one_line(reason)}")
 
     @contextmanager
     def rates_as_tensors(self) -> Iterator[None]:
-        """Let a step read learning rates from the tensors that a recording reads them from."""
+        """While the block runs, let the optimiser read learning rates from tensors, as the recording does."""
         before = [group["lr"] for group, _ in self.rates]
         for group, rate in self.rates:
             group["lr"] = rate
@@ -117,12 +117,13 @@ class Replay:
             yield
         finally:
             for (group, rate), number in zip(self.rates, before, strict=True):
-                if group["lr"] is rate:  # otherwise the step has set another one
+                if group["lr"] is rate:  # otherwise the step has set another rate
+                    # Return to the number, or to a new one if the step has changed the tensor.
                     group["lr"] = number if rate == rate.new_tensor(number) else rate.item()
 
     def warm_up(self, inputs: tuple[Tensor, ...], targets: Tensor) -> Tensor:
         """Take a step as it is written, and look for functions that cannot be replayed."""
-        with self.tools.Functions() as functions, stream_of_its_own(self.device):
+        with self.tools.FunctionWatcher() as functions, on_side_stream(self.device):
             loss = self.trainer.step(inputs, targets)
         if functions.faults:
             self.switch_off(functions.faults[0])
@@ -131,14 +132,14 @@ class Replay:
     def record(self, inputs: tuple[Tensor, ...], targets: Tensor) -> Tensor:
         """Take a step as it is written, and record it."""
         surroundings = Surroundings(self.trainer)
-        self.take_rates(surroundings)
+        self.prepare_rates(surroundings)
         watched = self.watched(surroundings)
         before = self.state(watched)
         try:
             with self.rates_as_tensors():
                 recording = self.tools.Recording(self.trainer.step, inputs, targets, self.parameters)
-        except Exception as error:  # of any kind: the step as it is written may succeed
-            self.load(watched, before)
+        except Exception as error:  # of any type: the step may succeed when it is not recorded
+            self.load(watched, before)  # undo what the step has changed before the error
             self.switch_off(f"the step cannot be recorded ({error!r})")
             return self.trainer.step(inputs, targets)
         self.first_epoch, self.recording = self.trainer.epoch, recording
@@ -153,28 +154,29 @@ class Replay:
             self.switch_off(faults[0])
         return recording.loss
 
-    def take_rates(self, surroundings: Surroundings) -> None:
-        """Find all parameters, and put learning rates into tensors where possible, so that they may change."""
+    def prepare_rates(self, surroundings: Surroundings) -> None:
+        """Find all parameters. Put learning rates into tensors where possible, so that they can change in a replay."""
         found = list(self.trainer.network.parameters())
         for optimizer in surroundings.optimizers.values():
             for group in optimizer.param_groups:
                 found += group["params"]
-                if not group.get("fused"):  # other optimisers may convert the tensor to a number of Python
+                if not group.get("fused"):  # such an optimiser may convert the tensor to a Python number
                     self.fixed.append((group, group["lr"]))
                     continue
                 kind = torch.float64 if self.device.type == "cpu" else torch.float32
                 self.rates.append((group, torch.tensor(group["lr"], dtype=kind, device=self.device)))
                 if self.device.type == "cuda" and "capturable" in group:
-                    group["capturable"] = True
+                    group["capturable"] = True  # PyTorch requires it for a step that is captured
         self.parameters = list({id(p): p for p in found}.values())
 
     def compare(self, inputs: tuple[Tensor, ...], targets: Tensor) -> Tensor:
-        """Take a step as it is written, repeat it from the same state as a replayed step, and compare the results."""
+        """Take a step as it is written, then replay it from the same state, and compare the results."""
         assert self.recording is not None
         surroundings = Surroundings(self.trainer)
         watched = self.watched(surroundings)
         before = self.state(watched)
-        functions = self.tools.Functions() if self.trainer.epoch != self.first_epoch else nullcontext()
+        # Code that depends on the epoch may call other functions than in the steps before the recording.
+        functions = self.tools.FunctionWatcher() if self.trainer.epoch != self.first_epoch else nullcontext()
         with self.rates_as_tensors(), functions:
             loss = self.trainer.step(inputs, targets)
         faults = surroundings.changes() + getattr(functions, "faults", [])
@@ -194,11 +196,12 @@ class Replay:
         return loss
 
     def watched(self, surroundings: Surroundings) -> dict[str, Tensor]:
-        """The tensors that a step may change, each once."""
+        """The tensors that a step may change, each once, by names for messages."""
         found: list[tuple[str, Any]] = []
         for name, module in surroundings.modules.items():
             owned = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
             found += [(f"{name}.{key}", tensor) for key, tensor in owned]
+        # Skip the data sets, which are large, and tensors that are global in your files.
         for (name, key), values in surroundings.attributes.items():
             if (name, key) not in {("trainer", "train"), ("trainer", "val")} and not name.startswith("the file"):
                 found += [(f"{name}.{key}", value) for value in values]
@@ -210,12 +213,12 @@ class Replay:
         return {f"{name} [{i}]": tensor for i, (name, tensor) in enumerate(tensors.values())}
 
     def generators(self) -> list[Generator]:
-        """The random generators that a step may use."""
+        """The random generators of torch that a step may use."""
         of_device = [] if self.device.type == "cpu" else [torch.cuda.default_generators[self.device.index or 0]]
         return [torch.default_generator, *of_device, *(self.recording.generators if self.recording else ())]
 
     def state(self, tensors: Mapping[str, Tensor]) -> State:
-        """A copy of what a step may change."""
+        """Copy everything that a step may change."""
         return State(
             {name: tensor.detach().clone() for name, tensor in tensors.items()},
             [generator.get_state() for generator in self.generators()],
@@ -223,10 +226,10 @@ class Replay:
         )
 
     def load(self, tensors: Mapping[str, Tensor], state: State) -> None:
-        """Return to a state."""
+        """Restore a state."""
         with torch.no_grad():
             for name, tensor in tensors.items():
-                if not same(tensor.detach(), state.tensors[name]):  # some of the others cannot be written to
+                if not same(tensor.detach(), state.tensors[name]):  # some tensors are read-only
                     tensor.copy_(state.tensors[name])
         for generator, value in zip(self.generators(), state.generators, strict=True):
             generator.set_state(value)
@@ -235,8 +238,8 @@ class Replay:
 
 
 @contextmanager
-def stream_of_its_own(device: torch.device) -> Iterator[None]:
-    """On a CUDA device, run the block on another stream, as a capture does."""
+def on_side_stream(device: torch.device) -> Iterator[None]:
+    """On a CUDA device, run the block on another stream, as PyTorch does when it captures a graph."""
     if device.type == "cpu":
         yield
         return
@@ -247,13 +250,13 @@ def stream_of_its_own(device: torch.device) -> Iterator[None]:
     main.wait_stream(side)
 
 
-def numbers(trainer: Trains) -> list[tuple[str, Any]]:
-    """The attributes of the trainer that are numbers or words."""
+def numbers(trainer: TrainerLike) -> list[tuple[str, Any]]:
+    """The attributes of the trainer that are numbers or strings."""
     return [(name, value) for name, value in vars(trainer).items() if type(value) in (int, float, bool, str)]
 
 
 def differences(one: State, other: State) -> list[str]:
-    """What differs between two states, in words."""
+    """Names of what differs between two states."""
     found = [name.partition(" [")[0] for name in one.tensors if not same(one.tensors[name], other.tensors[name])]
     found += ["a gradient"] * (not all(map(same, one.gradients, other.gradients)))
     return found + ["a random generator"] * (not all(map(same, one.generators, other.generators)))
@@ -269,5 +272,6 @@ def same(one: Tensor | None, other: Tensor | None) -> bool:
         return one is other
     if one.is_complex():
         one, other = (torch.view_as_real(each.resolve_conj()) for each in (one, other))
+    # As integers, NaN is equal to itself, and 0.0 and -0.0 differ.
     integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[one.element_size()]
     return torch.equal(one.view(integers), other.view(integers))

@@ -1,4 +1,4 @@
-"""One run in its folder: locked, connected with its other processes, recorded, and marked with how it ended."""
+"""What a run needs in addition to training: its locked folder, connected processes, and a record of how it ended."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -29,23 +29,23 @@ if TYPE_CHECKING:
 
 @dataclass
 class Run:
-    """A run that has been opened. Only rank 0 writes to its folder."""
+    """An open run. Only rank 0 writes to its folder."""
 
     problem: Problem[Any]
     config: Config
     folder: Path
     group: Group
     device: "torch.device"
-    earlier: "EarlierRun"  # what the folder holds of the run to resume
-    logger: "NullLogger"  # writes to the folder once the run has been started
-    stack: ExitStack
+    earlier: "EarlierRun"  # what the folder contains, if the run is resumed
+    logger: "NullLogger"  # in rank 0, `start` replaces it by a RunLogger
+    stack: ExitStack  # closes the logger, the connection and the lock when the run ends
     resume: bool
     code: dict[str, str | None]  # hashes of the code of the problem and of trainer.py
     timings: dict[str, float] = field(default_factory=dict)  # seconds by stage
 
     @property
     def is_finished(self) -> bool:
-        """Whether there is nothing to resume."""
+        """Whether the run is already finished, so that there is nothing to resume."""
         from trainer import is_over
 
         state = self.earlier.state
@@ -53,7 +53,7 @@ class Run:
         return finished and is_over(self.config.train, state["epoch"], state["best_epoch"])  # type: ignore[index]
 
     def load_data(self) -> Data:
-        """The data of the run, the same in all processes.
+        """Load the data of the run in rank 0, and send them to all processes.
 
         Raises:
             UnusableFileError: the run is resumed, and its data have changed.
@@ -62,12 +62,12 @@ class Run:
             data = self.group.broadcast(lambda: load_data(self.problem, self.config))
         if data.sha256 != self.earlier.info.get("data_sha256", data.sha256):
             raise UnusableFileError(
-                f"the data are no longer those of {self.folder}: restore them, or start another run"
+                f"the data have changed since {self.folder} was trained: restore them, or start another run"
             )
         return data
 
     def start(self, data: Data, model: "Standardized") -> None:
-        """Replace an earlier run in the folder, and begin to record this one: all that can be refused has been."""
+        """Remove an earlier run from the folder, and begin to record this one. Call it after all checks."""
         import torch
 
         from logger import RunLogger
@@ -102,7 +102,7 @@ class Run:
         self.logger.log_arrays("predictions", arrays)
         self.logger.log_results(results)
         with timed("figures", self.timings):
-            from engine.plotting import plot_run  # and with it matplotlib
+            from engine.plotting import plot_run  # loads matplotlib
 
             plot_run(self.problem, self.config, self.folder)
         print_line(f"\n{self.logger.summary(results)}\n\n{self.folder}")
@@ -112,16 +112,16 @@ class Run:
 def open_run(
     problem: Problem[Any], config: Config, folder: Path, group: Group, *, overwrite: bool, resume: bool
 ) -> Iterator[Run]:
-    """Lock a run's folder, select the device and connect the processes, for the duration of the block.
+    """Lock the folder of a run, select the device, and connect the processes while the block runs.
 
     Raises:
         RunError: the request cannot be met on this machine, or the folder cannot be used.
     """
-    # What can be refused early is refused before torch is loaded, which takes seconds.
+    # Refuse a bad request, where possible, before torch is loaded, which takes seconds.
     require_memory_for(problem, config)
     if resume and group.is_main:
         warn_if_changed(problem, folder, training=True)
-    code = hashes_of_code(problem)  # with torch in memory, Python takes five times as long for it
+    code = hashes_of_code(problem)  # takes five times as long after torch has been loaded
     if group.is_main:
         require_free(folder, overwrite or resume)
     device = select_device(config.device, group.local_rank if group.size > 1 else None)
@@ -140,6 +140,6 @@ def open_run(
 
 
 def default_name(problem: Problem[Any], config: Config) -> str:
-    """A folder name for a run without --run-name: problem, seed and time of day."""
+    """The name of a run without --run-name: problem, seed, date and time."""
     now = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
     return f"{folder_name(problem.label(config))}-seed{config.seed}-{now}"

@@ -1,4 +1,4 @@
-"""Signals: the first one stops a run cleanly, the second one stops the process at once."""
+"""Signals: the first one stops a run, which saves its state first; the second one ends the process at once."""
 
 import signal
 from collections.abc import Iterator
@@ -9,20 +9,20 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal asked the program to stop.
+    """A signal has requested that the program stop.
 
-    Not an Exception, so that code that handles any Exception and continues still stops.
+    This is not a subclass of Exception, so that code that catches every Exception does not catch it.
     """
 
     def __init__(self, number: int) -> None:
-        # Clusters send SIGUSR1 before they take a node back. It counts as the SIGTERM that follows.
+        # Clusters send SIGUSR1 as a warning before SIGTERM. It therefore has the exit code of SIGTERM.
         self.exit_code = 128 + (signal.SIGTERM if number == signal.SIGUSR1 else number)
 
 
 def stop_on_signals() -> None:
     """Make the first SIGINT, SIGTERM or SIGUSR1 raise Interrupted, and the second one end the process at once.
 
-    Files are complete at any time, and what has not been written yet is written on the way out (logger.py).
+    All files are complete at any time. State that has not been saved is saved before the program ends (logger.py).
     """
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -36,7 +36,10 @@ def stop_on_signals() -> None:
 
 @contextmanager
 def default_handlers() -> Iterator[None]:
-    """Let a signal end the process at once, also while it waits in a library, where no handler in Python would run."""
+    """Let a signal end the process at once while the block runs.
+
+    This also works while the process waits inside a library, where Python would not run a handler.
+    """
     handlers = {number: signal.signal(number, signal.SIG_DFL) for number in STOP_SIGNALS}
     try:
         yield
@@ -47,7 +50,7 @@ def default_handlers() -> Iterator[None]:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Delay signals until the end of a short block, such as the one that records how a run ended."""
+    """Delay signals until the end of a short block, such as a block that records how a run ended."""
     received: list[int] = []
     handlers = {number: signal.signal(number, lambda number, _: received.append(number)) for number in STOP_SIGNALS}
     try:

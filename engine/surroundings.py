@@ -1,6 +1,7 @@
-"""What the Python code of a training step may change: attributes, hooks, random generators.
+"""Find what the Python code of a training step changes: attributes and random generators. Also find hooks.
 
-A replayed step (replay.py) does not run Python code, and would not make such changes. This file finds them.
+A replayed step (replay.py) does not run Python code. It would not make such changes or call the hooks, so that the
+result could be wrong.
 """
 
 import operator
@@ -18,17 +19,21 @@ import numpy as np
 from torch import nn
 from torch.optim import Optimizer
 
+# The folders of the standard library and of installed packages.
 LIBRARIES = [sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")]
-OF_EVERY_MODULE = set(vars(nn.Module())) - {"_parameters", "_buffers", "_modules", "training"}  # hooks, among others
-Attributes = dict[tuple[str, str], list[Any]]  # of an owner, by name: a value, and what is in it
+
+# Attributes that every nn.Module has and that `read` skips. Hooks are among them; `hooks` looks at these.
+MODULE_INTERNALS = set(vars(nn.Module())) - {"_parameters", "_buffers", "_modules", "training"}
+
+Attributes = dict[tuple[str, str], list[Any]]  # (owner, attribute): its value, and the elements of the value
 
 
 class Surroundings:
-    """The attributes that the step of a trainer can reach, and the global random generators of NumPy and Python.
+    """A snapshot of the attributes that the step of a trainer can reach, and of global random generators.
 
     Attributes are read from these owners: the trainer, its problem, every object in an attribute of these two, every
-    module of a network, the classes of all these, and your files that define them. If an attribute is a collection,
-    its elements are read too. If it is a random generator, its state is. Anything deeper is not read.
+    module of a network, the classes of all these, and the files in which you define these classes. If an attribute is a
+    collection, its elements are read too. If it is a random generator, its state is read. Nothing deeper is read.
     """
 
     def __init__(self, trainer: Any) -> None:
@@ -45,7 +50,7 @@ class Surroundings:
                     found = {f"{name}.{key}": value}
                 self.owners |= {path: each for path, each in found.items() if id(each) not in seen}
         classes = {kind for owner in self.owners.values() for kind in type(owner).__mro__}
-        files = {kind.__module__ for kind in classes if is_ours(kind.__module__)}
+        files = {kind.__module__ for kind in classes if is_user_module(kind.__module__)}
         self.owners |= {f"the class {kind.__name__}": kind for kind in classes if kind.__module__ in files}
         self.owners |= {f"the file {name}": sys.modules[name] for name in files}
         self.modules = {name: owner for name, owner in self.owners.items() if isinstance(owner, nn.Module)}
@@ -54,18 +59,18 @@ class Surroundings:
         self.randomness = global_generators()
 
     def read(self) -> Attributes:
-        """All attributes, and the numbers in the options and the state of the optimisers."""
+        """Read all attributes, and the values in the options and the state of the optimisers."""
         found: Attributes = {}
         for name, owner in self.owners.items():
             for key, value in vars(owner).items():
-                if key in OF_EVERY_MODULE or key[:2] == "__" or callable(value) or isinstance(value, ModuleType):
+                if key in MODULE_INTERNALS or key[:2] == "__" or callable(value) or isinstance(value, ModuleType):
                     continue
                 if isinstance(value, dict):
                     found[name, key] = [value, *value.values()]
                 elif isinstance(value, (list, tuple, set, deque)):
                     found[name, key] = [value, *value]
                 elif isinstance(value, (np.random.Generator, random.Random)):
-                    found[name, key] = [value, pickle.dumps(value)]
+                    found[name, key] = [value, pickle.dumps(value)]  # these bytes contain the state of the generator
                 else:
                     found[name, key] = [value]
         for name, optimizer in self.optimizers.items():
@@ -74,7 +79,7 @@ class Surroundings:
         return found
 
     def changes(self) -> list[str]:
-        """Messages about attributes and generators that have changed since this object was made, and about hooks."""
+        """Messages about hooks, and about attributes and generators that have changed since this snapshot."""
         before, after = self.attributes, self.read()
         found = self.hooks()
         for name, key in before | after:
@@ -82,11 +87,11 @@ class Surroundings:
                 found.append(f"the step changes {name}.{key}")
         for name, state in global_generators().items():
             if state != self.randomness[name]:
-                found.append(f"the step draws random numbers of {name}")
+                found.append(f"the step uses the global random generator of {name}")
         return found
 
     def hooks(self) -> list[str]:
-        """Messages about hooks. They are Python code, which a replayed step does not run."""
+        """Messages about hooks, which a replayed step does not call."""
         found = []
         for name, module in self.modules.items():
             before, after = module._forward_pre_hooks, module._forward_hooks
@@ -102,27 +107,29 @@ class Surroundings:
 
 
 def modules_of(name: str, network: nn.Module) -> dict[str, nn.Module]:
-    """All modules of a network by their paths."""
+    """All modules of a network by path, such as `network.hidden`."""
     return {f"{name}.{path}".rstrip("."): module for path, module in network.named_modules()}
 
 
 @cache
-def is_ours(name: str) -> bool:
-    """Whether a module is one that a user edits: neither a library, nor a file in engine/."""
+def is_user_module(name: str) -> bool:
+    """Whether a Python module is one that you edit: neither in a library nor in engine/."""
     file = getattr(sys.modules.get(name), "__file__", None)
     if file is None or name.startswith("engine."):
-        return name == "__main__"  # of a notebook
+        return name == "__main__"  # in a notebook, this module has no file
     return not any(Path(library) in Path(file).resolve().parents for library in LIBRARIES)
 
 
 def global_generators() -> dict[str, Any]:
-    """The states of the global random generators outside of torch."""
+    """The states of the global random generators of NumPy and Python."""
+    # The generator of NumPy has 624 numbers, which are always replaced together, and the position of the next number
+    # to use, which is in `rest`. It is therefore enough to compare the first number and the position.
     _, numbers, *rest = np.random.get_state()  # noqa: NPY002 - the global generator is meant
-    return {"NumPy": (numbers[0], *rest), "Python": random.getstate()}  # all numbers are new when the first one is
+    return {"NumPy": (numbers[0], *rest), "Python": random.getstate()}
 
 
 def unchanged(before: list[Any], after: list[Any]) -> bool:
-    """Whether an attribute and what is in it are the same objects, or equal numbers or words."""
+    """Whether an attribute and its elements are the same objects as before, or equal numbers or strings."""
     if len(before) != len(after):
         return False
     return all(map(operator.is_, before, after)) or all(

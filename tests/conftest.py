@@ -1,4 +1,4 @@
-"""What the tests share: programs as real commands, each in a folder of its own."""
+"""Helpers and fixtures that the tests share. They run programs as real commands, each in a separate folder."""
 
 import gc
 import json
@@ -17,20 +17,20 @@ ROOT = Path(__file__).parent.parent
 
 Program = Callable[..., subprocess.CompletedProcess[str]]
 
-# The smallest complete run, on the one device that computes the same numbers everywhere.
+# The smallest complete run, on the CPU, which every machine has.
 DEBUG = ("--preset", "debug", "--device", "cpu")
 
-TOY = ("-m", "tests.toy")  # what follows `python` for the problem that the machinery is tested on
+TOY = ("-m", "tests.toy")  # the arguments of `python` that run the toy problem, on which engine/ is tested
 
 # Several tests run at once. Threads of torch that wait for a core make small steps up to 70 times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-settings.register_profile("any machine", deadline=None)  # a slow machine is not a failure
+settings.register_profile("any machine", deadline=None)  # do not fail on a slow machine
 settings.load_profile("any machine")
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """The environment of a command: modules of the repository, no W&B settings of the user, one thread."""
+    """The environment of a command: the modules of the repository, no W&B settings of the user, and one thread."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")}
     return {**inherited, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **changes}
 
@@ -38,7 +38,7 @@ def environment(**changes: str) -> dict[str, str]:
 def run_command(
     *arguments: str, cwd: Path, script: str | tuple[str, ...] = TOY, **changes: str
 ) -> subprocess.CompletedProcess[str]:
-    """`python SCRIPT ARGUMENTS` in the folder `cwd`, without a terminal. A file is one of the repository."""
+    """Run `python SCRIPT ARGUMENTS` in the folder `cwd`, without a terminal. A str is a file of the repository."""
     start = (str(ROOT / script),) if isinstance(script, str) else script
     return subprocess.run(
         [sys.executable, "-W", "error", *start, *arguments],
@@ -53,26 +53,26 @@ def run_command(
 
 
 def start_command(*arguments: str, cwd: Path, script: tuple[str, ...] = TOY, **options: Any) -> subprocess.Popen[str]:
-    """The same, started and not waited for."""
+    """Start `python SCRIPT ARGUMENTS` in the folder `cwd`, and do not wait for its end."""
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
     command = [sys.executable, *script, *arguments]
     return subprocess.Popen(command, cwd=cwd, env=environment(), stdin=subprocess.DEVNULL, text=True, **options)
 
 
 def wait_for(words: str, lines: IO[str] | None) -> None:
-    """Read what a program prints up to a line with these words; it must print them before it ends."""
+    """Read the output of a program up to a line that contains `words`. Fail if the program ends before."""
     assert lines is not None
     assert any(words in line for line in iter(lines.readline, ""))
 
 
 def read(folder: Path, name: str) -> Any:
-    """A JSON file of a run."""
+    """Read a JSON file of a run."""
     return json.loads((folder / name).read_text())
 
 
 @pytest.fixture
 def toy(tmp_path: Path) -> Program:
-    """Runs the toy problem's program in a fresh folder: `toy("--epochs", "3")`."""
+    """A function that runs the program of the toy problem in a new folder: `toy("--epochs", "3")`."""
 
     def run(*arguments: str, script: str | tuple[str, ...] = TOY, **changes: str) -> subprocess.CompletedProcess[str]:
         return run_command(*arguments, cwd=tmp_path, script=script, **changes)
@@ -82,7 +82,7 @@ def toy(tmp_path: Path) -> Program:
 
 @pytest.fixture(scope="session")
 def toy_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished debug run of the toy problem: to read, not to write."""
+    """The folder of a finished debug run of the toy problem. Tests must not change it."""
     cwd = tmp_path_factory.mktemp("finished")
     done = run_command(*DEBUG, "--run-name", "first", cwd=cwd)
     assert done.returncode == 0, done.stderr
@@ -92,7 +92,7 @@ def toy_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished debug run of the Ising experiment: to read, not to write."""
+    """The folder of a finished debug run of the Ising experiment. Tests must not change it."""
     cwd = tmp_path_factory.mktemp("ising")
     done = run_command(*DEBUG, "--run-name", "first", cwd=cwd, script="main.py")
     assert done.returncode == 0, done.stderr
@@ -101,9 +101,9 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def toy_in_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
-    """Runs the toy problem's program in this process, in a fresh folder and without figures: returns its exit code.
+    """A function that runs the program of the toy problem in this process, without figures, and returns its exit code.
 
-    This takes a tenth of a second. The folder is the working folder of the test.
+    A run takes a tenth of a second. The new folder in which it runs is the working directory of the test.
     """
     import torch
 
@@ -125,4 +125,4 @@ def toy_in_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     for number, handler in handlers.items():
         signal.signal(number, handler)
     torch.set_num_threads(n_threads)
-    gc.unfreeze()  # what the end of a program freezes
+    gc.unfreeze()  # the program calls gc.freeze when it ends

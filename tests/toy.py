@@ -1,8 +1,8 @@
-"""The problem that the machinery is tested on: the squared length of points with a sign. As a command: a whole program.
+"""The toy problem, on which engine/ is tested: predict the squared length of a point, times a sign. Also a program:
 
 python -m tests.toy --preset debug
 
-The columns have four dtypes and shapes, so that nothing can depend on one of them.
+The columns have different dtypes and shapes, so that the tests fail if code relies on one of them.
 """
 
 from typing import Any, Literal, Self
@@ -36,13 +36,13 @@ class ToyDataConfig(DataConfig):
     @model_validator(mode="after")
     def _check_rounds(self) -> Self:
         if self.rounds is not None and self.spread < 10**-self.rounds:
-            raise ValueError(f"--rounds {self.rounds} leaves nothing of --spread {self.spread}: raise one")
+            raise ValueError(f"--rounds {self.rounds} rounds all of --spread {self.spread} to 0: raise one")
         return self
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class ToyModelConfig:
-    """The network: `pooled` treats all coordinates alike, and accepts any number of them."""
+    """The network: `pooled` treats all coordinates equally, and accepts any number of them."""
 
     kind: Literal["mlp", "pooled"] = option("mlp", "kind of network")
     hidden: int = option(16, "width of the hidden layer", ge=1, le=10**6)
@@ -68,7 +68,7 @@ class ToyConfig(Config):
 
 
 class ToyNetwork(nn.Module):
-    """Hidden units per point, or per coordinate and then their mean."""
+    """A network with one hidden layer for a point or, with `pooled`, for each coordinate, followed by a mean."""
 
     def __init__(self, config: ToyModelConfig, dimension: int) -> None:
         super().__init__()

@@ -171,7 +171,7 @@ def test_a_run_with_other_data_is_not_resumed(toy_in_process: Run, capsys: pytes
     before = contents(Path("checkpoints"))
     assert toy_in_process(*sizes, "--seed", "1", "--save-data", "a.npz", "--overwrite") == 0
     assert toy_in_process("--resume", "r", "--epochs", "3") == 3
-    assert "the data are no longer those of checkpoints/r" in capsys.readouterr().err
+    assert "the data have changed since checkpoints/r was trained" in capsys.readouterr().err
     assert contents(Path("checkpoints")) == before
 
 

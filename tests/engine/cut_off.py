@@ -1,11 +1,11 @@
-"""Cuts off a run at many moments, resumes it, and compares the result with that of a run that was not cut off.
+"""Cut off a run, resume it, and compare the result with that of an uninterrupted run. Repeat this for many positions.
 
-python -m tests.engine.cut_off writes     killed before and after every write and every rename
-python -m tests.engine.cut_off full       the disk is full from every write or rename on
-python -m tests.engine.cut_off moments    killed at 30 random moments
+python -m tests.engine.cut_off writes     kill the run before or after each write and each rename
+python -m tests.engine.cut_off full       let the disk be full, beginning with each write or rename
+python -m tests.engine.cut_off moments    kill the run at 30 random moments
 
-Runs are forks of this process, which has loaded everything, so that each takes a fraction of a second. Prints one line
-of JSON per cut: where it was, the exit codes, and the files that differ afterwards.
+Runs are forks of this process, which has already loaded all modules, so that a run takes a fraction of a second. The
+output has one line of JSON per cut: its position, the exit codes, and the files that differ afterwards.
 """
 
 import errno
@@ -37,7 +37,7 @@ PLACE = "/dev/shm" if Path("/dev/shm").is_dir() else None  # in memory, where ot
 
 
 def forked(arguments: list[str], prepare: Callable[[], object] = lambda: None) -> int:
-    """The number of a process that runs `python -m tests.toy ARGUMENTS` in the working folder, without output."""
+    """Fork a process that runs `python -m tests.toy ARGUMENTS` in the working directory, and return its id."""
     if child := os.fork():
         return child
     try:
@@ -54,12 +54,12 @@ def forked(arguments: list[str], prepare: Callable[[], object] = lambda: None) -
 
 
 def exit_code(process: int) -> int:
-    """The exit code of a forked process, once it has ended; negative for a signal."""
+    """Wait for a forked process, and return its exit code, which is negative if a signal ended it."""
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
 class CutAt:
-    """Counts the operations on the disk, and acts before each of them from the n-th on."""
+    """Counts the operations on the disk, and calls `act` before the n-th one and all later ones."""
 
     def __init__(self, n: int, act: Callable[[], object], after_renames: bool) -> None:
         self.left, self.act, self.after_renames = n, act, after_renames
@@ -106,7 +106,7 @@ def outcome() -> dict[str, Any]:
 
 
 def resume() -> list[int]:
-    """Resume the run in the working folder or, if there is nothing to resume, start it; the exit codes."""
+    """Resume the run in the working directory. If there is nothing to resume, start it. Return the exit codes."""
     codes = [exit_code(forked(["--resume", "r"]))]
     if codes[0] == 2:
         codes.append(exit_code(forked(RUN)))
@@ -114,7 +114,7 @@ def resume() -> list[int]:
 
 
 def cut(reference: dict[str, Any], where: str, start: Callable[[], int]) -> int:
-    """Let `start` run and end a run in a new folder; resume it; print what differs from the reference."""
+    """Call `start`, which cuts off a run in a new folder. Resume the run, and print what differs from the reference."""
     with tempfile.TemporaryDirectory(dir=PLACE) as folder:
         os.chdir(folder)
         first = start()
@@ -128,7 +128,7 @@ def cut(reference: dict[str, Any], where: str, start: Callable[[], int]) -> int:
 
 
 def cut_at_moments(reference: dict[str, Any], seconds: float) -> None:
-    """Kill 30 runs at random moments of the seconds that a run takes."""
+    """Kill 30 runs at random moments within the time that an uninterrupted run takes."""
     moments, n_killed = random.Random(0), 0
     while n_killed < 30:  # some runs may be faster than the one that was timed, and end before they are killed
         moment = moments.uniform(0, seconds)
@@ -143,25 +143,25 @@ def cut_at_moments(reference: dict[str, Any], seconds: float) -> None:
 
 
 def cut_at_operations(reference: dict[str, Any], act: Callable[[], object], after_renames: bool) -> None:
-    """Cut off a run at its first operation on the disk, another at its second, and so on, until one is complete."""
+    """Cut off a run at its first operation on the disk, another at its second, and so on, until a run is complete."""
     n = 1
     while cut(reference, str(n), lambda: exit_code(forked(RUN, CutAt(n, act, after_renames)))) != 0:  # noqa: B023
         n += 1
 
 
 def command() -> None:
-    """Make the reference, then the cuts of the mode on the command line."""
+    """Make the reference, then the cuts of the mode that the command line names."""
     mode = sys.argv[1]
     torch.set_num_threads(1)
-    # Both take longer than everything else. Figures are plotted from files that are compared.
+    # Skip figures and git, which take longer than everything else. Figures are plotted from files that are compared.
     plotting.plot_run, hardware._git = (lambda *_: []), (lambda *_: None)
-    logger.SECONDS_BETWEEN_WRITES = 0  # an epoch takes milliseconds, and every write is to be cut off
+    logger.SECONDS_BETWEEN_WRITES = 0  # an epoch takes milliseconds, and every epoch should be written
     if mode == "moments":
         RUN.extend(["--epochs", "20"])  # most of the time is then training
-        logger.SECONDS_BETWEEN_WRITES = 0.02  # some epochs are saved, others only kept
+        logger.SECONDS_BETWEEN_WRITES = 0.02  # some epochs are written, others are only kept in memory
     with tempfile.TemporaryDirectory(dir=PLACE) as folder:
         os.chdir(folder)
-        assert exit_code(forked(RUN)) == 0  # reads from the disk what later runs find in memory
+        assert exit_code(forked(RUN)) == 0  # loads files from the disk that are then in memory
         start = time.perf_counter()
         assert exit_code(forked([*RUN, "--overwrite"])) == 0
         seconds = time.perf_counter() - start

@@ -1,8 +1,9 @@
-"""What people write into the training step, and what --replay makes of it.
+"""Changes that people make to the training step, and how --replay handles them.
 
 python -m tests.engine.edits    writes the table in docs/replay.md
 
-Every edit is a trainer with another `step`, which is run with and without replay. Without replay it runs as written.
+Each edit is a trainer with another `step`. It is run with and without replay. Without replay, the step runs as it is
+written.
 """
 
 import contextlib
@@ -35,18 +36,18 @@ CONFIG = dataclasses.replace(  # 20 steps in an epoch, all of which are full
 
 
 class Edited(Trainer):
-    """A trainer with places for edits."""
+    """A trainer with methods that edits override."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.noted: list[Any] = []  # what the edit has noted, for the test
+        self.noted: list[Any] = []  # numbers that the edit stores for the test
         self.prepare()
 
     def prepare(self) -> None:
-        """What an edit adds to __init__."""
+        """Code that an edit adds to __init__."""
 
     def step(self, inputs: tuple[Tensor, ...], targets: Tensor) -> Tensor:
-        """As in trainer.py, with places for edits."""
+        """The step in trainer.py, with calls of the methods below."""
         self.optimizer.zero_grad()
         inputs, targets = self.changed_batch(inputs, targets)
         losses = example_losses(self.problem, self.config, self.forward(*inputs), targets)
@@ -57,15 +58,15 @@ class Edited(Trainer):
         return loss.detach()
 
     def changed_batch(self, inputs: tuple[Tensor, ...], targets: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-        """The batch that is used."""
+        """The batch to train on."""
         return inputs, targets
 
     def changed_loss(self, losses: Tensor) -> Tensor:
-        """The loss of the batch, from those of its examples."""
+        """The loss of the batch, from the losses of its examples."""
         return losses.mean()
 
     def before_update(self) -> None:
-        """What is done with the gradients."""
+        """Code that uses the gradients."""
 
 
 class PrintsTheLoss(Edited):
@@ -314,7 +315,7 @@ class CountsInTheClass(Edited):
 class ChangesTheRate(Edited):
     def factor_at(self, step: int) -> float:
         options = self.optimizer.param_groups[0]
-        return float(options["lr"] / options["initial_lr"])  # leave it to the step
+        return float(options["lr"] / options["initial_lr"])  # keep the rate that the step has set
 
     def before_update(self) -> None:
         for group in self.optimizer.param_groups:
@@ -422,7 +423,7 @@ class HasOddTensors(Edited):
 
 
 class CountsInItsState(torch.optim.SGD):
-    """Halves the weights at every fiftieth step, which it counts by a number of Python."""
+    """Halves the weights in every fiftieth step. The number of steps is a Python number in the state."""
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -438,7 +439,7 @@ FUSED = OPTIMIZERS["adamw"]
 
 
 class Edit(NamedTuple):
-    """What somebody writes, and a trainer in which it is written."""
+    """A description of a change, and a trainer with this change."""
 
     what: str
     trainer: type[Edited]
@@ -500,7 +501,7 @@ EDITS = [
 
 
 class Outcome(NamedTuple):
-    """What a run has calculated, noted and printed; and its warnings."""
+    """What a run calculated, stored for the test and printed, and its warnings."""
 
     numbers: list[Any]
     warnings: str
@@ -525,7 +526,7 @@ def outcome(edit: Edit, *, replay: bool, state: Mapping[str, Any] | None = None)
 
 
 def verdict(edit: Edit) -> str:
-    """What --replay makes of an edit, in words."""
+    """How --replay handles an edit, as in the last column of the table."""
     written, replayed = outcome(edit, replay=False), outcome(edit, replay=True)
     assert not written.warnings
     if replayed.numbers != written.numbers:
@@ -537,7 +538,7 @@ def verdict(edit: Edit) -> str:
 
 
 def table() -> str:
-    """The edits as Markdown."""
+    """The table of the edits in Markdown."""
     rows = [f"| {edit.what} | as written | {verdict(edit)} |" for edit in EDITS]
     return "\n".join(["| in the step | without `--replay` | with `--replay` |", "|---|---|---|", *rows])
 

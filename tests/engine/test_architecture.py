@@ -1,4 +1,4 @@
-"""The rules of the machinery: it knows no physics, who may import what, what is loaded when, how long a file may be."""
+"""Rules for the code that all problems share: no physics, allowed imports, fast start, and limits of length."""
 
 import ast
 import re
@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-# What each file of the machinery may import of the others. The first ones can be read without any other.
+# The modules that each file may import. Files in the first layer import none of the others.
 LAYERS: list[dict[str, set[str]]] = [
     {
         "utils": set(),
@@ -78,7 +78,7 @@ LAYERS: list[dict[str, set[str]]] = [
     },
 ]
 MAY_IMPORT = {name: allowed for layer in LAYERS for name, allowed in layer.items()}
-COMMANDS = {"main", "evaluate"}  # these may import all of them
+COMMANDS = {"main", "evaluate"}  # these may import all modules above
 MACHINERY = sorted({*MAY_IMPORT, *COMMANDS, "engine.__init__"})
 
 PHYSICS = re.compile(r"\bspins?\b|lattice|temperature|\bising|magneti|energ(y|ies)|kaufman", re.IGNORECASE)
@@ -101,26 +101,26 @@ def imported_modules(path: Path) -> set[str]:
     return found
 
 
-def test_every_file_of_the_machinery_is_listed() -> None:
+def test_every_file_in_engine_is_listed() -> None:
     assert {f"engine.{path.stem}" for path in (ROOT / "engine").glob("*.py")} == {
         name for name in MACHINERY if name.startswith("engine.")
     }
 
 
 @pytest.mark.parametrize("module", MACHINERY)
-def test_the_machinery_knows_no_physics(module: str) -> None:
+def test_shared_code_contains_no_physics(module: str) -> None:
     text = file_of(module).read_text(encoding="utf-8")
     assert [line for line in text.splitlines() if PHYSICS.search(line) or CRITICAL.search(line)] == []
 
 
-def test_a_word_of_physics_would_be_found() -> None:
+def test_words_of_physics_are_detected() -> None:
     for line in ("E = energy(x)", "# of the Ising model", "LATTICE_SIZE", "magnetization", "T < T_c", "a spin"):
         assert PHYSICS.search(line) or CRITICAL.search(line), line
     assert not PHYSICS.search("raising an error, spinning")
 
 
 @pytest.mark.parametrize("module", MACHINERY)
-def test_imports_are_those_of_the_plan(module: str) -> None:
+def test_only_allowed_modules_are_imported(module: str) -> None:
     own = {path.stem for path in ROOT.glob("*.py")} | {"ising", "examples", "experiments", "benchmarks", "tests"}
     imports = imported_modules(file_of(module))
     ours = {name for name in imports if name in MACHINERY or name.partition(".")[0] in own}
@@ -129,7 +129,7 @@ def test_imports_are_those_of_the_plan(module: str) -> None:
     assert ours <= allowed
 
 
-def test_main_names_the_experiment_only_where_it_is_the_script() -> None:
+def test_main_only_imports_the_problem_when_it_is_the_script() -> None:
     tree = ast.parse(file_of("main").read_text(encoding="utf-8"))
     script = tree.body.pop()
     assert ast.unparse(script).startswith("if __name__ == '__main__':")
@@ -151,13 +151,13 @@ def test_main_names_the_experiment_only_where_it_is_the_script() -> None:
         "engine.run",
     ],
 )
-def test_what_refuses_a_request_loads_no_torch(module: str) -> None:
+def test_modules_that_check_a_request_do_not_load_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 @pytest.mark.parametrize("module", MACHINERY)
-def test_a_file_is_read_in_one_sitting_and_a_function_fits_on_a_screen(module: str) -> None:
+def test_files_have_at_most_330_lines_and_functions_at_most_60(module: str) -> None:
     text = file_of(module).read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 330
     for node in ast.walk(ast.parse(text)):

@@ -1,4 +1,4 @@
-"""What cannot be done is refused: one line, exit code 2 or 3, nothing generated, nothing written, nothing changed."""
+"""Bad requests are refused with one line and exit code 2 or 3. Nothing is generated, written or changed."""
 
 import fcntl
 import os
@@ -21,7 +21,7 @@ from tests.toy import PROBLEM, ToyConfig, ToyProblem
 
 Run = Callable[..., int]
 
-# A command line, and what its error names: what was given, what is allowed, what to do.
+# Command lines, and phrases in the error message: what was given, what is allowed, what to do.
 BAD_OPTIONS: list[tuple[str, list[str]]] = [
     *(
         (f"--dimension {n}", [f"--dimension {n}", "an integer, at least 1, at most 1000000"])
@@ -122,7 +122,7 @@ BAD_NAMES = [
 
 
 def snapshot(folder: Path) -> dict[str, tuple[bytes, int]]:
-    """All files and folders in a folder, and when they were last written."""
+    """The content of all files in a folder, and when files and folders were last written."""
     return {
         str(path): (path.read_bytes() if path.is_file() else b"", path.lstat().st_mtime_ns)
         for path in folder.rglob("*")
@@ -133,7 +133,7 @@ def snapshot(folder: Path) -> dict[str, tuple[bytes, int]]:
 def refuse(
     toy_in_process: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., str]:
-    """Gives the program a command line that it must refuse, and returns the line on stderr."""
+    """A function that runs the program with a command line that it must refuse, and returns the line on stderr."""
     generate = ToyProblem.generate
 
     def only_shapes(self: ToyProblem, config: ToyConfig, n: int, seed: SeedSequence) -> Columns:
@@ -169,7 +169,7 @@ def test_bad_run_name(name: str, refuse: Callable[..., str]) -> None:
     refuse(f"--run-name={name}", named=["--run-name"])
 
 
-def test_names_at_the_edge_of_what_is_allowed(toy_in_process: Run) -> None:
+def test_unusual_but_valid_run_names_are_accepted(toy_in_process: Run) -> None:
     for name in ("x" * 64, "0", "_", "a.b-c_d", "CONSOLE"):
         assert toy_in_process("--print-config", "--run-name", name) == 0
 
@@ -193,18 +193,18 @@ def test_bad_config_file(content: str, named: list[str], refuse: Callable[..., s
     refuse("--config", "c.json", "--lr", "0.1", named=["c.json", *named])
 
 
-def test_a_preset_under_a_complete_config_does_nothing(refuse: Callable[..., str]) -> None:
+def test_a_preset_with_a_complete_config_is_refused(refuse: Callable[..., str]) -> None:
     Path("c.json").write_text(to_json(PROBLEM.presets["default"]))
     refuse("--preset", "debug", "--config", "c.json", named=["--preset debug does nothing", "c.json", "drop one"])
 
 
-def test_generator_options_beside_a_file_of_the_config_are_refused(refuse: Callable[..., str]) -> None:
+def test_generator_options_are_refused_if_the_config_has_a_data_file(refuse: Callable[..., str]) -> None:
     Path("c.json").write_text('{"data": {"file": "x.npz"}}')
     for flags in (["--dimension", "5"], ["--cache"], ["--save-data", "y.npz"]):
         refuse("--config", "c.json", *flags, named=[f"{flags[0]} does nothing with --data", "or give --data none"])
 
 
-def test_generator_options_are_accepted_once_the_file_is_switched_off(toy_in_process: Run) -> None:
+def test_generator_options_are_accepted_if_the_data_file_is_switched_off(toy_in_process: Run) -> None:
     Path("c.json").write_text('{"data": {"file": "x.npz"}}')
     assert toy_in_process("--config", "c.json", "--data", "none", "--dimension", "5", "--print-config") == 0
 
@@ -215,7 +215,7 @@ def test_generator_options_are_accepted_once_the_file_is_switched_off(toy_in_pro
 @pytest.mark.parametrize(
     "arguments", [["--num-train", "1000000000000"], ["--dimension", "1000000", "--num-val", "9" * 9]]
 )
-def test_more_than_the_memory_there_is(arguments: list[str], refuse: Callable[..., str]) -> None:
+def test_data_that_do_not_fit_in_memory(arguments: list[str], refuse: Callable[..., str]) -> None:
     figure = f"this machine has {physical_memory() / 2**30:,.1f} GiB"
     line = refuse(*arguments, named=["the data need ", "GiB of memory", figure, "lower --num-train"])
     assert line == refuse(*arguments, "--save-data", "x.npz", named=[])
@@ -252,7 +252,7 @@ def test_a_run_that_exists_already(refuse: Callable[..., str]) -> None:
     refuse(*DEBUG, "--run-name", "mine", named=named)
 
 
-def test_overwrite_spares_folders_that_are_not_runs(refuse: Callable[..., str]) -> None:
+def test_overwrite_does_not_replace_folders_that_are_not_runs(refuse: Callable[..., str]) -> None:
     folder = Path("checkpoints/thesis")
     folder.mkdir(parents=True)
     (folder / "chapter1.tex").write_text("years of work")
@@ -261,9 +261,9 @@ def test_overwrite_spares_folders_that_are_not_runs(refuse: Callable[..., str]) 
 
 
 def test_a_run_folder_that_is_a_link_or_a_file(refuse: Callable[..., str], tmp_path: Path) -> None:
-    Path("elsewhere").mkdir()
+    Path("target").mkdir()
     Path("checkpoints").mkdir()
-    Path("checkpoints/link").symlink_to(tmp_path / "elsewhere")
+    Path("checkpoints/link").symlink_to(tmp_path / "target")
     Path("checkpoints/file").write_text("")
     for name, extra in (("link", []), ("link", ["--overwrite"]), ("file", ["--overwrite"])):
         arguments = [*DEBUG, "--run-name", name, *extra]
@@ -302,7 +302,7 @@ def test_wrong_data_do_not_replace_an_earlier_run(
     assert Path("checkpoints/good/best.pt").read_bytes() == (toy_run / "best.pt").read_bytes()
 
 
-def test_a_refused_run_is_not_in_the_way_of_the_next_one(toy_in_process: Run) -> None:
+def test_a_refused_run_does_not_block_the_next_one(toy_in_process: Run) -> None:
     for flags, code in ((["--corrupt"], 2), ([], 0)):
         assert toy_in_process(*DEBUG, *flags, "--run-name", "new", "--epochs", "1") == code
 
@@ -311,7 +311,7 @@ def test_a_refused_run_is_not_in_the_way_of_the_next_one(toy_in_process: Run) ->
 
 
 @pytest.mark.parametrize("name", ["missing.npz", ".", "data.npz", "data.csv", "a\nb.npz"])
-def test_an_unusable_file_ends_the_run_with_3(
+def test_an_unusable_file_ends_the_run_with_exit_code_3(
     name: str, toy_in_process: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("data.npz").write_bytes(b"PK")
@@ -324,10 +324,10 @@ def test_an_unusable_file_ends_the_run_with_3(
     assert not list(Path().glob("checkpoints/*/config.json"))
 
 
-# ----------------------------------------------------------------------------------- the same by the program itself
+# ------------------------------------------------------------------------------------------------------ whole programs
 
 # A problem that loads torch only for its network, as engine/problem.py recommends.
-LAZY = '''"""The toy's config without its network."""
+LAZY = '''"""A problem without a network."""
 
 from pydantic.dataclasses import dataclass
 
@@ -380,7 +380,7 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def lazy(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Program:
-    """Runs the program of a problem, which is ended by the attempt to load torch or matplotlib."""
+    """A function that runs the program of a problem. An attempt to load torch, matplotlib or wandb ends it."""
     folder = tmp_path_factory.mktemp("lazy")
     (folder / "lazy.py").write_text(LAZY)
     for module in ("torch", "matplotlib", "wandb"):
@@ -405,13 +405,13 @@ def lazy(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Program:
         ["--resume", "none"],
     ],
 )
-def test_refusals_do_not_wait_for_torch(arguments: list[str], lazy: Program, tmp_path: Path) -> None:
+def test_bad_requests_are_refused_without_torch(arguments: list[str], lazy: Program, tmp_path: Path) -> None:
     (tmp_path / "checkpoints" / "mine").mkdir(parents=True)
     (tmp_path / "checkpoints" / "mine" / "config.json").write_text("{}")
     before = snapshot(tmp_path)
     start = time.monotonic()
     done = lazy(*arguments)
-    assert time.monotonic() - start < 10  # a fraction of a second on a machine that has nothing else to do
+    assert time.monotonic() - start < 10  # a fraction of a second on an idle machine
     assert done.returncode == 2, done.stderr
     assert done.stdout == ""
     assert done.stderr.startswith("lazy.py: error: ")
@@ -420,7 +420,7 @@ def test_refusals_do_not_wait_for_torch(arguments: list[str], lazy: Program, tmp
 
 
 @pytest.mark.slow
-def test_help_and_print_config_do_not_wait_for_torch(lazy: Program) -> None:
+def test_help_and_print_config_do_not_load_torch(lazy: Program) -> None:
     done = lazy("--help")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("usage: lazy.py [options]")
@@ -452,7 +452,7 @@ def test_the_program_has_the_exit_code_and_prints_one_line(line: str, code: int,
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 @pytest.mark.parametrize(("line", "code"), [("--lr 0", 2), ("--preset debug --data missing.npz", 3)])
-def test_a_refusal_that_cannot_be_printed_has_its_exit_code(line: str, code: int, tmp_path: Path) -> None:
+def test_the_exit_code_is_the_same_if_the_error_cannot_be_printed(line: str, code: int, tmp_path: Path) -> None:
     command = [sys.executable, *TOY, *line.split()]
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(command, cwd=tmp_path, env=environment(), stderr=full, check=False)

@@ -1,4 +1,4 @@
-"""The cache of generated data: the same data come back, and nothing is found under the name of something else."""
+"""The cache of generated data: it returns the same data, and different data have different file names."""
 
 import importlib
 import subprocess
@@ -39,7 +39,7 @@ def changed(**values: Any) -> ToyConfig:
     return replace(CONFIG, data=replace(CONFIG.data, **values))
 
 
-# --------------------------------------------------------------------------------------------------- there and back
+# ------------------------------------------------------------------------------------------------- writing and reading
 
 
 def test_data_are_generated_once() -> None:
@@ -73,7 +73,7 @@ ARRAYS: dict[str, NDArray[Any]] = {
 }
 
 
-def test_arrays_of_any_type_come_back_bit_for_bit() -> None:
+def test_arrays_of_any_type_are_restored_bit_for_bit() -> None:
     splits = Splits(ARRAYS, {name: array[:2] for name, array in ARRAYS.items()}, {"other": np.arange(4)})
     cache.store(Path("cache/x.npz"), splits)
     found = cache.load(Path("cache/x.npz"))
@@ -85,7 +85,7 @@ def test_arrays_of_any_type_come_back_bit_for_bit() -> None:
             assert after[name].tobytes() == array.tobytes(), name
 
 
-def test_integers_take_little_room() -> None:
+def test_integers_are_compressed() -> None:
     signs = np.random.default_rng(0).choice(np.array([-1, 1], np.int8), (1000, 64))
     cache.store(Path("cache/x.npz"), Splits({"signs": signs}, {}, {}))
     assert Path("cache/x.npz").stat().st_size < 0.3 * signs.nbytes
@@ -140,7 +140,7 @@ def test_data_that_cannot_be_cached_are_used(capsys: pytest.CaptureFixture[str])
     assert Path("cache").read_text() == "a file where the folder should be"
 
 
-def test_a_full_disk_is_a_warning(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_full_disk_only_causes_a_warning(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
@@ -151,7 +151,7 @@ def test_a_full_disk_is_a_warning(monkeypatch: pytest.MonkeyPatch, capsys: pytes
 
 
 @pytest.mark.slow
-def test_two_processes_may_generate_the_same_data_at_once(tmp_path: Path) -> None:
+def test_two_processes_can_generate_the_same_data_at_once(tmp_path: Path) -> None:
     start = [sys.executable, "-W", "error", "-m", "tests.toy", "--preset", "debug", "--save-data"]
     processes = [
         subprocess.Popen([*start, name], cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL)
@@ -172,10 +172,10 @@ def test_the_terminal_shows_where_the_data_came_from(toy: Program) -> None:
         assert f"data {expected}" in done.stdout
 
 
-# ------------------------------------------------------------------------------------------------- options in the name
+# ------------------------------------------------------------------------------------- how the name depends on options
 
 
-def test_all_that_shapes_the_data_is_in_the_name() -> None:
+def test_the_name_depends_on_every_option_that_affects_the_data() -> None:
     changes: dict[str, Any] = {
         "num_train": 71,
         "num_val": 21,
@@ -191,7 +191,7 @@ def test_all_that_shapes_the_data_is_in_the_name() -> None:
     assert len(paths) == 2 * len(configs)
 
 
-def test_what_does_not_shape_the_data_is_not_in_the_name() -> None:
+def test_the_name_does_not_depend_on_other_options() -> None:
     for config in (
         replace(CONFIG, absolute=True),
         replace(CONFIG, model=ToyModelConfig(kind="pooled", hidden=7)),
@@ -209,7 +209,7 @@ def test_problems_do_not_share_their_data() -> None:
     assert path_of(problem=Other()) != path_of()
 
 
-# ---------------------------------------------------------------------------------------------------- code in the name
+# ---------------------------------------------------------------------------------------- how the name depends on code
 
 FILES = {
     "generator.py": '''"""The examples."""
@@ -297,7 +297,7 @@ class Folder:
         (self.path / name).write_text(content.replace(old, new))
 
     def problem(self, name: str = "small") -> Problem[Any]:
-        """The problem, imported as a new program would do."""
+        """Import the problem as a new process would."""
         for module in (*(Path(file).stem for file in FILES), "package", "package.gen", "package.more"):
             sys.modules.pop(module, None)
         importlib.invalidate_caches()
@@ -309,7 +309,7 @@ class Folder:
 def folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Folder:
     path = tmp_path_factory.mktemp("problem")
     monkeypatch.syspath_prepend(str(path))
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # two edits in one second look alike to Python
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # it would be reused after an edit within a second
     return Folder(path)
 
 
@@ -335,7 +335,7 @@ def test_data_are_generated_again_after_the_generator_was_edited(folder: Folder)
         ("helper.py", "FACTOR = 3", "FACTOR = 4"),
     ],
 )
-def test_code_of_the_generator_is_in_the_name(name: str, old: str, new: str, folder: Folder) -> None:
+def test_the_name_depends_on_the_code_of_the_generator(name: str, old: str, new: str, folder: Folder) -> None:
     before = path_of(problem=folder.problem())
     folder.edit(name, old, new)
     assert path_of(problem=folder.problem()) != before
@@ -358,13 +358,13 @@ def test_code_of_the_generator_is_in_the_name(name: str, old: str, new: str, fol
         ("small.py", "import net", "import net as network"),
     ],
 )
-def test_other_code_comments_and_docstrings_are_not_in_the_name(name: str, old: str, new: str, folder: Folder) -> None:
+def test_the_name_does_not_depend_on_other_code_or_comments(name: str, old: str, new: str, folder: Folder) -> None:
     before = path_of(problem=folder.problem())
     folder.edit(name, old, new)
     assert path_of(problem=folder.problem()) == before
 
 
-def test_of_a_problem_in_one_file_every_import_counts(folder: Folder) -> None:
+def test_the_name_depends_on_all_imports_of_a_problem_in_one_file(folder: Folder) -> None:
     before = path_of(problem=folder.problem("single"))
     folder.edit("net.py", "WIDTH = 8", "WIDTH = 16")
     edited = path_of(problem=folder.problem("single"))
@@ -423,7 +423,7 @@ def test_a_copy_of_the_code_in_another_folder_has_the_same_hash(folder: Folder, 
         sys.path.remove(str(other))
 
 
-def test_the_machinery_is_not_part_of_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hash_does_not_depend_on_shared_code(monkeypatch: pytest.MonkeyPatch) -> None:
     before = code_hash(PROBLEM.generate)
     monkeypatch.setattr(cache, "MACHINERY", ("trainer.py",))
     assert code_hash(PROBLEM.generate) != before  # it is imported by the file of the problem

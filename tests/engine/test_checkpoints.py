@@ -1,4 +1,4 @@
-"""Checkpoints: damage is noticed, foreign files are refused, nothing in them runs code, older weights are read."""
+"""Checkpoints: damage is detected, other files are refused, reading runs no code, and older weights can be read."""
 
 import dataclasses
 import io
@@ -24,7 +24,7 @@ CONFIG = PROBLEM.presets["debug"]
 
 
 def write_torch(path: Path, content: object) -> None:
-    """Write a file with a right checksum, whatever it holds."""
+    """Write a file with any content and a correct checksum."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
     write_checked(path, buffer.getvalue())
@@ -35,7 +35,7 @@ def read_torch(path: Path) -> dict[str, Any]:
     return content
 
 
-def test_fifty_flipped_bytes_and_fifty_cuts_are_noticed(toy_run: Path, tmp_path: Path) -> None:
+def test_fifty_flipped_bits_and_fifty_truncated_files_are_detected(toy_run: Path, tmp_path: Path) -> None:
     whole = (toy_run / "last.pt").read_bytes()
     path = tmp_path / "last.pt"
     path.write_bytes(whole)
@@ -60,7 +60,7 @@ class Harm:
         return os.system, (self.command,)
 
 
-def test_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
+def test_reading_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
     path = tmp_path / "last.pt"
     harmful = Harm(f"touch {tmp_path / 'harm'}")
     write_torch(path, {"format": checkpoints.FORMAT, "config": harmful})
@@ -88,7 +88,7 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
     assert checkpoints.load(path, longer)["epoch"] == 3  # the network does not depend on the training
     for other in (
         dataclasses.replace(CONFIG, model=ToyModelConfig(hidden=17)),
-        dataclasses.replace(CONFIG, absolute=True),  # what the network predicts
+        dataclasses.replace(CONFIG, absolute=True),  # changes what the network predicts
     ):
         with pytest.raises(UnusableFileError, match=r"was not written for the network in .*config\.json: restore"):
             checkpoints.load(path, other)
@@ -108,7 +108,7 @@ def test_only_known_formats_are_read(version: int, oldest: int, needed: str, tmp
         checkpoints.load(path, CONFIG, oldest)
 
 
-def test_a_save_keeps_the_earlier_file_if_asked(tmp_path: Path) -> None:
+def test_a_save_keeps_the_earlier_file_if_requested(tmp_path: Path) -> None:
     last, previous = tmp_path / "last.pt", tmp_path / "previous.pt"
     for epoch in (1, 2, 3):
         checkpoints.save(last, CONFIG, {"epoch": epoch}, keep=previous)
@@ -117,7 +117,7 @@ def test_a_save_keeps_the_earlier_file_if_asked(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [np.float64(1), np.ones(2), {1}, [{"a": np.int64(1)}]])
-def test_what_could_not_be_read_again_is_refused_when_it_is_saved(value: Any, tmp_path: Path) -> None:
+def test_values_that_could_not_be_read_again_are_not_saved(value: Any, tmp_path: Path) -> None:
     with pytest.raises(ProblemError, match=r"last\.pt: mine.* is of the type \w+: use tensors, numbers"):
         checkpoints.save(tmp_path / "last.pt", CONFIG, {"epoch": 1, "mine": value})
     assert list(tmp_path.iterdir()) == []
@@ -138,7 +138,7 @@ def test_a_snapshot_does_not_change_with_the_state() -> None:
     assert (taken["mine"][1], taken["rows"]) == ({"n": [1]}, [{"epoch": 1}])
 
 
-def test_torch_reads_a_checkpoint_as_it_is(toy_run: Path) -> None:
+def test_torch_load_reads_a_checkpoint_directly(toy_run: Path) -> None:
     raw = (toy_run / "last.pt").read_bytes()
     assert raw.startswith(b"PK")
     assert CHECKSUM in raw[-100:]
@@ -150,7 +150,7 @@ def test_torch_reads_a_checkpoint_as_it_is(toy_run: Path) -> None:
     assert set(best["model"]) >= {"mean", "std", "input_means", "input_stds"}
 
 
-# -------------------------------------------------------------------------------------------------------------- loaded
+# ------------------------------------------------------------------------------------------------------- loading a run
 
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "truncated", "other network", "no json", "no info"])
@@ -198,7 +198,7 @@ def test_weights_that_do_not_fit_the_network_are_refused(change: str, toy_run: P
     assert "\n" not in str(caught.value)
 
 
-def test_weights_without_shapes_get_those_of_generated_data(toy_run: Path, tmp_path: Path) -> None:
+def test_weights_without_shapes_use_those_of_generated_data(toy_run: Path, tmp_path: Path) -> None:
     for name in ("config.json", "run_info.json"):
         shutil.copy(toy_run / name, tmp_path)
     saved = read_torch(toy_run / "best.pt")

@@ -1,4 +1,4 @@
-"""The command line: what a config is merged from, and how a command ends."""
+"""The command line: how a config is merged, and how a command ends."""
 
 import dataclasses
 import signal
@@ -35,7 +35,7 @@ def config_of(*argv: str) -> Any:
 
 
 def refusal_of(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
-    """The one line that refuses a command line."""
+    """The line of the error with which a command line is refused."""
     with pytest.raises(SystemExit) as refusal:
         command_of(*argv)
     assert refusal.value.code == 2
@@ -53,7 +53,7 @@ def test_without_flags_the_config_is_the_default_preset() -> None:
     assert PROBLEM.presets["default"] == ToyConfig()
 
 
-# A value other than the default for every option, as it is typed and as it arrives.
+# For every option, a value other than the default: as you type it, and as it is in the config.
 CHANGES: dict[str, tuple[list[str], Any]] = {
     "absolute": ([], True),
     "model.kind": (["pooled"], "pooled"),
@@ -145,7 +145,7 @@ def test_presets_are_complete_and_survive_json(preset: str) -> None:
     assert config_of("--config", "c.json") == config
 
 
-def test_an_error_names_the_flag_if_the_value_came_by_one(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_names_the_flag_or_the_file_of_a_value(capsys: pytest.CaptureFixture[str]) -> None:
     Path("c.json").write_text('{"train": {"lr": -1}}')
     line = refusal_of(capsys, "--config", "c.json", "--dropout", "2")
     assert "--dropout 2: must be a number, at least 0, below 1" in line
@@ -157,7 +157,7 @@ def test_a_flag_replaces_an_invalid_value_of_a_file() -> None:
     assert config_of("--config", "c.json", "--lr", "0.5") == ToyConfig(train=TrainConfig(lr=0.5))
 
 
-def test_print_config_is_a_config() -> None:
+def test_a_printed_config_can_be_read() -> None:
     command = command_of("--print-config", "--preset", "debug", "--seed", "9")
     assert command.print_config
     Path("c.json").write_text(to_json(command.config))
@@ -260,13 +260,13 @@ def test_a_run_that_cannot_be_resumed_is_refused(capsys: pytest.CaptureFixture[s
         assert f"--resume {name}: nothing to resume: {words}" in refusal_of(capsys, "--resume", name)
 
 
-def test_the_hint_after_an_interruption_says_how_to_continue() -> None:
+def test_the_hint_after_an_interruption_shows_how_to_continue() -> None:
     started, checkpoints = command_of("--run-name", "a"), Path("checkpoints")
     assert resume_hint(started, checkpoints / "a") == "nothing was saved yet"
     earlier_run()
     assert resume_hint(started, checkpoints / "a").endswith(" --resume a continues after the last completed epoch")
-    elsewhere = Path("checkpoints").resolve() / "a"
-    assert f" --resume {elsewhere} continues" in resume_hint(started, elsewhere)
+    absolute = Path("checkpoints").resolve() / "a"
+    assert f" --resume {absolute} continues" in resume_hint(started, absolute)
     without = command_of("--no-checkpoints")
     assert resume_hint(without, checkpoints / "a") == (
         "its metrics are in checkpoints/a; it cannot be resumed, because of --no-checkpoints"
@@ -329,7 +329,7 @@ def test_without_an_error_the_exit_code_is_0(capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.usefixtures("_signal_handlers")
-def test_the_first_signal_is_an_interruption_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_first_signal_interrupts_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     with ExitCode() as end:
         signal.raise_signal(signal.SIGTERM)
     assert end.code == 143

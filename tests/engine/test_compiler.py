@@ -1,4 +1,4 @@
-"""Optimisers that do not load torch.compile are the ones of torch, and torch.optim stays as it is."""
+"""Optimisers that do not load torch.compile give the same results as those of torch. torch.optim is not changed."""
 
 import subprocess
 import sys
@@ -21,7 +21,7 @@ OPTIMIZERS: list[Any] = [
 
 
 def trained(create: Any) -> list[float]:
-    """Weights after some steps, with the state saved and loaded in the middle."""
+    """The weights after some steps. The state is saved and loaded in the middle."""
     torch.manual_seed(0)
     network, x = nn.Linear(3, 1), torch.randn(8, 3)
     optimizer = create(network.parameters(), lr=0.01)
@@ -38,11 +38,11 @@ def trained(create: Any) -> list[float]:
 
 
 @pytest.mark.parametrize("create", OPTIMIZERS)
-def test_the_optimiser_does_what_that_of_torch_does(create: Any) -> None:
+def test_the_weights_are_those_of_the_optimiser_of_torch(create: Any) -> None:
     assert trained(without_compiler(create)) == trained(create)
 
 
-def test_it_is_a_subclass_with_the_same_name_and_torch_stays_as_it_is() -> None:
+def test_the_result_is_a_subclass_with_the_same_name_and_torch_is_not_changed() -> None:
     before = dict(vars(torch.optim.Optimizer)) | dict(vars(torch.optim.AdamW))
     kind = without_compiler(torch.optim.AdamW)
     assert isinstance(kind, type)
@@ -51,7 +51,7 @@ def test_it_is_a_subclass_with_the_same_name_and_torch_stays_as_it_is() -> None:
     assert dict(vars(torch.optim.Optimizer)) | dict(vars(torch.optim.AdamW)) == before
 
 
-def test_an_optimiser_of_your_own_is_used_as_it_is() -> None:
+def test_an_optimiser_of_your_own_is_not_changed() -> None:
     class Mine(torch.optim.Optimizer):
         def __init__(self, params: Any, lr: float) -> None:
             super().__init__(params, {"lr": lr})
@@ -69,7 +69,7 @@ def test_an_optimiser_of_your_own_is_used_as_it_is() -> None:
     assert trained(without_compiler(Mine)) == trained(Mine)
 
 
-def test_it_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_change_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PLAIN_TORCH", "1")
     assert without_compiler(torch.optim.AdamW) is torch.optim.AdamW
     create = without_compiler(OPTIMIZERS[1])
@@ -77,7 +77,7 @@ def test_it_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
     assert create.func is torch.optim.SGD
 
 
-def test_nothing_global_is_changed_on_import() -> None:
+def test_importing_does_not_change_global_state() -> None:
     """torch.optim is the same before and after trainer.py is loaded, and no random generator has been seeded."""
     code = """
 import random, sys

@@ -1,4 +1,4 @@
-"""Configs: always complete, valid and frozen; written to strict JSON and read back without loss."""
+"""Configs are complete, valid and frozen. They are written as strict JSON and read back without loss."""
 
 import dataclasses
 import json
@@ -31,7 +31,7 @@ def write(folder: Path, content: str | bytes) -> Path:
     return path
 
 
-def test_the_shared_defaults_are_those_that_are_promised() -> None:
+def test_the_shared_defaults_are_the_documented_ones() -> None:
     config = Config()
     assert (config.train.lr, config.train.epochs, config.train.batch_size) == (0.001, 100, 64)
     assert (config.train.optimizer, config.train.scheduler, config.train.patience) == ("adamw", "cosine", None)
@@ -47,7 +47,7 @@ def test_the_shared_defaults_are_those_that_are_promised() -> None:
     )
 
 
-def test_config_json_has_all_keys_and_the_problems_own_options_first() -> None:
+def test_config_json_has_all_keys_and_those_of_the_problem_come_first() -> None:
     content = json.loads(to_json(ToyConfig()))
     assert list(content) == [
         "absolute",
@@ -73,7 +73,7 @@ def test_config_json_of_data_from_a_file_omits_generator_options(tmp_path: Path)
     assert load_config(ToyConfig, write(tmp_path, to_json(config))) == config
 
 
-def test_the_machinery_knows_which_options_belong_to_the_problem() -> None:
+def test_options_that_a_problem_adds_are_found() -> None:
     assert [path[-1] for path in generator_options(ToyConfig)] == ["dimension", "spread", "rounds", "corrupt"]
     assert generator_options(Config) == []
     assert set(problem_options(to_dict(ToyConfig()))) == {"absolute", "model"}
@@ -124,7 +124,7 @@ def test_keys_that_a_file_leaves_out_have_their_defaults(tmp_path: Path) -> None
     assert config == ToyConfig(train=TrainConfig(lr=0.5), seed=7)
 
 
-def test_configs_are_frozen_and_valid_however_they_are_made() -> None:
+def test_configs_are_frozen_and_always_checked() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         ToyConfig().seed = 3  # type: ignore[misc]
     with pytest.raises(ValidationError):
@@ -145,7 +145,7 @@ def test_an_evaluation_may_combine_sections_that_a_run_may_not() -> None:
     assert config == ToyConfig(train=TrainConfig(batch_size=400))  # unchanged
 
 
-# What is wrong with a config.json, and what the one line of the error names.
+# Invalid files config.json, and phrases in the error message.
 BROKEN_FILES: dict[str, tuple[str | bytes, list[str]]] = {
     "empty": ("", ["line 1 column 1"]),
     "malformed": ('{\n "seed": 1,\n}', ["line 3 column 1"]),

@@ -1,4 +1,4 @@
-"""The data of a run: generated as the problem promises, checked, and refused before memory is allocated."""
+"""The data of a run: generating, checking and saving them, and refusing them before memory is allocated."""
 
 import os
 import tracemalloc
@@ -43,7 +43,7 @@ def changed(config: ToyConfig = CONFIG, **values: Any) -> ToyConfig:
 # --------------------------------------------------------------------------------------------------------- generated
 
 
-def test_splits_have_the_sizes_and_types_that_are_asked_for() -> None:
+def test_splits_have_the_requested_sizes_and_types() -> None:
     splits, _ = get_splits(PROBLEM, CONFIG)
     assert [split["points"].shape for split in splits] == [(70, 3), (20, 3), (10, 3)]
     for split in splits:
@@ -74,7 +74,7 @@ def test_splits_have_independent_seeds() -> None:
 
 
 class Wrong(ToyProblem):
-    """Returns what a test puts in."""
+    """Its generator returns `result`, which a test sets."""
 
     result: Any
 
@@ -98,7 +98,7 @@ class Wrong(ToyProblem):
         ({"a": np.array([None] * 5)}, "generate: a has the dtype object, and must hold numbers"),
     ],
 )
-def test_a_generator_that_returns_something_else_is_refused(result: Any, message: str) -> None:
+def test_invalid_results_of_a_generator_are_refused(result: Any, message: str) -> None:
     problem = Wrong()
     problem.result = result
     with pytest.raises(ProblemError, match=message):
@@ -114,7 +114,7 @@ def test_wrong_data_are_not_cached() -> None:
 
 
 @pytest.mark.parametrize("name", ["absolute", "model", "train", "seed", "device"])
-def test_a_generator_may_only_use_options_that_are_in_the_name_of_its_data(name: str) -> None:
+def test_a_generator_may_not_use_options_that_the_cache_ignores(name: str) -> None:
     class Curious(ToyProblem):
         def generate(self, config: ToyConfig, n: int, seed: SeedSequence) -> Columns:
             getattr(config, name)
@@ -140,7 +140,7 @@ def test_a_generator_may_use_its_options_and_the_number_of_threads() -> None:
 
 
 class FromFile(ToyProblem):
-    """Cannot generate examples."""
+    """It cannot generate examples."""
 
     generate = ToyProblem.__mro__[1].generate  # type: ignore[attr-defined]
 
@@ -163,7 +163,7 @@ def test_generated_data_need_their_sizes() -> None:
 
 @pytest.fixture
 def _no_examples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the generator only make empty columns."""
+    """Make the generator fail unless it is called for empty columns."""
     generate = ToyProblem.generate
 
     def only_shapes(self: ToyProblem, config: ToyConfig, n: int, seed: SeedSequence) -> Columns:
@@ -174,7 +174,7 @@ def _no_examples(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_no_examples")
-def test_data_beyond_the_memory_are_refused_with_both_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_that_do_not_fit_in_memory_are_refused_with_both_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     config = changed(num_train=2**30, num_val=2**29, num_test=2**29, dimension=10)
     # Per example 10 float32 coordinates, an int8 sign, a float64 value and a bool: 50 bytes, five times.
     monkeypatch.setattr(hardware, "physical_memory", lambda: 7 * 2**30)
@@ -189,7 +189,7 @@ def test_data_beyond_the_memory_are_refused_with_both_figures(monkeypatch: pytes
 
 
 @pytest.mark.usefixtures("_no_examples")
-def test_nothing_large_is_allocated_for_the_refusal() -> None:
+def test_the_check_of_memory_does_not_allocate_the_data() -> None:
     tracemalloc.start()
     with pytest.raises(BadRequestError, match="GiB of memory"):
         require_memory_for(PROBLEM, changed(num_train=10**15, dimension=10**6))
@@ -197,11 +197,11 @@ def test_nothing_large_is_allocated_for_the_refusal() -> None:
     tracemalloc.stop()
 
 
-def test_data_from_a_file_have_been_measured_by_their_file() -> None:
+def test_the_check_of_memory_skips_data_from_a_file() -> None:
     require_memory_for(PROBLEM, changed(num_train=10**15, file="x.npz"))
 
 
-def test_data_and_checks_need_no_more_memory_than_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_and_checks_need_no_more_memory_than_estimated(monkeypatch: pytest.MonkeyPatch) -> None:
     config = changed(num_train=40_000, num_val=1000, num_test=1000, dimension=20, cache=False)
     needed: list[int] = []
     monkeypatch.setattr("engine.datasets.require_memory", needed.append)
@@ -279,7 +279,7 @@ def test_targets_that_are_all_equal_are_refused_if_they_are_not_scaled() -> None
 # --------------------------------------------------------------------------------------------------------- save_data
 
 
-def test_save_data_writes_what_a_run_would_train_on(capsys: pytest.CaptureFixture[str]) -> None:
+def test_save_data_writes_the_examples_of_a_run(capsys: pytest.CaptureFixture[str]) -> None:
     save_data(PROBLEM, CONFIG, Path("x.npz"))
     assert "100 examples in x.npz" in capsys.readouterr().out
     splits, _ = get_splits(PROBLEM, CONFIG)
@@ -336,10 +336,10 @@ def test_the_command_saves_data_and_trains_nothing(toy: Program) -> None:
     assert Path("out.npz").read_bytes() == before
 
 
-# -------------------------------------------------------------------------------------------------- runs on a file
+# ---------------------------------------------------------------------------------------------------- data from a file
 
 
-def test_a_run_on_a_file_can_be_repeated_from_its_config(
+def test_a_run_with_data_from_a_file_can_be_repeated_from_its_config(
     toy_in_process: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save_data(PROBLEM, changed(num_train=270, cache=False), Path("some.npz"))
@@ -361,7 +361,7 @@ def test_the_fingerprint_is_equal_for_equal_data_only() -> None:
 
     reference = fingerprint(splits())
     assert fingerprint(splits()) == reference
-    assert fingerprint(splits(a=np.arange(12)[::2] // 2)) == reference  # however it lies in memory
+    assert fingerprint(splits(a=np.arange(12)[::2] // 2)) == reference  # does not depend on the layout in memory
     changes: list[Splits] = [
         splits(a=np.arange(1, 7)),
         splits(a=np.arange(6).reshape(2, 3)),

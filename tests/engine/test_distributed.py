@@ -1,4 +1,4 @@
-"""A run in several processes, as torchrun starts them: the same numbers, one writer, and an end when one dies."""
+"""A run in several processes: it gives the same numbers, only rank 0 writes, and all processes end if one dies."""
 
 import os
 import re
@@ -17,10 +17,10 @@ from tests.conftest import DEBUG, TOY, Program, environment, read, run_command, 
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
 
-# A last batch of one example, of which the second process gets none, and numbers that cannot be divided evenly.
+# The last batch has one example, which is fewer than there are processes. Other numbers cannot be divided evenly.
 UNEVEN = [*DEBUG, "--num-train", "226", "--num-val", "51", "--num-test", "50", "--batch-size", "45"]
 
-# A problem with a metric that is not a mean: its value is not the sum of the values of parts.
+# A problem with a metric that is not a mean, so that it cannot be computed from the metrics of shards.
 WORST = """
 import numpy as np
 
@@ -40,7 +40,7 @@ if __name__ == "__main__":
     main(PROBLEM)
 """
 
-# What each process of a group has to find.
+# A program that checks collective operations in each process of a group.
 COLLECTIVES = """
 import os
 
@@ -56,7 +56,7 @@ from engine.datasets import get_splits
 group = group_from_environment()
 assert group.size == 3
 with group.init(torch.device("cpu")):
-    for n in (1, 2, 3, 5, 64):  # with fewer rows than processes too
+    for n in (1, 2, 3, 5, 64):  # also with fewer rows than processes
         for dtype in (torch.float32, torch.int64):
             rows = (torch.rand(n, 2) * 1000).to(dtype)
             rows = group.broadcast(lambda: rows)
@@ -69,17 +69,17 @@ with group.init(torch.device("cpu")):
     columns = get_splits(PROBLEM, TINY)[0].val
     model = build_network(PROBLEM, TINY, columns)
     examples = prepare(PROBLEM, TINY, model, columns)
-    alone, together = evaluate(PROBLEM, TINY, model, examples), evaluate(PROBLEM, TINY, model, examples, group)
-    assert together.predictions.shape == alone.predictions.shape == (100,)
-    assert abs(together.predictions - alone.predictions).max() < 1e-5
-    for name, value in alone.metrics.items():
+    single, together = evaluate(PROBLEM, TINY, model, examples), evaluate(PROBLEM, TINY, model, examples, group)
+    assert together.predictions.shape == single.predictions.shape == (100,)
+    assert abs(together.predictions - single.predictions).max() < 1e-5
+    for name, value in single.metrics.items():
         assert abs(together.metrics[name] - value) < 1e-5, name
-os.write(1, f"process {group.rank} is done\\n".encode())  # at once: print may write the end of the line later
+os.write(1, f"process {group.rank} is done\\n".encode())  # one write: print may write the end of the line later
 """
 
 
 def torchrun(n: int, *arguments: str, cwd: Path, script: tuple[str, ...] = TOY) -> subprocess.CompletedProcess[str]:
-    """`torchrun --nproc-per-node N SCRIPT ARGUMENTS` in the folder `cwd`."""
+    """Run `torchrun --nproc-per-node N SCRIPT ARGUMENTS` in the folder `cwd`."""
     return subprocess.run(
         [sys.executable, *TORCHRUN, str(n), *script, *arguments],
         cwd=cwd,
@@ -91,10 +91,10 @@ def torchrun(n: int, *arguments: str, cwd: Path, script: tuple[str, ...] = TOY) 
     )
 
 
-# ----------------------------------------------------------------------------------------------------------- in-process
+# --------------------------------------------------------------------------------------------------------- one process
 
 
-def test_the_shards_of_a_batch_are_the_batch() -> None:
+def test_the_shards_of_a_batch_together_are_the_batch() -> None:
     for n in (0, 1, 5, 64):
         batch = torch.arange(n)
         for size in (1, 2, 3, 7):
@@ -103,7 +103,7 @@ def test_the_shards_of_a_batch_are_the_batch() -> None:
             assert max(map(len, shards)) - min(map(len, shards)) <= 1
 
 
-def test_a_batch_that_is_smaller_than_the_group_is_the_share_of_every_process() -> None:
+def test_every_process_gets_the_whole_batch_if_it_is_smaller_than_the_group() -> None:
     batch = (torch.arange(2), torch.arange(4).reshape(2, 2))
     assert all(Group(rank, 3).share(batch) is batch for rank in range(3))
     shares = [Group(rank, 2).share(batch) for rank in range(2)]
@@ -112,7 +112,7 @@ def test_a_batch_that_is_smaller_than_the_group_is_the_share_of_every_process() 
 
 
 def test_gradients_and_losses_are_averaged_over_examples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if one process had all of them: here 1 and 3 examples, with an unused parameter."""
+    """The result is that of one process with all examples. Here, two processes have 1 and 3 examples."""
     used, unused = torch.nn.Parameter(torch.zeros(2, 2)), torch.nn.Parameter(torch.zeros(3))
     sent: list[torch.Tensor] = []
 
@@ -132,7 +132,7 @@ def test_gradients_and_losses_are_averaged_over_examples(monkeypatch: pytest.Mon
     assert Group().average(mean, [used], 1) is mean
 
 
-def test_the_group_is_the_one_that_torchrun_describes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_group_is_read_from_the_environment_variables_of_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
     assert group_from_environment() == Group(0, 1, 0) == ALONE
     assert ALONE.is_main
     for name, value in {"MASTER_ADDR": "somewhere", "RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}.items():
@@ -202,12 +202,12 @@ def test_uneven_shards_are_gathered_and_evaluated_together(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_one_two_and_three_processes_give_one_curve(tmp_path: Path) -> None:
-    """Also of the metric `worst`, which is a maximum."""
+def test_one_two_and_three_processes_give_the_same_metrics(tmp_path: Path) -> None:
+    """This includes the metric `worst`, which is a maximum."""
     script = (str(tmp_path / "worst.py"),)
     Path(*script).write_text(WORST)
-    alone = run_command(*UNEVEN, "--grad-clip", "0.5", "--run-name", "1", cwd=tmp_path, script=script)
-    assert alone.returncode == 0, alone.stderr
+    single = run_command(*UNEVEN, "--grad-clip", "0.5", "--run-name", "1", cwd=tmp_path, script=script)
+    assert single.returncode == 0, single.stderr
     expected = read(tmp_path / "checkpoints" / "1", "epoch_metrics.json")
     for n in (2, 3):
         done = torchrun(n, *UNEVEN, "--grad-clip", "0.5", "--run-name", str(n), cwd=tmp_path, script=script)
@@ -218,9 +218,9 @@ def test_one_two_and_three_processes_give_one_curve(tmp_path: Path) -> None:
         assert all(row["val_worst"] > row["val_rmse"] > 0 for row in rows)
         for row, one in zip(rows, expected, strict=True):
             assert row == pytest.approx(one, rel=2e-5, abs=1e-6)
-        info, info_alone = (read(tmp_path / "checkpoints" / name, "run_info.json") for name in (str(n), "1"))
+        info, info_single = (read(tmp_path / "checkpoints" / name, "run_info.json") for name in (str(n), "1"))
         assert info["processes"] == n
-        assert info["data_sha256"] == info_alone["data_sha256"]
+        assert info["data_sha256"] == info_single["data_sha256"]
         with np.load(folder / "predictions.npz", allow_pickle=False) as arrays:
             worst = np.abs(arrays["predictions"] - arrays["targets"]).max()
         assert read(folder, "results.json")["test"]["worst"] == pytest.approx(worst, rel=1e-12)

@@ -1,4 +1,4 @@
-"""What a new user changes in trainer.py, in a copy of the repository: it has its effect, in every way of running it.
+"""Edit trainer.py in a copy of the repository, as a new user would, and run it in every way that is possible.
 
 The edits are those of docs/your-own-problem.md.
 """
@@ -22,11 +22,11 @@ RUN = ["--preset", "debug", "--device", "cpu", "--epochs", "60", "--batch-size",
 
 
 class Edit(NamedTuple):
-    """Lines of trainer.py, and what they become."""
+    """Lines of trainer.py, and their replacements."""
 
     changes: dict[str, str]
     flags: list[str]
-    is_seen: str  # by replay: what the line about it says
+    warning: str  # a phrase in the warning that replay is off; empty if the edited step can be replayed
 
 
 LOSS = "        loss = example_losses(self.problem, self.config, self.forward(*inputs), targets).mean()\n"
@@ -42,7 +42,7 @@ EDITS = {
             ROW: ROW + '                "gradient_norm": self.norms.item() / self.steps_per_epoch,\n',
         },
         [],
-        "different numbers",  # at the first step of the second epoch: the sum is another tensor there
+        "different numbers",  # in the first step of the second epoch, in which the sum is another tensor
     ),
     "count": Edit(
         {
@@ -83,7 +83,7 @@ EDITS = {
 
 @pytest.fixture
 def edited(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
-    """A copy of the machinery and its test problem, with the edit of the test in trainer.py."""
+    """A copy of engine/ and the toy problem, with the edit of the test in trainer.py."""
     for name in ("engine", "tests"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     for path in ROOT.glob("*.py"):
@@ -97,7 +97,7 @@ def edited(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
 
 
 def toy(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the toy problem of a copy, to its end."""
+    """Run the program of the toy problem in a copy."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.toy", *arguments],
         cwd=folder,
@@ -118,13 +118,13 @@ def rows(folder: Path, name: str) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("edited", "name"), [(name, name) for name in EDITS], indirect=["edited"])
-def test_an_edit_has_its_effect_also_with_replay_and_after_an_interruption(edited: Path, name: str) -> None:
+def test_an_edit_gives_the_same_numbers_with_replay_and_after_an_interruption(edited: Path, name: str) -> None:
     command = [*RUN, *EDITS[name].flags]
     written = toy(edited, *command, "--run-name", "a")
     assert written.stderr == ""
     replayed = toy(edited, *command, "--replay", "--run-name", "b")
-    assert EDITS[name].is_seen in replayed.stderr
-    assert replayed.stderr.count("\n") == bool(EDITS[name].is_seen)
+    assert EDITS[name].warning in replayed.stderr
+    assert replayed.stderr.count("\n") == bool(EDITS[name].warning)
     assert rows(edited, "b") == rows(edited, "a")
     for flags in ([], ["--replay"]):
         with start_command(*command, *flags, "--run-name", "c", "--overwrite", cwd=edited) as process:
@@ -139,14 +139,14 @@ def test_an_edit_has_its_effect_also_with_replay_and_after_an_interruption(edite
 @pytest.mark.slow
 @pytest.mark.parametrize(("edited", "name"), [(name, name) for name in EDITS], indirect=["edited"])
 def test_an_edit_changes_what_it_is_meant_to_change(edited: Path, name: str, tmp_path_factory: Any) -> None:
-    elsewhere = tmp_path_factory.mktemp("unedited")
-    toy(elsewhere, *RUN, "--run-name", "a")
+    unedited = tmp_path_factory.mktemp("unedited")
+    toy(unedited, *RUN, "--run-name", "a")
     toy(edited, *RUN, *EDITS[name].flags, "--run-name", "a")
-    before, after = rows(elsewhere, "a"), rows(edited, "a")
+    before, after = rows(unedited, "a"), rows(edited, "a")
     assert len(before) == len(after) == 60
     if name == "log":
         assert all(row.pop("gradient_norm") > 0 for row in after)
-        assert after == before  # to watch is not to change
+        assert after == before  # a number that is only logged does not change the run
     else:
         assert all(row["train_loss"] != other["train_loss"] for row, other in zip(after[1:], before[1:], strict=True))
     if name == "schedule":

@@ -1,4 +1,4 @@
-"""A saved run on new data: what is new about them, what is written, what is refused."""
+"""The evaluation of a saved run on new data: which data it uses, what it writes, and what it refuses."""
 
 import hashlib
 import json
@@ -46,7 +46,7 @@ def contents() -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in Path("checkpoints").rglob("*") if path.is_file()}
 
 
-def test_what_is_written_is_true_of_new_data(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_result_that_is_written_is_correct(capsys: pytest.CaptureFixture[str]) -> None:
     asked = request("pooled --dimension 7 --num-test 300")
     result = evaluate_run(asked)
     place = Path("checkpoints/pooled/evaluations")
@@ -92,7 +92,7 @@ def test_the_examples_of_a_file(capsys: pytest.CaptureFixture[str], tmp_path: Pa
         evaluate_run(request(f"mlp --data {tmp_path / 'wrong.npz'}"))
 
 
-def test_automatic_options_are_automatic_again(tmp_path: Path) -> None:
+def test_generator_options_with_the_default_none_are_reset(tmp_path: Path) -> None:
     shutil.copytree("checkpoints/mlp", "checkpoints/rounded", dirs_exist_ok=True)
     path = Path("checkpoints/rounded/config.json")
     path.write_text(path.read_text().replace('"rounds": null', '"rounds": 2'))
@@ -117,7 +117,7 @@ def test_a_network_for_other_shapes_is_refused_before_data_are_generated() -> No
 @pytest.mark.parametrize(
     ("line", "named"),
     [
-        ("nobody", ["nobody", "not a run"]),
+        ("unknown", ["unknown", "not a run"]),
         ("mlp --dimension 0", ["--dimension 0", "at least 1"]),
         ("mlp --num-test 0", ["--num-test 0", "at least 1"]),
         ("mlp --spread -1", ["--spread -1", "above 0"]),
@@ -150,7 +150,7 @@ def test_a_bad_request_is_refused_in_one_line(line: str, named: list[str], capsy
         ("mlp --data missing.npz", 3, "missing.npz: no such file"),
     ],
 )
-def test_what_only_shows_later_is_refused_too(line: str, code: int, named: str) -> None:
+def test_errors_that_are_found_later_write_nothing(line: str, code: int, named: str) -> None:
     before = contents()
     with pytest.raises(RunError, match=named) as error:
         evaluate_run(request(line))
@@ -176,7 +176,7 @@ def test_a_damaged_run_is_refused() -> None:
     (folder / "best.pt").write_bytes(content)
     with pytest.raises(UnusableFileError, match=r"best\.pt is damaged"):
         load_run(folder)
-    shutil.copy(folder / "last.pt", folder / "best.pt")  # intact, but another thing
+    shutil.copy(folder / "last.pt", folder / "best.pt")  # intact, but of another kind
     with pytest.raises(UnusableFileError, match=r"best\.pt does not contain weights of this network"):
         load_run(folder)
     (folder / "best.pt").unlink()
@@ -185,7 +185,7 @@ def test_a_damaged_run_is_refused() -> None:
     shutil.rmtree(folder)
 
 
-def test_a_folder_that_cannot_be_written_to_is_noticed_before_the_work() -> None:
+def test_a_folder_that_is_not_writable_is_detected_first() -> None:
     folder = Path("checkpoints/blocked")
     shutil.copytree("checkpoints/mlp", folder)
     (folder / "evaluations").write_text("a file in the place of the folder")
@@ -203,7 +203,7 @@ def test_the_network_of_a_run_is_ready_for_use() -> None:
 
 
 @pytest.mark.slow
-def test_as_a_command(runs: Path) -> None:
+def test_the_command_evaluates_a_run(runs: Path) -> None:
     done = run_command("mlp", "--num-test", "20", "--name", "twenty", cwd=runs, script="evaluate.py")
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("checkpoints/mlp/evaluations/twenty.json\n")

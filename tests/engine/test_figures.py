@@ -1,4 +1,4 @@
-"""The figures of every problem: plotted from the files of a run only, with axes that say what they show."""
+"""The figures of every problem: they are plotted only from the files of a run, and their axes have labels."""
 
 import io
 import shutil
@@ -35,7 +35,7 @@ def test_a_run_has_its_figures_and_they_can_be_plotted_again(toy_run: Path, tmp_
     assert pictures(copy) == plotted
 
 
-def test_predictions_hold_what_the_figures_need(toy_run: Path) -> None:
+def test_predictions_contain_what_the_figures_need(toy_run: Path) -> None:
     with np.load(toy_run / "predictions.npz", allow_pickle=False) as file:
         arrays = dict(file)
     one_number = {"signs", "values", "is_far"}
@@ -62,7 +62,7 @@ def test_a_folder_that_is_not_a_finished_run_is_refused(
         plot_saved_run(Path("unfinished"))
 
 
-def test_a_damaged_file_is_named_as_such(toy_run: Path, tmp_path: Path) -> None:
+def test_a_damaged_file_is_reported(toy_run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "r"
     shutil.copytree(toy_run, folder)
     before = pictures(folder)
@@ -129,7 +129,7 @@ def test_parity_has_a_row_of_panels_for_each_component(k: int) -> None:
 
 @pytest.mark.parametrize("n", [1, 2, 15])
 @pytest.mark.parametrize("values", [np.linspace(-1, 1, 15), np.zeros(15)], ids=["different", "equal"])
-def test_parity_shows_few_or_equal_examples_too(values: NDArray[np.float64], n: int) -> None:
+def test_parity_works_for_few_or_equal_examples(values: NDArray[np.float64], n: int) -> None:
     scatter, histogram = parity(values[:n], values[:n]).axes
     assert sum(patch.get_height() for patch in histogram.patches) == n  # type: ignore[attr-defined]
     low, high = scatter.get_xlim()

@@ -1,4 +1,4 @@
-"""Files with examples: what is written can be read, and every other file is used as it is or refused in one line."""
+"""Files with examples: written files can be read, and other files are read correctly or refused in one line."""
 
 import io
 import os
@@ -22,7 +22,7 @@ from tests.toy import PROBLEM, ToyConfig, ToyDataConfig, ToyProblem
 
 
 class Plain(ToyProblem):
-    """Takes all the arrays of a file as they are."""
+    """It accepts all arrays of a file unchanged."""
 
     def read(self, config: ToyConfig, columns: Columns) -> Columns:
         return dict(columns)
@@ -34,7 +34,7 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def written(content: str | bytes | dict[str, Any], name: str = "") -> str:
-    """The path of a file with this content."""
+    """Write a file with this content, and return its path."""
     if isinstance(content, dict):
         np.savez(name or "x.npz", **content)
         return name or "x.npz"
@@ -59,7 +59,7 @@ def good(n: int = 10) -> dict[str, NDArray[Any]]:
 
 
 def refusal(path: str, problem: ToyProblem = PROBLEM) -> str:
-    """The line that refuses a file."""
+    """The line of the error with which a file is refused."""
     with pytest.raises(UnusableFileError) as caught:
         read_columns(problem, ToyConfig(), path)
     assert caught.value.exit_code == 3
@@ -72,7 +72,7 @@ def refusal(path: str, problem: ToyProblem = PROBLEM) -> str:
 # -------------------------------------------------------------------------------------------------------------- .npz
 
 
-def test_what_is_written_can_be_read() -> None:
+def test_written_data_can_be_read() -> None:
     config = ToyConfig(data=ToyDataConfig(num_train=100, num_val=20, num_test=10, cache=False))
     splits, _ = get_splits(PROBLEM, config)
     write_columns(Path("x.npz"), splits)
@@ -104,7 +104,7 @@ def test_an_array_is_only_read_when_it_is_looked_up() -> None:
     assert set(points(written(content))) == {"points", "signs", "values"}
 
 
-def test_a_member_that_is_no_array_beside_one_of_its_name_is_ignored() -> None:
+def test_a_member_of_the_archive_that_is_not_an_array_is_ignored() -> None:
     path = written({"a": np.arange(3)})
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("a", "not this")
@@ -122,14 +122,14 @@ def test_a_missing_array_is_named_with_the_nearest_one() -> None:
 
 
 class Trap:
-    """Leaves a folder behind if it is unpickled."""
+    """Makes a folder if it is unpickled."""
 
     def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
         return os.mkdir, ("trapped",)
 
 
 def claiming(shape: str, content: bytes = b"") -> bytes:
-    """An .npz file whose array `points` claims that shape."""
+    """An .npz file in which the header of the array `points` has this shape."""
     head = f"{{'descr': '|i1', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
@@ -186,7 +186,7 @@ def test_an_unusable_archive_is_refused(name: str) -> None:
     assert not Path("trapped").exists()
 
 
-def test_a_claim_is_refused_before_memory_is_allocated(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_array_is_refused_before_memory_is_allocated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_io, "physical_memory", lambda: 4 * 10**6 - 1)
     path = written({"a": np.zeros(10**6, np.int8)})
     tracemalloc.start()
@@ -196,14 +196,14 @@ def test_a_claim_is_refused_before_memory_is_allocated(monkeypatch: pytest.Monke
     tracemalloc.stop()
 
 
-def test_a_file_cut_short_anywhere_is_refused() -> None:
+def test_a_truncated_file_is_refused() -> None:
     path = written(good())
     complete = Path(path).read_bytes()
     for end in np.linspace(0, len(complete) - 1, 50, dtype=int):
         refusal(written(complete[:end]))
 
 
-def test_a_flipped_byte_is_refused_or_does_no_harm() -> None:
+def test_a_flipped_bit_is_detected_or_does_not_matter() -> None:
     path = written(good())
     complete, before = Path(path).read_bytes(), points(path)
     for offset in np.linspace(0, len(complete) - 1, 300, dtype=int):
@@ -216,7 +216,7 @@ def test_a_flipped_byte_is_refused_or_does_no_harm() -> None:
             np.testing.assert_array_equal(found[name], column)
 
 
-def test_paths_that_are_no_files_are_refused() -> None:
+def test_paths_that_are_not_files_are_refused() -> None:
     os.mkfifo("pipe.npz")
     assert refusal("pipe.npz").endswith("is not a regular file")
     assert refusal(".").endswith("is not a regular file")
@@ -242,14 +242,14 @@ TABLES: dict[str, str | bytes] = {
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_tables_as_programs_write_them_are_read(name: str) -> None:
+def test_common_formats_of_tables_are_read(name: str) -> None:
     content = TABLES[name]
     columns = plain(written(content, "x.csv"))
     assert {name: column.tolist() for name, column in columns.items()} == XY
     assert all(column.dtype == np.float64 for column in columns.values())
 
 
-def test_the_suffix_is_recognised_in_capitals() -> None:
+def test_the_suffix_may_have_capital_letters() -> None:
     assert set(plain(written("x,y\n1,2\n", "X.CSV"))) == {"x", "y"}
 
 
@@ -268,14 +268,14 @@ def test_a_table_of_one_column_and_one_row_is_read() -> None:
         ("\u03b1;\u03b2", ["\u03b1", "\u03b2"]),
     ],
 )
-def test_names_may_hold_anything_in_quotes(header: str, names: list[str]) -> None:
+def test_quoted_names_may_contain_any_character(header: str, names: list[str]) -> None:
     delimiter = "," if '","' in header else ";"
     columns = plain(written(f"{header}\n1{delimiter}2\n"))
     assert {name: column.tolist() for name, column in columns.items()} == {names[0]: [1.0], names[1]: [2.0]}
 
 
 class TwoColumns(ToyProblem):
-    """Takes two columns of a table."""
+    """It reads two columns of a table."""
 
     def read(self, config: ToyConfig, columns: Columns) -> Columns:
         return {"mass": columns["mass"], "charge": columns["charge"]}
@@ -352,7 +352,7 @@ def test_the_division_is_random_and_without_replacement() -> None:
     assert len(np.unique(np.concatenate([split["number"] for split in splits]))) == 900
     for split in splits:
         np.testing.assert_array_equal(split["double"], 2.0 * split["number"][:, None])
-        assert split["number"].mean() == pytest.approx(500, abs=100)  # from everywhere in the file
+        assert split["number"].mean() == pytest.approx(500, abs=100)  # from all parts of the file
     assert fingerprint(divide(numbered(1000), config, seed=3)) == fingerprint(splits)
     assert fingerprint(divide(numbered(1000), config, seed=4)) != fingerprint(splits)
 
@@ -374,22 +374,20 @@ def test_the_division_is_random_and_without_replacement() -> None:
         (100, (98, 1, 1), [98, 1, 1]),
     ],
 )
-def test_sizes_that_are_not_given_are_80_10_and_10_percent(
-    n: int, given: tuple[int | None, ...], sizes: list[int]
-) -> None:
+def test_default_sizes_are_80_10_and_10_percent(n: int, given: tuple[int | None, ...], sizes: list[int]) -> None:
     num_train, num_val, num_test = given
     config = DataConfig(num_train=num_train, num_val=num_val, num_test=num_test)
     assert [len(split["number"]) for split in divide(numbered(n), config, seed=0)] == sizes
 
 
 @pytest.mark.parametrize(
-    ("n", "given", "asked"),
+    ("n", "given", "requested"),
     [(10, (9, 1, 1), 11), (2, (None, None, None), 3), (100, (90, None, None), 110), (100, (None, 50, 50), 101)],
 )
-def test_more_examples_than_there_are_is_refused(n: int, given: tuple[int | None, ...], asked: int) -> None:
+def test_a_request_for_too_many_examples_is_refused(n: int, given: tuple[int | None, ...], requested: int) -> None:
     num_train, num_val, num_test = given
     config = DataConfig(file="f.npz", num_train=num_train, num_val=num_val, num_test=num_test)
     with pytest.raises(
-        BadRequestError, match=rf"--data f\.npz has {n} examples, and {asked} are requested: lower --num"
+        BadRequestError, match=rf"--data f\.npz has {n} examples, and {requested} are requested: lower --num"
     ):
         divide(numbered(n), config, seed=0)

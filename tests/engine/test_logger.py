@@ -1,4 +1,4 @@
-"""The record of a run: complete files, strict JSON, how the run ended, and what a terminal shows."""
+"""The record of a run: complete files, strict JSON, how the run ended, and the output on a terminal."""
 
 import contextlib
 import dataclasses
@@ -41,7 +41,7 @@ def state_of(epoch: int, best_epoch: int = 1) -> dict[str, Any]:
 
 
 class Clock:
-    """Stands in for time.monotonic."""
+    """Replaces time.monotonic."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
@@ -57,7 +57,7 @@ def test_metrics_and_checkpoints_are_written_once_per_second_and_at_the_end(
 ) -> None:
     clock = Clock(monkeypatch)
     with RunLogger(tmp_path, PROBLEM, ToyConfig()) as run:
-        for epoch in range(1, 26):  # 0.1 s each: written are the first one, the 11th and the 21st
+        for epoch in range(1, 26):  # 0.1 s each: the first, the 11th and the 21st are written
             run.log_state(state_of(epoch))
             on_disk = epoch - (epoch - 1) % 10
             assert [row["epoch"] for row in read(tmp_path, "epoch_metrics.json")] == list(range(1, on_disk + 1))
@@ -70,7 +70,7 @@ def test_metrics_and_checkpoints_are_written_once_per_second_and_at_the_end(
 
 
 @pytest.mark.parametrize("error", [Interrupted(2), DivergedError(), ValueError()])
-def test_an_interrupted_run_saves_its_last_epoch_as_it_was(
+def test_an_interrupted_run_saves_the_state_after_its_last_epoch(
     error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Clock(monkeypatch)
@@ -126,7 +126,7 @@ def test_a_run_without_epochs_has_no_metrics(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "run_info.json"]
 
 
-def test_a_number_that_json_lacks_is_an_error_and_the_old_file_stays(tmp_path: Path) -> None:
+def test_nan_and_infinity_are_errors_and_the_old_file_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     write_json(path, {"r2": 1.0})
     for value in (float("nan"), float("inf")):
@@ -136,7 +136,7 @@ def test_a_number_that_json_lacks_is_an_error_and_the_old_file_stays(tmp_path: P
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_the_record_holds_config_and_provenance_from_the_start(tmp_path: Path) -> None:
+def test_config_and_provenance_are_recorded_at_the_start(tmp_path: Path) -> None:
     RunLogger(tmp_path, PROBLEM, ToyConfig(seed=5))
     assert load_config(ToyConfig, tmp_path / "config.json") == ToyConfig(seed=5)
     info = read(tmp_path, "run_info.json")
@@ -172,7 +172,7 @@ def test_only_changed_code_makes_a_commit_dirty(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.parametrize(
     ("error", "status"), [(Interrupted(2), "interrupted"), (DivergedError(), "diverged"), (OSError(), "failed")]
 )
-def test_the_record_says_how_a_run_ended(error: BaseException, status: str, tmp_path: Path) -> None:
+def test_the_record_shows_how_a_run_ended(error: BaseException, status: str, tmp_path: Path) -> None:
     with pytest.raises(type(error)), RunLogger(tmp_path, PROBLEM, ToyConfig()):
         raise error
     assert read(tmp_path, "run_info.json")["status"] == status
@@ -206,7 +206,7 @@ def test_without_checkpoints_no_weights_are_saved(tmp_path: Path) -> None:
     assert len(read(tmp_path, "epoch_metrics.json")) == 1
 
 
-def test_the_best_weights_are_written_when_they_are_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_best_weights_are_written_when_they_have_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logger, "SECONDS_BETWEEN_WRITES", 0)
     run = RunLogger(tmp_path, PROBLEM, ToyConfig())
     for epoch, best_epoch in ((1, 1), (2, 1), (3, 3)):
@@ -224,7 +224,7 @@ def test_a_resumed_run_restores_metrics_and_best_weights_from_its_checkpoint(tmp
     assert saved_epoch(tmp_path, "best") == 2
 
 
-def test_arrays_are_saved_without_objects(tmp_path: Path) -> None:
+def test_arrays_of_objects_are_not_saved(tmp_path: Path) -> None:
     run = RunLogger(tmp_path, PROBLEM, ToyConfig())
     run.log_arrays("predictions", {"a": np.arange(3), "b": np.eye(2)})
     with np.load(tmp_path / "predictions.npz", allow_pickle=False) as arrays:
@@ -287,14 +287,14 @@ def test_the_summary_has_a_second_table_if_test_examples_occur_in_training(tmp_p
         ["mean", "0.75"],
     ]
     nothing = {"test_unseen": None, "baselines_unseen": None}
-    for n, n_seen in ((1326, "674"), (0, "2,000")):  # there are no metrics for the others, or there are no others
+    for n, n_seen in ((1326, "674"), (0, "2,000")):  # no metrics on unseen examples; no unseen examples
         table, sentence, _ = run.summary(results | nothing | {"n_unseen": n}).split("\n\n")
         assert table == first
         assert sentence == f"The inputs of {n_seen} of the 2,000 test examples also occur in training."
 
 
 def read_all(terminal: int) -> bytes:
-    """What was written to the other end of a pseudo-terminal until that was closed."""
+    """Read what is written to the other end of a pseudo-terminal until that end is closed."""
     content = b""
     with contextlib.suppress(OSError):  # how Linux reports that the other end is closed; other systems return b""
         while chunk := os.read(terminal, 4096):
@@ -303,7 +303,7 @@ def read_all(terminal: int) -> bytes:
     return content
 
 
-def test_without_a_terminal_every_epoch_is_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_terminal_every_epoch_prints_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = RunLogger(tmp_path, PROBLEM, ToyConfig(train=TrainConfig(epochs=5)))
     for epoch in (1, 2):
         run.log_epoch({**ROW, "epoch": epoch})
@@ -313,7 +313,7 @@ def test_without_a_terminal_every_epoch_is_a_line(tmp_path: Path, capsys: pytest
     assert shown.err == ""
 
 
-def test_a_terminal_shows_a_bar_that_fits(
+def test_a_terminal_shows_a_progress_bar_that_fits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     parent, child = pty.openpty()

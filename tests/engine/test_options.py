@@ -1,4 +1,4 @@
-"""Options: from dataclass fields to flags, and from words or JSON to a checked config."""
+"""Options: from dataclass fields to flags, and from the command line or JSON to a checked config."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -57,7 +57,7 @@ OPTIONS = options_of(Outer)
 
 
 def parse(line: str) -> Outer:
-    """The config of a command line."""
+    """Parse a command line into a config."""
     parser = Parser(prog="x.py")
     add_flags(parser, OPTIONS, top="top")
     flags = flags_given(vars(parser.parse_args(line.split())), OPTIONS)
@@ -110,7 +110,7 @@ def test_allowed_values_and_defaults_are_described_in_words() -> None:
         ("--fast --no-slow", {"fast": True, "slow": False}),
     ],
 )
-def test_words_become_values(line: str, values: dict[str, Any]) -> None:
+def test_words_on_the_command_line_become_values(line: str, values: dict[str, Any]) -> None:
     parser = Parser(prog="x.py")
     add_flags(parser, OPTIONS, top="top")
     assert flags_given(vars(parser.parse_args(line.split())), OPTIONS) == values
@@ -143,7 +143,7 @@ def test_a_typed_number_is_read_back_exactly(default: float) -> None:
         ("--even \uff14", '--even "\\uff14": must be an integer, at least 0, at most 10, a multiple of 2'),
     ],
 )
-def test_an_invalid_value_is_refused_with_its_flag_and_what_is_allowed(line: str, message: str) -> None:
+def test_the_error_of_an_invalid_value_names_the_flag_and_the_allowed_values(line: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse(line)
     assert str(caught.value).startswith(message)
@@ -178,7 +178,7 @@ def test_a_value_from_a_file_is_named_by_file_and_path() -> None:
         ({"inner": {"kind": "x" * 200}}, f'f: inner.kind "{"x" * 56}...: must be'),
     ],
 )
-def test_a_fault_in_a_file_names_the_path_and_the_nearest_right_key(values: dict[str, Any], message: str) -> None:
+def test_the_error_of_a_file_names_the_path_and_the_nearest_key(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         validate(Outer, values, source="f")
     assert str(caught.value).startswith(message)
@@ -192,7 +192,7 @@ def test_abbreviated_flags_are_refused(line: str, capsys: pytest.CaptureFixture[
     assert capsys.readouterr().err.startswith("x.py: error: ")
 
 
-def test_an_option_says_what_makes_it_idle() -> None:
+def test_an_option_knows_what_makes_it_idle() -> None:
     rate = OPTIONS["inner", "rate"]
     assert rate.idle(Outer()) == ""
     assert rate.idle(Outer(inner=Inner(kind="b"))) == "--kind b"
@@ -257,7 +257,7 @@ def test_names_that_windows_reserves_are_refused(name: str) -> None:
         check_name(name)
 
 
-def test_read_json_gives_the_object_in_a_file(tmp_path: Path) -> None:
+def test_read_json_returns_the_object_in_a_file(tmp_path: Path) -> None:
     path = tmp_path / "c.json"
     path.write_text('{"a": {"b": [1, 2.5, null]}, "c": 123456789012345678901234567890}')
     assert read_json(path) == {"a": {"b": [1, 2.5, None]}, "c": 123456789012345678901234567890}

@@ -1,4 +1,4 @@
-"""Test examples that occur in training are found, and do not count in the metrics of unseen examples."""
+"""Test examples that occur in training are found, and are left out of the metrics on unseen examples."""
 
 import hashlib
 import re
@@ -37,7 +37,7 @@ UNKNOWN = "it is not known which examples occur in the training data"
 
 
 class Columnwise(ToyProblem):
-    """Its inputs are all columns, in the order of their names."""
+    """Its inputs are all columns, sorted by name."""
 
     def inputs(self, config: ToyConfig, columns: Columns) -> tuple[Array, ...]:
         return tuple(columns[name] for name in sorted(columns))
@@ -54,7 +54,7 @@ def parsed(*arguments: str) -> ToyConfig:
 
 
 def is_seen(config: ToyConfig) -> NDArray[np.bool_]:
-    """Whether a test example occurs in the training split: every pair of examples is compared."""
+    """Whether each test example occurs in the training split, from a comparison of all pairs of examples."""
     splits, _ = get_splits(PROBLEM, config)
     train, test = (np.column_stack([each["points"], each["signs"]]) for each in (splits.train, splits.test))
     seen: NDArray[np.bool_] = (test[:, None] == train[None]).all(axis=2).any(axis=1)
@@ -64,7 +64,7 @@ def is_seen(config: ToyConfig) -> NDArray[np.bool_]:
 # -------------------------------------------------------------------------------------------------------------- hashes
 
 
-def test_equal_inputs_have_equal_hashes_and_others_have_other_ones() -> None:
+def test_equal_inputs_have_equal_hashes_and_different_inputs_do_not() -> None:
     x = np.random.default_rng(0).normal(size=(1000, 3)).astype(np.float32)
     found = hash_inputs(Columnwise(), CONFIG, {"x": np.concatenate([x, x[::-1]])})
     assert found.shape == (2000,)
@@ -76,7 +76,7 @@ def test_equal_inputs_have_equal_hashes_and_others_have_other_ones() -> None:
     assert not set(hashes(x=changed)) & set(found.tolist())
 
 
-def test_what_the_network_receives_is_compared_and_not_the_dtype_of_a_file() -> None:
+def test_hashes_do_not_depend_on_the_dtype_of_a_file() -> None:
     x = np.random.default_rng(0).normal(size=(50, 3))
     assert hashes(x=x) == hashes(x=x.astype(np.float32)) == hashes(x=x.astype(np.float32).astype(">f8"))
     assert hashes(x=x) == hashes(x=np.asfortranarray(x)) == hashes(x=np.repeat(x, 2, axis=0)[::2])
@@ -85,13 +85,13 @@ def test_what_the_network_receives_is_compared_and_not_the_dtype_of_a_file() -> 
     assert len(set(hashes(k=np.array([255, -1, 2**40])))) == 3
 
 
-def test_zero_has_no_sign() -> None:
+def test_hashes_do_not_depend_on_the_sign_of_zero() -> None:
     assert len(set(hashes(x=np.array([[0.0, 1.0], [-0.0, 1.0]])))) == 1
     assert len(set(hashes(x=np.array([[1e-60, 1.0], [-1e-60, 1.0]])))) == 1  # 0 as float32
     assert len(set(hashes(x=np.array([[0.0, 1.0], [0.0, -1.0]])))) == 2
 
 
-def test_all_inputs_count_and_where_their_numbers_are() -> None:
+def test_hashes_depend_on_all_inputs_and_their_shapes() -> None:
     a, b = np.array([1.0, 1.0, 2.0, 1.0]), np.array([5, 6, 5, 5], np.int8)
     first, other_b, other_a, again = hashes(a=a, b=b)
     assert first == again
@@ -103,7 +103,7 @@ def test_all_inputs_count_and_where_their_numbers_are() -> None:
     assert len({*hashes(x=np.zeros(1)), *hashes(x=np.zeros(1, int)), *hashes(x=np.zeros((1, 2)))}) == 3
 
 
-def test_chunks_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hashes_do_not_depend_on_the_size_of_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     columns = {"x": np.random.default_rng(0).normal(size=(10, 3)), "y": np.arange(10), "z": np.zeros((10, 0))}
     at_once = hashes(**columns)
     for numbers in (1, 12, 39):
@@ -124,13 +124,13 @@ def test_examples_are_unseen_if_their_hash_is_not_among_those_of_training() -> N
 
 
 def test_hashes_are_the_same_on_every_machine_and_in_every_version() -> None:
-    """A file of one version of the program is compared with hashes of another one."""
+    """An evaluation compares hashes with those that another version of the program may have written."""
     content = b"[('int', (2,)), ('float', ())]" + struct.pack("<qqf", 1, -1, 0.5)
     expected = int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
     assert hashes(k=np.array([[1, -1]], np.int8), x=np.array([0.5])) == [expected]
 
 
-def test_the_file_is_complete_or_known_to_be_damaged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damage_of_the_file_is_detected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, values = tmp_path / "train_inputs.npy", np.array([1, 2**63, 2**64 - 1], np.uint64)
     save_hashes(tmp_path, values)
     assert [file.name for file in tmp_path.iterdir()] == ["train_inputs.npy"]
@@ -152,7 +152,7 @@ def test_the_file_is_complete_or_known_to_be_damaged(tmp_path: Path, capsys: pyt
 # ---------------------------------------------------------------------------------------------------------------- runs
 
 
-def test_metrics_of_unseen_examples_are_those_computed_by_hand(
+def test_metrics_on_unseen_examples_match_a_direct_calculation(
     toy_in_process: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert toy_in_process(*REPEATED, "--run-name", "r") == 0
@@ -192,7 +192,7 @@ def test_without_repeated_examples_both_metrics_are_equal_and_there_is_one_table
     assert len(set(np.load(toy_run / "train_inputs.npy").tolist())) == 200
 
 
-def test_if_all_test_examples_occur_in_training_there_are_no_metrics_of_others(
+def test_without_unseen_examples_there_are_no_metrics_on_them(
     toy_in_process: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert toy_in_process(*DEBUG, "--dimension", "1", "--rounds", "0", "--run-name", "r") == 0
@@ -208,7 +208,7 @@ def test_if_all_test_examples_occur_in_training_there_are_no_metrics_of_others(
 @pytest.mark.parametrize(
     "error", [ProblemError("one class"), ValueError("one\nclass"), ZeroDivisionError("one class"), float("nan")]
 )
-def test_a_metric_that_fails_without_the_repeated_examples_does_not_lose_the_run(
+def test_a_metric_that_fails_on_the_unseen_examples_does_not_stop_the_run(
     error: Exception | float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Strict(ToyProblem):
@@ -233,7 +233,7 @@ def test_a_metric_that_fails_without_the_repeated_examples_does_not_lose_the_run
     assert re.fullmatch(rf"warning: no metrics for the \d+ examples that do not occur in training: {reason}\n", warning)
 
 
-def test_a_resumed_run_has_the_same_bytes_also_if_an_older_version_began_it(toy_in_process: Run) -> None:
+def test_a_resumed_run_has_the_same_bytes_even_if_an_older_version_started_it(toy_in_process: Run) -> None:
     assert toy_in_process(*REPEATED, "--run-name", "r") == 0
     names = ("results.json", "train_inputs.npy")
     before = [(RUN / name).read_bytes() for name in names]
@@ -259,7 +259,7 @@ def test_two_processes_find_the_same_examples(tmp_path: Path) -> None:
 
 
 def evaluated(line: str) -> dict[str, Any]:
-    """The result of an evaluation, which is also what its file holds."""
+    """Run an evaluation, and return its result, which is also in its file."""
     request = parse_args(line.split())
     result = evaluate_run(request)
     assert read(request.folder / "evaluations", f"{request.name}.json") == result
@@ -268,7 +268,7 @@ def evaluated(line: str) -> dict[str, Any]:
 
 @pytest.fixture
 def beside_a_run(toy_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A working folder with a copy of the run `first`, without repeated examples."""
+    """A working directory with a copy of the run `first`, in which no test example occurs in training."""
     shutil.copytree(toy_run.parent.parent, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
 
@@ -284,14 +284,16 @@ def test_the_training_data_of_a_run_are_found_in_any_dtype(capsys: pytest.Captur
 
 
 @pytest.mark.usefixtures("beside_a_run")
-def test_the_rest_of_a_file_with_the_training_data_is_evaluated_separately(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unseen_examples_of_a_file_are_evaluated_separately(capsys: pytest.CaptureFixture[str]) -> None:
     save_data(PROBLEM, CONFIG, Path("all.npz"))
     result = evaluated("first --data all.npz")
     assert (result["n"], result["n_unseen"]) == (300, 100)
     splits, _ = get_splits(PROBLEM, CONFIG)
-    rest: dict[str, Any] = {name: np.concatenate([splits.val[name], splits.test[name]]) for name in splits.val}
-    np.savez("rest.npz", **rest)
-    expected = evaluated("first --data rest.npz --name rest")
+    unseen_columns: dict[str, Any] = {
+        name: np.concatenate([splits.val[name], splits.test[name]]) for name in splits.val
+    }
+    np.savez("unseen.npz", **unseen_columns)
+    expected = evaluated("first --data unseen.npz --name unseen")
     assert result["metrics_unseen"] == pytest.approx(expected["metrics"], rel=1e-6)
     assert expected["metrics_unseen"] == expected["metrics"]
     shown = capsys.readouterr().out
@@ -309,7 +311,7 @@ def test_new_data_are_unseen(capsys: pytest.CaptureFixture[str]) -> None:
     assert (result["n"], result["n_unseen"]) == (60, 60)
     assert result["metrics_unseen"] == result["metrics"]
     assert "occur" not in capsys.readouterr().out
-    # The seed of the run again, so that the first examples are those of its test split.
+    # With the seed of the run, the first examples are those of its test split.
     assert evaluated("first --num-test 50 --seed 42 --name test")["n_unseen"] == 50
 
 

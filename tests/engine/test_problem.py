@@ -1,4 +1,4 @@
-"""The seam: the defaults are those of regression, and mistakes in a problem cannot go unnoticed."""
+"""The interface of a problem: the defaults suit regression, and mistakes in a problem are detected."""
 
 import json
 import sys
@@ -33,7 +33,7 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Rows(NullLogger):
-    """Keeps the rows of metrics."""
+    """A logger that keeps the rows of metrics."""
 
     def __init__(self) -> None:
         self.rows: list[dict[str, float]] = []
@@ -43,7 +43,7 @@ class Rows(NullLogger):
 
 
 def trained(problem: Problem[Any], config: ToyConfig = CONFIG) -> tuple[list[dict[str, float]], dict[str, float]]:
-    """The rows and the test metrics of a run."""
+    """Train, and return the rows of metrics and the test metrics."""
     data, rows = load_data(problem, config), Rows()
     model = build_network(problem, config, data.train)
     Trainer(problem, config, model, data.train, data.val, logger=rows).fit()
@@ -54,7 +54,7 @@ def trained(problem: Problem[Any], config: ToyConfig = CONFIG) -> tuple[list[dic
 
 
 class WithColumn(nn.Module):
-    """Answers (B, 1) instead of (B,)."""
+    """Returns (B, 1) instead of (B,)."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class WithColumn(nn.Module):
         return answers[:, None]
 
 
-def test_a_network_that_answers_a_column_is_refused_before_training() -> None:
+def test_a_network_that_returns_a_column_is_refused_before_training() -> None:
     class Column(ToyProblem):
         def network(self, config: ToyConfig, input_shapes: tuple[Shape, ...], target_shape: Shape) -> nn.Module:
             return WithColumn(super().network(config, input_shapes, target_shape))
@@ -104,7 +104,7 @@ def test_a_baseline_of_another_shape_is_refused() -> None:
         judge(PROBLEM, CONFIG, model, examples, np.zeros((50, 1)))
 
 
-def test_inputs_that_are_no_tuple_are_refused() -> None:
+def test_inputs_that_are_not_a_tuple_are_refused() -> None:
     class Array(ToyProblem):
         def inputs(self, config: ToyConfig, columns: Columns) -> Any:
             return columns["points"]
@@ -136,7 +136,7 @@ def test_scales_are_measured_on_the_training_split_and_integers_are_not_scaled()
     assert float(targets.std(correction=0)) == pytest.approx(1, abs=1e-6)
 
 
-def test_a_problem_may_keep_its_units() -> None:
+def test_scaling_can_be_switched_off() -> None:
     class Unscaled(ToyProblem):
         scale_inputs = False
 
@@ -151,7 +151,7 @@ def test_a_problem_may_keep_its_units() -> None:
     assert not any(name.startswith("input_") for name in model.state_dict())
 
 
-def test_constant_inputs_and_targets_have_a_scale() -> None:
+def test_constant_inputs_and_targets_can_be_scaled() -> None:
     class Constant(ToyProblem):
         def target(self, config: ToyConfig, columns: Columns) -> NDArray[Any]:
             return np.full(len(columns["values"]), 7.0)
@@ -179,7 +179,7 @@ def test_predictions_are_in_physical_units_and_the_scales_are_saved() -> None:
 
 
 class TwoTargets(ToyProblem):
-    """Predicts the value and a million times it: (N, 2)."""
+    """It predicts the value, and the value times a million: (N, 2)."""
 
     def target(self, config: ToyConfig, columns: Columns) -> NDArray[Any]:
         return np.stack([columns["values"], 1e6 * columns["values"]], axis=1)
@@ -205,7 +205,7 @@ class Unsummed(nn.Module):
         return answers
 
 
-def test_several_targets_have_a_scale_each() -> None:
+def test_each_of_several_targets_has_its_own_scale() -> None:
     data = load_data(TwoTargets(), CONFIG)
     model = build_network(TwoTargets(), CONFIG, data.train)
     assert float(model.std[1] / model.std[0]) == pytest.approx(1e6, rel=1e-5)
@@ -232,7 +232,7 @@ def test_training_and_validation_have_the_same_loss() -> None:
     assert metrics["loss"] > 100
 
 
-def test_the_best_epoch_is_that_of_the_problems_own_loss() -> None:
+def test_the_loss_of_the_problem_selects_the_best_epoch() -> None:
     class Backwards(ToyProblem):
         """The loss grows with training: -(a - t)^2 is lowest where the error is largest."""
 
@@ -294,7 +294,7 @@ def test_a_fault_stops_a_run_before_anything_is_written(capsys: pytest.CaptureFi
 
 
 class Answering(ToyProblem):
-    """Returns, from one method, what a test puts in."""
+    """One of its methods returns a value that a test sets."""
 
     def __init__(self, method: str, answer: Any) -> None:
         setattr(self, method, lambda *_: answer)
@@ -323,21 +323,19 @@ class Answering(ToyProblem):
         ("check", Check({"worst": np.float64("inf")}), "check: worst is inf"),
     ],
 )
-def test_an_answer_that_cannot_be_used_is_an_error_that_names_the_method(
-    method: str, answer: Any, message: str
-) -> None:
+def test_an_invalid_result_is_an_error_that_names_the_method(method: str, answer: Any, message: str) -> None:
     with pytest.raises(ProblemError, match=message):
         main.run(Answering(method, answer), CONFIG, Path("checkpoints/r"))
 
 
-def test_numpy_scalars_are_as_good_as_numbers() -> None:
+def test_numpy_scalars_are_accepted_as_numbers() -> None:
     metrics = {"mae": np.float32(0.5), "n": np.int64(3), "is_good": np.True_}
     main.run(Answering("metrics", metrics), CONFIG, Path("checkpoints/r"))
     test = json.loads(Path("checkpoints/r/results.json").read_text())["test"]
     assert {name: test[name] for name in metrics} == {"mae": 0.5, "n": 3, "is_good": True}
 
 
-def test_a_boolean_target_is_a_target() -> None:
+def test_a_boolean_target_is_accepted() -> None:
     class Labels(ToyProblem):
         def scales_target(self, config: ToyConfig) -> bool:
             return False
@@ -375,7 +373,7 @@ def test_an_array_that_a_file_lacks_is_named() -> None:
         main.run(Trusting(), config, Path("checkpoints/r"))
 
 
-def test_code_that_has_changed_since_a_run_is_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
+def test_code_that_has_changed_since_a_run_causes_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
     main.run(PROBLEM, CONFIG, Path("checkpoints/r"))
     longer = replace(CONFIG, train=replace(CONFIG.train, epochs=6))
     main.run(PROBLEM, longer, Path("checkpoints/r"), resume=True)
@@ -393,7 +391,7 @@ def test_code_that_has_changed_since_a_run_is_a_warning(capsys: pytest.CaptureFi
         assert capsys.readouterr().err == line
 
 
-def test_labels_without_a_difference_are_refused() -> None:
+def test_labels_that_are_all_equal_are_refused() -> None:
     class Labels(ToyProblem):
         def scales_target(self, config: ToyConfig) -> bool:
             return False
@@ -415,7 +413,7 @@ def test_the_numbers_of_the_check_are_in_the_results_() -> None:
     assert results["checks"] == {"train": {"n": 200}, "val": {"n": 50}, "test": {"n": 50}}
 
 
-# ----------------------------------------------------------------------------------------------------- one file, found
+# ---------------------------------------------------------------------------------------------------- modules and data
 
 
 def test_a_problem_without_a_generator_asks_for_a_file() -> None:
@@ -444,7 +442,7 @@ def test_a_problem_without_a_generator_asks_for_a_file() -> None:
     assert json.loads(Path("checkpoints/r/results.json").read_text())["test"]["mae"] > 0
 
 
-def test_a_value_error_of_the_network_is_a_request_that_is_refused() -> None:
+def test_a_value_error_of_the_network_is_a_bad_request() -> None:
     class Picky(ToyProblem):
         def network(self, config: ToyConfig, input_shapes: tuple[Shape, ...], target_shape: Shape) -> nn.Module:
             raise ValueError(f"--hidden {config.model.hidden}: must be a multiple of {input_shapes[0][0]}")
@@ -469,7 +467,7 @@ def test_a_module_without_a_problem_is_an_error_of_one_line(
         load_problem("no_problem")
 
 
-def test_a_module_that_is_not_there_is_a_bad_request() -> None:
+def test_a_missing_module_is_a_bad_request() -> None:
     with pytest.raises(BadRequestError, match="there is no module gone_from_here"):
         load_problem("gone_from_here")
 

@@ -1,4 +1,4 @@
-"""Replayed steps: the same bits as the step as it is written, or a line that says why replay is off."""
+"""Replayed steps give the same bits as the step as it is written, or a line shows why replay is off."""
 
 import dataclasses
 import sys
@@ -24,13 +24,13 @@ Batch = tuple[tuple[Tensor, ...], Tensor]
 
 
 @pytest.mark.parametrize("edit", EDITS, ids=lambda edit: str(edit.what))
-def test_the_document_says_what_replay_makes_of_an_edit(edit: Edit) -> None:
-    """And without replay it runs as it is written: `verdict` compares with such a run, which has no warnings."""
+def test_the_document_shows_how_replay_handles_an_edit(edit: Edit) -> None:
+    """`verdict` compares with a run without replay, in which the step runs as it is written, without warnings."""
     assert f"| {edit.what} | as written | {verdict(edit)} |" in DOCUMENT.read_text(encoding="utf-8").splitlines()
 
 
 @pytest.mark.parametrize("edit", EDITS, ids=lambda edit: str(edit.what))
-def test_a_resumed_run_with_an_edit_is_the_same_too(edit: Edit) -> None:
+def test_a_resumed_run_with_an_edit_gives_the_same_numbers(edit: Edit) -> None:
     trainer, record = build(CONFIG, epochs=2)
     trainer.fit()
     if edit.optimizer is not torch.optim.RMSprop:
@@ -40,7 +40,7 @@ def test_a_resumed_run_with_an_edit_is_the_same_too(edit: Edit) -> None:
         assert replayed.warnings.count("\n") <= 1
 
 
-def test_what_replay_cannot_see_is_one_thing() -> None:
+def test_replay_fails_to_detect_only_one_of_the_edits() -> None:
     text = DOCUMENT.read_text(encoding="utf-8")
     assert text.count("**wrong") == 1
     assert "| `if next(self.calls) % 1000 == 0` | as written | **wrong, and not seen** |" in text
@@ -78,12 +78,12 @@ def test_training_with_a_captured_step_is_the_same(optimizer: str, capsys: pytes
         trainer.fit()
         runs.append(record.rows)
     for row, same in zip(*runs, strict=True):
-        assert row == pytest.approx(same, rel=1e-4, abs=1e-6)  # replay has the rate in single precision
+        assert row == pytest.approx(same, rel=1e-4, abs=1e-6)  # replay stores the learning rate in single precision
     assert capsys.readouterr().err == ""
 
 
 def count_calls(trainer: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """A list to which every call of the step as it is written adds its epoch."""
+    """A list to which every call of `trainer.step` appends its epoch."""
     calls: list[int] = []
     step = trainer.step
 
@@ -100,7 +100,7 @@ def test_the_step_runs_as_written_in_the_first_epoch_and_then_once_per_epoch(mon
     trainer, _ = build(dataclasses.replace(CONFIG, replay=True), epochs=5)  # 20 full steps in an epoch
     calls = count_calls(trainer, monkeypatch)
     trainer.fit()
-    n_later = N_COMPARED - (20 - N_WARM_UP - 1)  # of the second epoch, since the first one has too few
+    n_later = N_COMPARED - (20 - N_WARM_UP - 1)  # steps to compare in the second epoch: the first one has too few
     assert [calls.count(epoch) for epoch in range(1, 6)] == [20, n_later, 1, 1, 1]
 
 
@@ -111,10 +111,10 @@ def test_batches_of_another_size_run_as_written(monkeypatch: pytest.MonkeyPatch)
     assert calls.count(12) == 2
 
 
-def test_a_rate_that_a_recording_has_as_a_number_may_not_change(
+def test_a_learning_rate_that_is_recorded_as_a_number_may_not_change(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Also where it first changes in the middle of an epoch: --scheduler step divides it at each third of the run."""
+    """With --scheduler step, it first changes in the middle of an epoch: after a third of the run."""
     monkeypatch.setitem(OPTIMIZERS, "adamw", torch.optim.RMSprop)
     runs = []
     for replay in (False, True):
@@ -128,13 +128,13 @@ def test_a_rate_that_a_recording_has_as_a_number_may_not_change(
 # ------------------------------------------------------------------------------------------------------- switched off
 
 
-def test_several_processes_take_the_step_as_it_is_written(capsys: pytest.CaptureFixture[str]) -> None:
+def test_replay_is_off_with_several_processes(capsys: pytest.CaptureFixture[str]) -> None:
     trainer, _ = build(group=Group(0, 2))
     assert Replay(trainer).is_off
     assert capsys.readouterr().err == "warning: replay is off: the run has several processes\n"
 
 
-def test_on_other_devices_the_step_is_not_replayed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_replay_is_off_on_other_devices(capsys: pytest.CaptureFixture[str]) -> None:
     trainer, _ = build()
     trainer.network.to("meta")
     assert Replay(trainer).is_off
@@ -143,7 +143,7 @@ def test_on_other_devices_the_step_is_not_replayed(capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize("missing", ["engine.recording", "torch.utils._python_dispatch"])
-def test_a_pytorch_without_the_private_names_is_enough(
+def test_replay_is_off_if_pytorch_lacks_the_private_names(
     missing: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     expected, _ = build()
@@ -157,7 +157,7 @@ def test_a_pytorch_without_the_private_names_is_enough(
     assert error.count("\n") == 1
 
 
-def test_what_fails_only_while_it_is_recorded_is_taken_again_as_written(
+def test_a_step_that_only_fails_while_it_is_recorded_is_run_again_as_written(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     expected, _ = build()
@@ -165,7 +165,7 @@ def test_what_fails_only_while_it_is_recorded_is_taken_again_as_written(
     step = trainer.step
 
     def fragile(inputs: tuple[Tensor, ...], targets: Tensor) -> Tensor:
-        loss = step(inputs, targets)  # it has already changed the weights
+        loss = step(inputs, targets)  # has already changed the weights
         if torch.utils._python_dispatch._get_current_dispatch_mode() is not None:
             raise NotImplementedError("not with\na dispatch mode")
         return loss
@@ -177,7 +177,7 @@ def test_what_fails_only_while_it_is_recorded_is_taken_again_as_written(
     assert error.count("\n") == 1
 
 
-def test_an_error_in_the_step_is_that_of_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_in_the_step_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer, _ = build(dataclasses.replace(TINY, replay=True))
 
     def broken(inputs: tuple[Tensor, ...], targets: Tensor) -> Tensor:
@@ -188,7 +188,9 @@ def test_an_error_in_the_step_is_that_of_the_step(monkeypatch: pytest.MonkeyPatc
         trainer.fit()
 
 
-def test_a_difference_of_one_bit_is_seen(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_difference_of_one_bit_is_detected(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     trainer, _ = build(dataclasses.replace(TINY, replay=True))
     expected, _ = build()
     repeat = Recording.__call__
@@ -264,20 +266,20 @@ def test_random_numbers_continue_from_step_to_step() -> None:
         return torch.nn.functional.dropout(x, 0.5) + torch.rand(2) + torch.rand(2, generator=own)
 
     def numbers(*, with_replay: bool) -> list[float]:
-        drawn: list[float] = []
+        values: list[float] = []
         torch.manual_seed(3)
         own.manual_seed(4)
         recording = Recording(step, (), torch.ones(2), []) if with_replay else None
-        drawn += recording.loss.tolist() if recording else step((), torch.ones(2)).tolist()
+        values += recording.loss.tolist() if recording else step((), torch.ones(2)).tolist()
         for _ in range(10):
-            drawn += (recording or step)((), torch.ones(2)).tolist()
-        return drawn
+            values += (recording or step)((), torch.ones(2)).tolist()
+        return values
 
     assert numbers(with_replay=True) == numbers(with_replay=False)
     assert len(set(numbers(with_replay=True))) > 10
 
 
-def test_a_new_tensor_is_new_at_every_step() -> None:
+def test_a_tensor_that_the_step_makes_is_new_in_every_repetition() -> None:
     def step(inputs: tuple[Tensor, ...], x: Tensor) -> Tensor:
         total = torch.tensor(1.0)
         total += x.sum()
@@ -296,13 +298,13 @@ def test_gradients_are_those_of_the_last_step_and_can_be_accumulated() -> None:
         return loss.detach()
 
     step((), torch.tensor([1.0, 1.0]))
-    recording = Recording(step, (), torch.tensor([10.0, 20.0]), [weight])  # adds to the gradient that is there
+    recording = Recording(step, (), torch.tensor([10.0, 20.0]), [weight])  # adds to the existing gradient
     recording((), torch.tensor([100.0, 200.0]))
     assert weight.grad is not None
     assert weight.grad.tolist() == [111.0, 221.0]
 
 
-def test_a_part_of_a_weight_is_no_constant() -> None:
+def test_a_view_of_a_weight_is_not_a_constant() -> None:
     weight = torch.nn.Parameter(torch.tensor([1.0]))
 
     def step(inputs: tuple[Tensor, ...], x: Tensor) -> Tensor:
@@ -314,7 +316,7 @@ def test_a_part_of_a_weight_is_no_constant() -> None:
     assert [float(recording((), torch.zeros(2))) for _ in range(3)] == [3, 4, 5]
 
 
-def test_ones_that_are_changed_are_no_constant() -> None:
+def test_ones_that_are_changed_are_not_a_constant() -> None:
     def step(inputs: tuple[Tensor, ...], x: Tensor) -> Tensor:
         ones = torch.ones_like(x)
         ones.expand(1, 2)[0].add_(x)

@@ -1,4 +1,4 @@
-"""Nothing is lost: killed, interrupted and failed runs continue to the result of an uninterrupted run."""
+"""Runs that were killed or interrupted, or that failed, can be resumed and give the result of an uninterrupted run."""
 
 import json
 import os
@@ -25,7 +25,7 @@ FIRST = Path("checkpoints") / "first"
 
 @pytest.fixture
 def finished(toy_run: Path, toy_in_process: Run) -> Run:
-    """Runs the program in this process, in a folder with a copy of the run `first`, which trained for 5 epochs."""
+    """A function that runs the program in a folder with a copy of the run `first`, which trained for 5 epochs."""
     shutil.copytree(toy_run.parent.parent, ".", dirs_exist_ok=True)
     return toy_in_process
 
@@ -40,7 +40,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("mode", "ending", "fewest"), [("writes", -9, 80), ("full", 5, 55), ("moments", -9, 30)])
-def test_a_run_that_is_cut_off_anywhere_can_be_resumed_to_the_same_result(mode: str, ending: int, fewest: int) -> None:
+def test_a_run_that_is_cut_off_anywhere_gives_the_same_result_when_resumed(mode: str, ending: int, fewest: int) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.engine.cut_off", mode],
         cwd=ROOT,
@@ -63,7 +63,7 @@ def test_a_disk_that_fills_up_while_saving_leaves_the_earlier_checkpoint(toy_run
     shutil.copytree(toy_run.parent.parent, tmp_path, dirs_exist_ok=True)
     folder = tmp_path / FIRST
     before = read_checked(folder / "last.pt")
-    assert (folder / "best.pt").stat().st_size < 6000 < len(before)  # only the second one does not fit any more
+    assert (folder / "best.pt").stat().st_size < 6000 < len(before)  # only last.pt exceeds the limit below
     done = subprocess.run(
         [sys.executable, *TOY, "--resume", "first", "--epochs", "7"],
         cwd=tmp_path,
@@ -100,7 +100,7 @@ def test_a_disk_that_fills_up_while_saving_leaves_the_earlier_checkpoint(toy_run
         (["--epochs", "0"], ["--epochs 0"]),
     ],
 )
-def test_what_defines_a_run_cannot_be_changed(
+def test_options_that_define_a_run_cannot_be_changed(
     flags: list[str], named: list[str], finished: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = contents(FIRST)
@@ -111,7 +111,7 @@ def test_what_defines_a_run_cannot_be_changed(
     assert contents(FIRST) == before
 
 
-def test_a_finished_run_stays_as_it_is(finished: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_resuming_a_finished_run_changes_nothing(finished: Run, capsys: pytest.CaptureFixture[str]) -> None:
     before = contents(FIRST)
     # Flags that agree with the run, or that may be changed, are allowed.
     for arguments in (["first"], ["checkpoints/first", "--lr", "0.01", "--run-name", "first", "--threads", "1"]):
@@ -208,7 +208,8 @@ def test_a_damaged_checkpoint_falls_back_to_the_previous_one(
     (FIRST / "best.pt").write_bytes(b"damaged as well")
     assert finished("--resume", "first") == 0
     output = capsys.readouterr()
-    assert "continuing after epoch 1 of 5" in output.out  # it took less than a second: only the last one was saved too
+    # The run took less than a second, so that only the first and the last epoch were saved.
+    assert "continuing after epoch 1 of 5" in output.out
     warning = "warning: checkpoints/first/last.pt is damaged: continuing from previous.pt, after epoch 1\n"
     assert output.err == (warning if damage != "missing" else "")
     for name in ("epoch_metrics.json", "results.json", "predictions.npz", "train_inputs.npy"):
@@ -231,7 +232,9 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_not_resumed(
     assert contents(FIRST) == before
 
 
-def test_a_run_whose_record_is_damaged_says_how_to_continue(finished: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_error_about_a_damaged_record_shows_how_to_continue(
+    finished: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     (FIRST / "run_info.json").write_text("{")
     assert finished("--resume", "first", "--epochs", "6") == 3
     error = capsys.readouterr().err

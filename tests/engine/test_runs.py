@@ -1,4 +1,4 @@
-"""Whole runs: what they leave behind, that they can be repeated bit for bit, and how they end."""
+"""Whole runs: the files that they write, that they can be repeated bit for bit, and how they end."""
 
 import re
 import shutil
@@ -25,10 +25,10 @@ REPRODUCIBLE = ("epoch_metrics.json", "results.json", "predictions.npz", "train_
 RUNS = Path("checkpoints")
 
 
-# --------------------------------------------------------------------------------------------- what a run leaves behind
+# -------------------------------------------------------------------------------------------------- the files of a run
 
 
-def test_a_run_leaves_what_it_promises(toy_run: Path) -> None:
+def test_a_run_writes_all_documented_files(toy_run: Path) -> None:
     assert {path.name for path in toy_run.iterdir()} == {
         *(".lock", "config.json", "run_info.json", "epoch_metrics.json", "results.json", "predictions.npz"),
         *("best.pt", "last.pt", "previous.pt", "train_inputs.npy", "figures"),
@@ -61,7 +61,7 @@ def test_a_run_leaves_what_it_promises(toy_run: Path) -> None:
     assert info["data_source"].endswith(f"cache/{cached[0]}")
 
 
-def test_predictions_are_kept_with_what_figures_need(toy_run: Path) -> None:
+def test_the_arrays_that_figures_need_are_saved(toy_run: Path) -> None:
     config = load_config(ToyConfig, toy_run / "config.json")
     test = get_splits(PROBLEM, config)[0].test
     with np.load(toy_run / "predictions.npz", allow_pickle=False) as arrays:
@@ -107,7 +107,7 @@ def test_the_output_ends_with_a_table_the_command_and_the_folder(toy_run: Path) 
     assert path == "checkpoints/first"
 
 
-# ------------------------------------------------------------------------------------------------------- the same again
+# ----------------------------------------------------------------------------------------------------- reproducibility
 
 
 @pytest.mark.parametrize("from_config", [False, True])
@@ -177,7 +177,7 @@ def test_options_reach_a_whole_run_and_overwrite_replaces_it(toy_in_process: Run
         assert 1 < np.abs(arrays["example_points"]).max() <= 2
 
 
-def test_runs_without_a_name_get_different_ones(toy_in_process: Run) -> None:
+def test_runs_without_a_name_get_different_names(toy_in_process: Run) -> None:
     for _ in range(2):
         assert toy_in_process(*DEBUG, "--epochs", "1") == 0
     names = [path.name for path in RUNS.iterdir()]
@@ -188,7 +188,7 @@ def test_runs_without_a_name_get_different_ones(toy_in_process: Run) -> None:
 # -------------------------------------------------------------------------------------------------------- other endings
 
 
-def test_a_run_that_diverges_has_exit_code_4_and_keeps_its_record(
+def test_a_run_that_diverges_has_exit_code_4_and_is_marked(
     toy_in_process: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert toy_in_process(*DEBUG, "--optimizer", "sgd", "--lr", "1e20", "--run-name", "d") == 4
@@ -236,7 +236,7 @@ def test_a_command_gives_the_same_bytes_as_a_run_in_another_process(
 
 
 @pytest.mark.slow
-def test_a_run_does_not_load_the_compiler_that_it_does_not_use(tmp_path: Path) -> None:
+def test_a_run_without_compile_does_not_load_the_compiler(tmp_path: Path) -> None:
     code = f"""
 import sys
 from main import main

@@ -1,4 +1,4 @@
-"""Signals: the first one stops a run, which says how to resume it; the second one stops the process at once."""
+"""Signals: the first one stops a run, which prints how to resume it; the second one ends the process at once."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 143}
 
 
 def raise_in_epoch(number: int, epoch: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a signal arrive at the beginning of an epoch."""
+    """Make a signal arrive at the beginning of an epoch."""
     train_epoch = Trainer.train_epoch
 
     def train(trainer: Trainer, take_step: Step) -> float:
@@ -57,7 +57,7 @@ def test_a_signal_stops_a_run_that_is_resumed_to_the_same_result(
         assert (folder / file).read_bytes() == (toy_run / file).read_bytes()
 
 
-def test_an_interrupted_run_without_checkpoints_says_that_it_cannot_be_resumed(
+def test_an_interrupted_run_without_checkpoints_prints_that_it_cannot_be_resumed(
     toy_in_process: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     raise_in_epoch(signal.SIGINT, 2, monkeypatch)
@@ -108,7 +108,7 @@ except Interrupted:
 
 
 class InterruptedProblem(ToyProblem):
-    """The toy problem, with a signal that arrives while the data are generated."""
+    """The toy problem, in which a signal arrives while the data are generated."""
 
     def generate(self, config, n, seed):  # type: ignore[no-untyped-def]
         if n > 0:
@@ -126,7 +126,7 @@ def test_an_interrupt_before_the_first_file_leaves_nothing_to_resume(
     assert [path.name for path in Path("checkpoints", "i").iterdir()] == [".lock"]
     assert toy_in_process("--resume", "i") == 2
     assert "nothing to resume" in capsys.readouterr().err
-    assert toy_in_process(*DEBUG, "--epochs", "1", "--run-name", "i") == 0  # and is in nobody's way
+    assert toy_in_process(*DEBUG, "--epochs", "1", "--run-name", "i") == 0  # it does not block the name
 
 
 @pytest.mark.slow

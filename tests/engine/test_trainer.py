@@ -1,4 +1,4 @@
-"""Training: schedule, order, early stopping, best weights, divergence, resuming, and the effect of every option."""
+"""Training: schedules, order, early stopping, best weights, divergence, resuming, and the effect of every option."""
 
 import dataclasses
 import math
@@ -35,12 +35,12 @@ def factors(scheduler: str, total: int, warmup: int = 0) -> list[float]:
 # -------------------------------------------------------------------------------------------------------- the schedule
 
 
-def test_every_name_in_the_config_has_a_function() -> None:
+def test_every_name_that_the_config_accepts_has_a_function() -> None:
     assert set(OPTIMIZERS) == set(get_args(Optimizer))
     assert set(SCHEDULES) == set(get_args(Scheduler))
 
 
-def test_schedules_have_these_values() -> None:
+def test_values_of_the_schedules() -> None:
     assert factors("none", 4) == [1, 1, 1, 1]
     assert factors("none", 4, warmup=2) == [0.5, 1, 1, 1]
     assert factors("cosine", 4) == pytest.approx([1, (1 + 2**-0.5) / 2, 0.5, (1 - 2**-0.5) / 2])
@@ -133,7 +133,7 @@ def test_a_trainer_without_logger_or_folder_returns_the_history(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_network_gets_scaled_points_and_signs_as_they_are() -> None:
+def test_the_network_gets_scaled_points_and_unscaled_signs() -> None:
     trainer, _ = build(epochs=1)
     seen: list[tuple[torch.Tensor, ...]] = []
     trainer.network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs) if module.training else None)
@@ -157,7 +157,7 @@ def test_the_best_weights_are_restored() -> None:
     trainer, record = build(optimizer="sgd", lr=0.3, scheduler="none", epochs=12)
     assert trainer.fit() == record.rows
     losses = [row["val_loss"] for row in record.rows]
-    assert losses[-1] > min(losses)  # otherwise this test shows nothing
+    assert losses[-1] > min(losses)  # otherwise the test is not meaningful
     assert len(losses) == 12
     assert trainer.best_epoch == 1 + int(np.argmin(losses))
     assert evaluate(PROBLEM, TINY, trainer.model, trainer.val).metrics["loss"] == min(losses)
@@ -213,22 +213,22 @@ def test_dropout_depends_on_seed_epoch_and_rank(rank: int, monkeypatch: pytest.M
     assert len(set(seeds)) == 4
 
 
-def test_random_numbers_of_numpy_and_python_are_those_of_seed_and_epoch_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Somebody who adds noise to the step gets the same run again, also after --resume."""
+def test_random_numbers_of_numpy_and_python_depend_on_seed_and_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If you add noise to the step, a run can still be repeated, also after --resume."""
     trainer, _ = build(epochs=3)
-    drawn: list[tuple[float, float]] = []
+    values: list[tuple[float, float]] = []
     step = trainer.step
 
-    def draw(inputs: tuple[torch.Tensor, ...], targets: torch.Tensor) -> torch.Tensor:
-        drawn.append((np.random.random(), random.random()))  # noqa: NPY002
+    def with_noise(inputs: tuple[torch.Tensor, ...], targets: torch.Tensor) -> torch.Tensor:
+        values.append((np.random.random(), random.random()))  # noqa: NPY002
         return step(inputs, targets)
 
-    monkeypatch.setattr(trainer, "step", draw)
+    monkeypatch.setattr(trainer, "step", with_noise)
     for epoch in (1, 2, 1):
         trainer.epoch = epoch
-        trainer.train_epoch(draw)
-    assert drawn[:7] == drawn[14:]
-    assert len(set(drawn)) == 14
+        trainer.train_epoch(with_noise)
+    assert values[:7] == values[14:]
+    assert len(set(values)) == 14
 
 
 # ------------------------------------------------------------------------------------------------------- the optimiser
@@ -244,7 +244,7 @@ def test_biases_and_norms_are_not_decayed(optimizer: str) -> None:
     assert {names[id(p)] for p in spared["params"]} == set(names.values()) - {"0.weight", "3.weight", "4.weight"}
 
 
-def test_frozen_weights_stay_as_they_are() -> None:
+def test_frozen_weights_do_not_change() -> None:
     trainer, _ = build()
     first = next(trainer.network.parameters())
     first.requires_grad_(False)
@@ -273,7 +273,7 @@ EVERY_OPTIMIZER = [
 def test_every_optimiser_of_torch_works_as_a_line_in_the_table(
     kind: type[torch.optim.Optimizer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same weights as in a loop without this project, and the same after a restart."""
+    """The weights are those of a loop without this project. A restored trainer gives the same metrics."""
     monkeypatch.setitem(OPTIMIZERS, "adamw", kind)
     trainer, record = build(lr=0.003)
     trainer.fit()
@@ -317,7 +317,7 @@ def test_no_gradient_is_longer_than_grad_clip() -> None:
 
 
 class CountReads(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts how often a number is read from a tensor. On a GPU a read waits for everything that was queued."""
+    """Counts how often a number is read from a tensor. On a GPU, reading waits until all queued work is done."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -329,10 +329,10 @@ class CountReads(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # as in engine/replay.py: True would load torch.compile
+        return False  # as in engine/recording.py: with True, PyTorch would load torch.compile
 
 
-def test_no_batch_waits_for_its_loss() -> None:
+def test_the_program_does_not_wait_for_the_loss_of_a_batch() -> None:
     counts = []
     for batch_size in (100, 4):
         trainer, _ = build(epochs=1, batch_size=batch_size)
@@ -343,7 +343,7 @@ def test_no_batch_waits_for_its_loss() -> None:
 
 
 class Growing(torch.optim.SGD):
-    """An optimiser with a number of its own in its options."""
+    """An optimiser that counts its steps in its options."""
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -364,7 +364,7 @@ def test_numbers_in_the_options_of_an_optimiser_are_restored(monkeypatch: pytest
     assert continued.rows == record.rows[2:]
 
 
-def test_a_group_may_have_a_learning_rate_of_its_own() -> None:
+def test_a_parameter_group_can_have_another_learning_rate() -> None:
     trainer, _ = build(scheduler="cosine", epochs=2)
     trainer.optimizer.param_groups[0]["initial_lr"] = 0.5
     trainer.fit()
@@ -381,7 +381,7 @@ def test_numbers_of_numpy_in_a_row_become_numbers_of_python(monkeypatch: pytest.
     assert {type(value) for row in record.rows for value in row.values()} == {int, float}
 
 
-def test_a_row_with_something_else_is_an_error_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_number_in_a_row_is_an_error_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer, _ = build(epochs=2)
     monkeypatch.setattr(trainer, "factor_at", lambda step: math.nan)
     monkeypatch.setattr(trainer, "train_epoch", lambda take_step: 1.0)
@@ -411,7 +411,7 @@ def test_divergence_ends_the_run_and_leaves_a_readable_record(lr: float, tmp_pat
 def test_a_loss_that_is_not_finite_ends_the_run_with_its_epoch(
     where: str, optimizer: str, replay: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is kept is the epoch before."""
+    """The rows and the state of the epoch before are kept."""
     config = dataclasses.replace(TINY, replay=replay)
     trainer, record = build(config, optimizer=optimizer)
     expected, _ = build(config, optimizer=optimizer)
@@ -534,7 +534,7 @@ def test_a_restored_trainer_remembers_the_best_epoch_so_far() -> None:
     uninterrupted, record = build(**options)
     uninterrupted.fit()
     best_epochs = [state["best_epoch"] for state in record.states]
-    assert best_epochs[1:3] == [1, 1]  # otherwise this test shows nothing
+    assert best_epochs[1:3] == [1, 1]  # otherwise the test is not meaningful
     later, continued = build(**options)
     later.restore(record.states[1])
     assert later.fit() == uninterrupted.history
@@ -575,7 +575,7 @@ def test_small_networks_use_one_thread_and_large_ones_all() -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # within torch
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-def test_a_compiled_step_is_the_same_step() -> None:
+def test_a_compiled_step_gives_the_same_numbers() -> None:
     runs = []
     for compiled in (False, True):
         trainer, record = build(dataclasses.replace(TINY, compile=compiled))

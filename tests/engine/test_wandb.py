@@ -1,4 +1,4 @@
-"""W&B: what real runs log, read back; and that no failure of W&B costs a run more than a minute."""
+"""W&B: what real runs log, and that no failure of W&B costs a run more than a minute."""
 
 import json
 import re
@@ -24,7 +24,7 @@ STATE = {"epoch": 1, "rows": [ROW], "weights": {}, "best_epoch": 1, "best_weight
 
 
 def wandb_records(folder: Path) -> Iterator[Any]:
-    """The records of an offline run, from its LevelDB log: blocks of 32 KiB, fragments with a 7-byte header."""
+    """Read the records of an offline run from its LevelDB log: blocks of 32 KiB, fragments with a 7-byte header."""
     from wandb.proto import wandb_internal_pb2
 
     parse = vars(wandb_internal_pb2)["Record"].FromString
@@ -95,13 +95,13 @@ def test_a_resumed_run_continues_its_wandb_run(toy: Program, tmp_path: Path) -> 
     assert {record.run.run_id for record in records if record.WhichOneof("record_type") == "run"} == {first}
     logged = [history_row(record) for record in records if record.WhichOneof("record_type") == "history"]
     assert [row["epoch"] for row in logged] == [6, 7]
-    # Without --wandb a run keeps the name of its W&B run.
+    # A run that is resumed without W&B keeps the id of its W&B run.
     assert toy("--resume", "w", "--epochs", "8", "--no-wandb").returncode == 0
     assert read(folder, "run_info.json")["wandb_id"] == first
 
 
 class Server(ThreadingHTTPServer):
-    """Answers W&B's client as it expects when a run begins; does not answer while it is silent."""
+    """A server that answers as the client of W&B expects when a run begins. While it is silent, it does not answer."""
 
     daemon_threads = True
 
@@ -153,7 +153,8 @@ def start(name: str, server: Server, cwd: Path, *arguments: str) -> subprocess.P
 
 @pytest.mark.slow
 def test_a_server_that_does_not_answer_costs_less_than_a_minute(tmp_path: Path) -> None:
-    # Three runs wait at the same time: for a silent server, for none, and for one that falls silent in epoch 5.
+    # Three runs wait at the same time: for a silent server, for an unreachable one, and for one that becomes silent in
+    # epoch 5.
     silent, unreachable, falling = Server(silent=True), Server(silent=True), Server(silent=False)
     unreachable.shutdown()
     unreachable.server_close()
@@ -180,7 +181,7 @@ def test_a_server_that_does_not_answer_costs_less_than_a_minute(tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_wandb_without_login_is_a_warning_and_no_prompt(toy: Program, tmp_path: Path) -> None:
+def test_wandb_without_login_prints_a_warning_and_does_not_prompt(toy: Program, tmp_path: Path) -> None:
     done = toy(*DEBUG, "--wandb", "--run-name", "w", HOME=str(tmp_path), WANDB_API_KEY="")
     assert done.returncode == 0, done.stderr
     assert "warning: no W&B" in done.stderr
@@ -188,7 +189,7 @@ def test_wandb_without_login_is_a_warning_and_no_prompt(toy: Program, tmp_path: 
     assert len(read(tmp_path / "checkpoints" / "w", "epoch_metrics.json")) == 5
 
 
-def test_wandb_that_is_not_installed_is_a_warning(
+def test_wandb_that_is_not_installed_causes_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)  # makes `import wandb` fail
@@ -209,7 +210,7 @@ def test_wandb_is_not_imported_unless_requested(toy: Program) -> None:
     assert "import 'wandb" not in done.stderr
 
 
-def test_wandb_that_fails_during_a_run_is_one_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wandb_that_fails_during_a_run_causes_one_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     class Broken:
         def log(self, row: object, step: int) -> None:
             raise ConnectionError("lost")

@@ -25,7 +25,7 @@ TINY = ToyConfig(
 
 
 class Record(NullLogger):
-    """Keeps everything that a trainer logs."""
+    """A logger that keeps everything that a trainer logs."""
 
     def __init__(self) -> None:
         self.rows: list[dict[str, float]] = []
@@ -46,7 +46,7 @@ def build(
     group: Group = ALONE,
     **training: Any,
 ) -> tuple[Trainer, Record]:
-    """A trainer with other training options, `build(lr=1.0)`, and its record."""
+    """Create a trainer with the given training options, as in `build(lr=1.0)`, and a record of what it logs."""
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, **training))
     splits, _ = get_splits(problem, config)
     model = build_network(problem, config, splits.train).to(device)
@@ -56,5 +56,5 @@ def build(
 
 
 def weights(trainer: Trainer) -> torch.Tensor:
-    """A copy of all weights, flat."""
+    """A copy of all weights in one dimension."""
     return torch.cat([parameter.detach().flatten() for parameter in trainer.network.parameters()])

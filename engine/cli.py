@@ -138,7 +138,9 @@ def _resolve_resume(problem: Problem[Any], given: dict[str, Any]) -> Command:
     if idle:
         raise ConfigError(f"{', '.join(idle)} does nothing with --resume, which takes the config of the run: drop it")
     if folder is None:
-        raise ConfigError(f"--resume {given['resume'][:100]}: nothing to resume: there is no config.json of such a run")
+        raise ConfigError(
+            f"--resume {given['resume'][:100]}: nothing to resume: there is no such run, or it has no config.json"
+        )
     if (name := read_info(folder).get("problem", module_name(problem))) != module_name(problem):
         raise ConfigError(f"--resume {given['resume']}: this run was started with {name}: resume it with {name}")
     options = options_of(problem.config_type)

@@ -67,10 +67,10 @@ class Group:
         return tensor if self.size == 1 else tensor.tensor_split(self.size)[self.rank]
 
     def share(self, batch: "Sequence[Tensor]") -> "Sequence[Tensor]":
-        """The share of this process of each tensor in a batch.
+        """The shares of this process of all tensors in a batch.
 
-        If the batch has fewer examples than there are processes, every process gets the whole batch. Otherwise some
-        would have to compute the mean loss of no examples.
+        If the batch has fewer examples than there are processes, every process gets the whole batch, because the mean
+        loss of an empty share is not defined.
         """
         return batch if self.size == 1 or len(batch[0]) < self.size else [self.shard(tensor) for tensor in batch]
 

@@ -54,7 +54,7 @@ def require_columns(columns: Columns) -> None:
         raise ValueError("there are no examples")
     for name, column in columns.items():
         if column.dtype.kind not in NUMBERS:
-            raise ValueError(f"{name} has the dtype {column.dtype}, and must hold numbers")
+            raise ValueError(f"{name} has the dtype {column.dtype}: it must contain numbers")
         if column.dtype.kind == "f" and not (finite := np.isfinite(column)).all():
             first = int(np.argmin(finite.reshape(len(column), -1).all(axis=1)))
             raise ValueError(f"{name} is infinite or not a number in example {first}: remove such examples")
@@ -90,7 +90,7 @@ def _check_header(archive: zipfile.ZipFile, name: str) -> None:
         shape, _, dtype = readers[npy.read_magic(file)](file)
         size = math.prod(shape) * dtype.itemsize
         if dtype.kind not in NUMBERS:
-            raise ValueError(f"{name} has the dtype {dtype}, and must hold numbers")
+            raise ValueError(f"{name} has the dtype {dtype}: it must contain numbers")
         if 4 * size > physical_memory():  # the array, a copy, and temporary arrays of the checks
             raise ValueError(f"{name} claims {size / 2**30:,.1f} GiB, too much for the memory of this machine")
         if size != archive.getinfo(f"{name}.npy").file_size - file.tell():

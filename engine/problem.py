@@ -68,9 +68,9 @@ class Problem(ABC, Generic[C]):
         """Generate n independent examples, which only depend on these arguments.
 
         With n = 0, quickly return empty columns of the right shapes and dtypes. They are used to refuse bad requests
-        early. The columns are cached until an option changes, or the code of the file that defines this method. If you
-        keep the generator in another file than the networks and set `generate = staticmethod(function)`, data are not
-        generated again after you have changed a network.
+        early. The columns are cached until an option changes, or the code of the file that defines this method. To keep
+        cached data after a change of a network, define the generator as a function in a separate file, and set
+        `generate = staticmethod(function)`.
         """
         raise BadRequestError(f"--data: give a file with the examples; {self.name} cannot generate any")
 

@@ -102,7 +102,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, operation: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         outputs = operation(*args, **(kwargs or {}))
-        if operation.namespace != "profiler" and not self.faults:  # marks for the profiler, no changes
+        if operation.namespace != "profiler" and not self.faults:  # profiler marks change no tensor
             try:
                 self.faults += _faults(operation, args)
                 self.note(operation, args, kwargs or {}, outputs)
@@ -259,8 +259,8 @@ def _erase_unused(graph: Graph) -> None:
 def _copies_a_gradient(copy: Node) -> bool:
     """Whether an operation copies a gradient into a new tensor although nothing else uses the gradient.
 
-    Autograd makes this copy if something else refers to the gradient. While a step is recorded, the recorder does, so
-    that there are copies that the step as it is written does not make.
+    Autograd makes this copy if something else refers to the gradient. While a step is recorded, the recorder does. The
+    recording therefore contains copies that the step without the recorder does not make.
     """
     place, source = copy.args
     if not isinstance(place, Node) or not isinstance(source, Node):

@@ -1,7 +1,7 @@
 """Find what the Python code of a training step changes: attributes and random generators. Also find hooks.
 
-A replayed step (replay.py) does not run Python code. It would not make such changes or call the hooks, so that the
-result could be wrong.
+A replayed step (replay.py) does not run Python code: it does not make such changes and does not call hooks. Its result
+could therefore be wrong.
 """
 
 import operator

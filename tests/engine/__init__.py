@@ -1,1 +1,1 @@
-"""Tests of the machinery, on the toy problem."""
+"""Tests of engine/, main.py, evaluate.py, trainer.py and logger.py with the toy problem."""

@@ -253,8 +253,8 @@ def test_a_run_that_cannot_be_resumed_is_refused(capsys: pytest.CaptureFixture[s
     earlier_run("without", log=LogConfig(checkpoints=False))
     Path("checkpoints/empty").mkdir()
     for name, words in {
-        "none": "there is no config.json of such a run",
-        "empty": "there is no config.json of such a run",
+        "none": "there is no such run, or it has no config.json",
+        "empty": "there is no such run, or it has no config.json",
         "without": "the run has --no-checkpoints",
     }.items():
         assert f"--resume {name}: nothing to resume: {words}" in refusal_of(capsys, "--resume", name)

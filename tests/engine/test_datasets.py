@@ -94,8 +94,8 @@ class Wrong(ToyProblem):
         ({}, "for n = 5: every first axis must be n"),
         ({"a": np.array([1, 2, np.nan, 4, 5])}, "generate: a is infinite or not a number in example 2"),
         ({"a": np.array([[1, np.inf]] * 5)}, "generate: a is infinite or not a number in example 0"),
-        ({"a": np.array(["x"] * 5)}, "generate: a has the dtype <U1, and must hold numbers"),
-        ({"a": np.array([None] * 5)}, "generate: a has the dtype object, and must hold numbers"),
+        ({"a": np.array(["x"] * 5)}, "generate: a has the dtype <U1: it must contain numbers"),
+        ({"a": np.array([None] * 5)}, "generate: a has the dtype object: it must contain numbers"),
     ],
 )
 def test_invalid_results_of_a_generator_are_refused(result: Any, message: str) -> None:

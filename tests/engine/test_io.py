@@ -144,7 +144,7 @@ UNUSABLE: dict[str, tuple[bytes | dict[str, Any], str]] = {
     "text": (b"points", "not a zip file"),
     "only a beginning": (b"PK\x03\x04", "not a zip file"),
     "no arrays": ({}, "no array 'points'"),
-    "objects": ({**good(4), "values": np.array([1.0, None, 2.0, 3.0])}, "values has the dtype object, and must hold"),
+    "objects": ({**good(4), "values": np.array([1.0, None, 2.0, 3.0])}, "values has the dtype object: it must"),
     "code": ({**good(4), "points": np.array([Trap(), 1])}, "points has the dtype object"),
     "text for numbers": ({**good(4), "points": np.array(["up", "down"])}, "points has the dtype <U4"),
     "complex numbers": ({**good(4), "values": np.ones(4) * 1j}, "values has the dtype complex128"),
@@ -331,7 +331,7 @@ def test_columns_are_arrays_of_finite_numbers_with_one_entry_per_example() -> No
         ({"a": np.ones(3), "b": np.ones((2, 3))}, "different first axes: a \\(3,\\), b \\(2, 3\\)"),
         ({"a": np.array(1)}, "different first axes"),
         ({"a": np.ones((0, 3))}, "there are no examples"),
-        ({"a": np.array(["x"])}, "a has the dtype <U1, and must hold numbers"),
+        ({"a": np.array(["x"])}, "a has the dtype <U1: it must contain numbers"),
         ({"a": np.array([[[0.0]], [[np.inf]]])}, "a is infinite or not a number in example 1"),
     ):
         with pytest.raises(ValueError, match=fault):

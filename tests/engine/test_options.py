@@ -192,7 +192,7 @@ def test_abbreviated_flags_are_refused(line: str, capsys: pytest.CaptureFixture[
     assert capsys.readouterr().err.startswith("x.py: error: ")
 
 
-def test_an_option_knows_what_makes_it_idle() -> None:
+def test_an_option_reports_what_makes_it_idle() -> None:
     rate = OPTIONS["inner", "rate"]
     assert rate.idle(Outer()) == ""
     assert rate.idle(Outer(inner=Inner(kind="b"))) == "--kind b"

@@ -20,10 +20,7 @@ from engine.options import check_name, merge, option, options_of, own_fields_fir
 
 
 def keys_of(file: str, table: str) -> tuple[str, ...]:
-    """The keys of a dictionary in a file of the repository, which are the choices of an option.
-
-    The file is read and not imported, because importing it loads torch.
-    """
+    """Read the keys of a dictionary from the source of a file. Importing the file would load torch."""
     path = Path(__file__).parents[1] / file
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.AnnAssign | ast.Assign) and isinstance(node.value, ast.Dict):

@@ -169,7 +169,11 @@ def _connection() -> Iterator[None]:
 
 
 def group_from_environment() -> Group:
-    """The group that torchrun, or another program that sets the same variables, has started this process in."""
+    """The group of this process, from the environment variables that torchrun and similar programs set.
+
+    Raises:
+        BadRequestError: the variables are not numbers.
+    """
     if not {"MASTER_ADDR", "RANK", "WORLD_SIZE"} <= os.environ.keys():  # some clusters set one of them for every job
         return ALONE
     try:

@@ -98,15 +98,15 @@ def build_network(problem: Problem[Any], config: Config, train: Columns) -> Stan
     """Create the network for the training data, with random weights and the scales of these data.
 
     Raises:
-        BadRequestError: the options do not go together with the data.
-        ProblemError: the network does not take these inputs, or its answers do not have the shape of the targets.
+        BadRequestError: the network does not support these data with these options.
+        ProblemError: the network does not take these inputs, or its outputs do not have the shape of the targets.
     """
     inputs, target = input_arrays(problem, config, train), target_array(problem, config, train)
     model = new_network(problem, config, Shapes(tuple(x.shape[1:] for x in inputs), target.shape[1:]))
     model.set_scales(inputs, target if problem.scales_target(config) else None)
     few = prepare(problem, config, model, {name: column[:2] for name, column in train.items()})
     _require_arguments(model.network, len(inputs))
-    with torch.no_grad():
+    with torch.no_grad():  # two examples are enough to check the shapes of outputs and losses
         example_losses(problem, config, model.eval().network(*few.inputs), few.targets)
     return model
 

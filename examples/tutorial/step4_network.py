@@ -15,7 +15,7 @@ torch.manual_seed(4)  # of the initial weights and the order of the batches
 data = np.load("tutorial/data.npz")
 train, val = slice(0, N_TRAIN), slice(N_TRAIN, N_TRAIN + N_VAL)
 energies = data["energies"]  # (N,): per spin, in units of J
-assert N_TRAIN + N_VAL < len(energies), "tutorial/data.npz has too few configurations: run step 3, unchanged"
+assert len(energies) > N_TRAIN + N_VAL, "tutorial/data.npz has too few configurations: run step 3, unchanged"
 mean, std = energies[train].mean(), energies[train].std()  # of the training split only
 inputs = torch.tensor(data["spins"], dtype=torch.float32).flatten(1)  # (N, 64): -1 or +1
 targets = torch.tensor((energies - mean) / std, dtype=torch.float32)  # (N,): mean 0 and variance 1

@@ -39,7 +39,7 @@ torch.set_num_threads(1)
 data = np.load("tutorial/data.npz")
 train, val, test = slice(0, N_TRAIN), slice(N_TRAIN, N_TRAIN + N_VAL), slice(N_TRAIN + N_VAL, None)
 spins, energies = data["spins"], data["energies"]  # (N, L, L) int8; (N,) per spin, in units of J
-assert N_TRAIN + N_VAL < len(energies), "tutorial/data.npz has too few configurations: run step 3, unchanged"
+assert len(energies) > N_TRAIN + N_VAL, "tutorial/data.npz has too few configurations: run step 3, unchanged"
 mean, std = energies[train].mean(), energies[train].std()
 inputs = torch.tensor(spins, dtype=torch.float32).flatten(1)  # (N, 64)
 targets = torch.tensor((energies - mean) / std, dtype=torch.float32)  # (N,)

@@ -26,6 +26,7 @@ from engine.errors import BadRequestError, ProblemError
 from engine.files import write_atomic, write_json
 from engine.hardware import provenance, select_device
 from engine.io import read_columns
+from engine.loading import load_problem, problem_of
 from engine.options import (
     ConfigError,
     Option,
@@ -39,7 +40,7 @@ from engine.options import (
     validate,
 )
 from engine.overlap import hash_inputs, load_hashes, unseen
-from engine.problem import Columns, Problem, input_arrays, load_problem, plain, problem_of, target_array
+from engine.problem import Columns, Problem, input_arrays, plain, target_array
 from utils import print_line
 
 if TYPE_CHECKING:
@@ -238,14 +239,14 @@ def results_on_unseen(
 
     If some inputs do occur there, print a line. Both results are None if the training data are not known.
     """
-    from engine.prediction import judge_unseen
+    from engine.prediction import metrics_on_unseen
 
     problem, config = request.problem, request.config
     train_hashes = load_hashes(request.folder)
     if train_hashes is None:
         return {"n_unseen": None, "metrics_unseen": None}
     is_unseen = unseen(train_hashes, hash_inputs(problem, config, examples.columns))
-    metrics, _ = judge_unseen(problem, config, model, examples, is_unseen, predictions=predictions, baselines={})
+    metrics, _ = metrics_on_unseen(problem, config, model, examples, is_unseen, predictions=predictions, baselines={})
     n, n_unseen = len(is_unseen), int(is_unseen.sum())
     if n_unseen < n:
         others = f"; the other {n_unseen:,}: {_shown(metrics)}" if metrics else ""

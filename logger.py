@@ -26,7 +26,8 @@ from engine.config import Config, to_dict, to_json
 from engine.errors import DivergedError, ProblemError
 from engine.files import write_atomic, write_json
 from engine.hardware import provenance
-from engine.problem import Problem, module_name
+from engine.loading import module_name
+from engine.problem import Problem
 from engine.signals import Interrupted, uninterrupted
 from utils import print_line, warn
 
@@ -256,9 +257,9 @@ def _start_wandb(folder: Path, problem: Problem[Any], config: Config, run_id: st
             dir=folder,
             settings=wandb.Settings(init_timeout=20, finish_timeout=20, silent=True),
         )
+        run.define_metric("epoch")
+        run.define_metric("*", step_metric="epoch")
+        return run
     except Exception as error:  # of any type: no package, no login, no network
         _warn_about_wandb(error, folder)
         return None
-    run.define_metric("epoch")
-    run.define_metric("*", step_metric="epoch")
-    return run

@@ -15,7 +15,7 @@ import numpy as np
 from engine.cli import Command, ExitCode, invocation, parse_args
 from engine.config import Config, to_json
 from engine.datasets import Data, save_data
-from engine.distributed import ALONE, Group, group_from_environment
+from engine.distributed import SINGLE_PROCESS, Group, group_from_environment
 from engine.overlap import hash_inputs, unseen
 from engine.problem import Problem
 from engine.run import default_name, open_run
@@ -29,7 +29,7 @@ def run(
     problem: Problem[Any],
     config: Config,
     folder: Path,
-    group: Group = ALONE,
+    group: Group = SINGLE_PROCESS,
     *,
     overwrite: bool = False,
     resume: bool = False,
@@ -47,14 +47,14 @@ def run(
     """
     with open_run(problem, config, folder, group, overwrite=overwrite, resume=resume) as opened:
         # Imported here, because they load torch, which takes seconds: an invalid request is refused before.
-        from engine.prediction import build_network
+        from engine.prediction import build_model
         from trainer import Trainer
 
         if opened.is_finished:
             print_line(f"{folder} is finished: there is nothing to resume")
             return
         data = opened.load_data()
-        model = build_network(problem, config, data.train).to(opened.device)
+        model = build_model(problem, config, data.train).to(opened.device)
         opened.start(data, model)
 
         with timed("training", opened.timings):
@@ -79,7 +79,7 @@ def test(
         results: the metrics on all test examples and on those that do not occur in training, and the data checks.
         arrays: the content of predictions.npz, from which figures are plotted.
     """
-    from engine.prediction import evaluate, judge, judge_unseen, prepare
+    from engine.prediction import compute_metrics, evaluate, metrics_on_unseen, prepare
 
     examples = prepare(problem, config, model, data.test)
     metrics, predictions = evaluate(problem, config, model, examples)
@@ -89,13 +89,13 @@ def test(
     results: dict[str, Any] = {
         "test": metrics,
         "baselines": {
-            name: judge(problem, config, model, examples, each, name=f"the baseline {name}")
+            name: compute_metrics(problem, config, model, examples, each, name=f"the baseline {name}")
             for name, each in baselines.items()
         },
         "n_test": len(is_unseen),
         "n_unseen": int(is_unseen.sum()),
     }
-    results["test_unseen"], results["baselines_unseen"] = judge_unseen(
+    results["test_unseen"], results["baselines_unseen"] = metrics_on_unseen(
         problem, config, model, examples, is_unseen, predictions=predictions, baselines=baselines
     )
     results["checks"] = dict(data.checks)
@@ -120,7 +120,7 @@ def resume_hint(command: Command, folder: Path) -> str:
 
 def main(problem: Problem[Any]) -> None:
     """Run the command line, and end the program with its exit code."""
-    group = ALONE
+    group = SINGLE_PROCESS
     with ExitCode() as exit_code:
         group = group_from_environment()
         command = parse_args(problem)

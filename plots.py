@@ -27,8 +27,8 @@ def figures(config: ExperimentConfig, arrays: Columns) -> dict[str, Figure]:
     if config.task == "phase":
         # For a run, Bayes' rule uses the temperatures of the training split; for an evaluation, those of the new data.
         bayes = arrays["baseline_bayes"] if "baseline_bayes" in arrays else bayes_log_odds(arrays)
-        answers = {"network": predicted, "Bayes": bayes}
-        found["phase_by_temperature"] = phase_by_temperature(temperatures, answers, bayes_ceiling(config.data))
+        log_odds = {"network": predicted, "Bayes": bayes}
+        found["phase_by_temperature"] = phase_by_temperature(temperatures, log_odds, bayes_ceiling(config.data))
     else:
         found["error_by_temperature"] = error_by_temperature(temperatures, predicted - true)
         found["parity"] = parity(true, predicted, "$E / N$", "J")
@@ -76,7 +76,7 @@ def phase_by_temperature(
     log_odds: Mapping[str, Floats],
     ceiling: tuple[Floats, Floats] | None = None,
 ) -> Figure:
-    """Plot the answers of classifiers by temperature: `log_odds` (N,) of T < T_c by the name of the classifier.
+    """Plot the predictions of classifiers by temperature: `log_odds` (N,) of T < T_c by the name of the classifier.
 
     The left panel shows the mean probability, and the right panel the share of correct answers, both with standard
     errors in bins of temperature. The right panel also shows `ceiling`, the result of bayes_ceiling.

@@ -48,8 +48,8 @@ class IsingProblem(Problem[ExperimentConfig]):
     def scales_target(self, config: ExperimentConfig) -> bool:
         return TASKS[config.task].scales_target
 
-    def loss(self, config: ExperimentConfig, answers: "Tensor", targets: "Tensor") -> "Tensor":
-        return TASKS[config.task].loss(answers, targets)
+    def loss(self, config: ExperimentConfig, outputs: "Tensor", targets: "Tensor") -> "Tensor":
+        return TASKS[config.task].loss(outputs, targets)
 
     def loss_name(self, config: ExperimentConfig) -> str:
         return TASKS[config.task].loss_name

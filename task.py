@@ -34,7 +34,7 @@ class Task(Protocol):
     def target(self, columns: Columns) -> Array:
         """The numbers to predict."""
 
-    def loss(self, answers: "Tensor", targets: "Tensor") -> "Tensor":
+    def loss(self, outputs: "Tensor", targets: "Tensor") -> "Tensor":
         """The loss of each example: (B,), (B,) -> (B,), in scaled units."""
 
     def metrics(self, columns: Columns, predictions: Array, targets: Array) -> Metrics:
@@ -59,9 +59,9 @@ class EnergyTask:
         spins = columns["spins"]
         return np.asarray(lattice.energy(spins) / math.prod(spins.shape[1:]))
 
-    def loss(self, answers: "Tensor", targets: "Tensor") -> "Tensor":
+    def loss(self, outputs: "Tensor", targets: "Tensor") -> "Tensor":
         """The squared error, in units of the variance of the training energies."""
-        return (answers - targets) ** 2
+        return (outputs - targets) ** 2
 
     def metrics(self, columns: Columns, predictions: Array, targets: Array) -> Metrics:
         """Mean absolute error, root mean square error, R^2, and the fraction of exact energies.
@@ -111,11 +111,11 @@ class PhaseTask:
         """1 below T_c, 0 at and above it."""
         return (columns["temperatures"] < exact.T_CRITICAL).astype(np.float64)
 
-    def loss(self, answers: "Tensor", targets: "Tensor") -> "Tensor":
+    def loss(self, outputs: "Tensor", targets: "Tensor") -> "Tensor":
         """The cross-entropy."""
         from torch.nn.functional import binary_cross_entropy_with_logits
 
-        return binary_cross_entropy_with_logits(answers, targets, reduction="none")
+        return binary_cross_entropy_with_logits(outputs, targets, reduction="none")
 
     def metrics(self, columns: Columns, predictions: Array, targets: Array) -> Metrics:
         """The fraction of correct phases."""

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from engine.compiler import compiled, without_compiler
 from engine.config import Config, TrainConfig
-from engine.distributed import ALONE, Group
+from engine.distributed import SINGLE_PROCESS, Group
 from engine.errors import DivergedError, UnusableFileError
 from engine.prediction import Standardized, evaluate, example_losses, prepare
 from engine.problem import Columns, Problem, plain
@@ -79,7 +79,7 @@ class Trainer:
     In a notebook, where nothing is written to files:
 
         data = load_data(problem, config)                       # from engine.datasets
-        model = build_network(problem, config, data.train)      # from engine.prediction
+        model = build_model(problem, config, data.train)      # from engine.prediction
         history = Trainer(problem, config, model, data.train, data.val).fit()
 
     Args:
@@ -99,7 +99,7 @@ class Trainer:
         val: Columns,
         *,
         logger: NullLogger | None = None,
-        group: Group = ALONE,
+        group: Group = SINGLE_PROCESS,
     ) -> None:
         self.problem, self.config, self.model, self.group = problem, config, model, group
         self.network, self.logger = model.network, logger or NullLogger()
@@ -163,7 +163,7 @@ class Trainer:
             factor = self.factor_at(step)
             for param_group in self.optimizer.param_groups:
                 param_group["lr"] = param_group["initial_lr"] * factor
-            *inputs, targets = self.group.share(batch)  # the shard of this process; all of it in a single process
+            *inputs, targets = self.group.shard_batch(batch)  # the shard of this process; all of it in a single process
             total.add_(take_step(tuple(inputs), targets), alpha=len(batch[0]))
         return total.item() / n  # .item() waits for the device, so it is called only once per epoch
 

@@ -70,10 +70,10 @@ def columns(spins: NDArray[np.int8]) -> dict[str, NDArray[Any]]:
 
 def network(case: Case, data: Data) -> Any:
     """The network of this project."""
-    from engine.prediction import build_network
+    from engine.prediction import build_model
     from problem import PROBLEM
 
-    return build_network(PROBLEM, replace(case.config, seed=0), columns(data.train_spins))
+    return build_model(PROBLEM, replace(case.config, seed=0), columns(data.train_spins))
 
 
 def torch_tensors(data: Data) -> tuple[Any, ...]:

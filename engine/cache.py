@@ -21,7 +21,8 @@ import numpy as np
 
 from engine.config import Config, generator_options
 from engine.files import read_checked, read_info, write_checked
-from engine.problem import ROOT, Problem, Splits, module_name
+from engine.loading import ROOT, module_name
+from engine.problem import Problem, Splits
 from utils import warn
 
 VERSION = 2  # increase it when engine/ changes what is generated, or how it is stored

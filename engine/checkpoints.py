@@ -13,9 +13,10 @@ from engine.config import Config, load_config, problem_options, to_dict
 from engine.datasets import generate_split
 from engine.errors import ProblemError, UnusableFileError
 from engine.files import read_checked, read_info, write_checked
+from engine.loading import problem_of
 from engine.options import ConfigError, merge, validate
-from engine.prediction import Shapes, Standardized, new_network
-from engine.problem import Problem, input_arrays, problem_of, target_array
+from engine.prediction import Shapes, Standardized, new_model
+from engine.problem import Problem, input_arrays, target_array
 from utils import warn
 
 FORMAT = 5  # increase it if older versions of the program would misread the file
@@ -189,6 +190,6 @@ def with_weights(problem: Problem[Any], config: Config, shapes: Shapes, weights:
         RuntimeError: the weights do not fit a network for these shapes.
         BadRequestError: the network does not support these shapes.
     """
-    model = new_network(problem, config, shapes)
+    model = new_model(problem, config, shapes)
     model.load_state_dict(weights)
     return model.eval().requires_grad_(False)

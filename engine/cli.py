@@ -19,6 +19,7 @@ from engine.config import Config, generator_options, load_config
 from engine.distributed import Group
 from engine.errors import ProblemError, RunError
 from engine.files import read_info
+from engine.loading import module_name
 from engine.options import (
     ConfigError,
     Parser,
@@ -30,7 +31,7 @@ from engine.options import (
     read_json,
     validate,
 )
-from engine.problem import Problem, module_name
+from engine.problem import Problem
 from engine.signals import Interrupted, stop_on_signals
 from utils import one_line, warn
 

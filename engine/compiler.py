@@ -54,7 +54,7 @@ def compiled(network: nn.Module) -> Callable[..., Tensor]:
     def forward(*inputs: Tensor) -> Tensor:
         now = [x.shape for x in inputs]
         shapes[:] = shapes or now  # the first call sets them
-        answers: Tensor = (fast if now == shapes else network)(*inputs)  # the last batch of an epoch may be smaller
-        return answers
+        outputs: Tensor = (fast if now == shapes else network)(*inputs)  # the last batch of an epoch may be smaller
+        return outputs
 
     return forward

@@ -66,7 +66,7 @@ class Group:
         """The share of this process: one of `size` nearly equal parts along the first axis, as a view."""
         return tensor if self.size == 1 else tensor.tensor_split(self.size)[self.rank]
 
-    def share(self, batch: "Sequence[Tensor]") -> "Sequence[Tensor]":
+    def shard_batch(self, batch: "Sequence[Tensor]") -> "Sequence[Tensor]":
         """The shares of this process of all tensors in a batch.
 
         If the batch has fewer examples than there are processes, every process gets the whole batch, because the mean
@@ -149,7 +149,7 @@ class Group:
         quick_exit(code)
 
 
-ALONE = Group()
+SINGLE_PROCESS = Group()
 
 
 def quick_exit(code: int) -> NoReturn:
@@ -175,7 +175,7 @@ def group_from_environment() -> Group:
         BadRequestError: the variables are not numbers.
     """
     if not {"MASTER_ADDR", "RANK", "WORLD_SIZE"} <= os.environ.keys():  # some clusters set one of them for every job
-        return ALONE
+        return SINGLE_PROCESS
     try:
         return Group(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
     except (KeyError, ValueError) as error:

@@ -62,18 +62,18 @@ def require_compiler(device: "torch.device") -> None:
         raise BadRequestError("--compile: this machine has no C++ compiler; install g++, or drop --compile")
 
 
-def choose_num_threads(network: "nn.Module", batch_size: int, sites: int) -> int:
+def choose_num_threads(network: "nn.Module", batch_size: int, input_size: int) -> int:
     """The number of CPU threads for training: the default of torch, but only one thread if the steps are small.
 
     Args:
         network: the network to train.
         batch_size: the number of examples in a step.
-        sites: the number of values in one input, an upper bound on how often a convolution uses its kernel.
+        input_size: the number of values in one input, an upper bound on how often a convolution uses its kernel.
     """
     import torch
 
     # Multiplications per step: a matrix is used once per example, the kernel of a convolution at each of the sites.
-    work = [batch_size * p.numel() * (sites if p.ndim > 2 else 1) for p in network.parameters()]
+    work = [batch_size * p.numel() * (input_size if p.ndim > 2 else 1) for p in network.parameters()]
     return 1 if max(work, default=0) < MIN_WORK_FOR_THREADS else torch.get_num_threads()
 
 

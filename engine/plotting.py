@@ -19,8 +19,9 @@ from engine.config import Config, load_config
 from engine.distributed import quick_exit
 from engine.errors import BadRequestError, ProblemError, UnusableFileError
 from engine.figures import training_curves
+from engine.loading import problem_of
 from engine.options import Parser
-from engine.problem import Problem, problem_of
+from engine.problem import Problem
 from utils import print_line
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from engine.config import Config
-from engine.distributed import ALONE, Group
+from engine.distributed import SINGLE_PROCESS, Group
 from engine.errors import BadRequestError, ProblemError
 from engine.overlap import select
 from engine.problem import Columns, Problem, Shape, input_arrays, plain, target_array
@@ -80,7 +80,7 @@ class Standardized(nn.Module):
         return cast(Tensor, self.mean + self.std * self.network(*self.scaled_inputs(inputs)))
 
 
-def new_network(problem: Problem[Any], config: Config, shapes: Shapes) -> Standardized:
+def new_model(problem: Problem[Any], config: Config, shapes: Shapes) -> Standardized:
     """Create the problem's network with random weights, which depend on the seed only.
 
     Raises:
@@ -94,7 +94,7 @@ def new_network(problem: Problem[Any], config: Config, shapes: Shapes) -> Standa
     return Standardized(network, shapes, problem.scale_inputs)
 
 
-def build_network(problem: Problem[Any], config: Config, train: Columns) -> Standardized:
+def build_model(problem: Problem[Any], config: Config, train: Columns) -> Standardized:
     """Create the network for the training data, with random weights and the scales of these data.
 
     Raises:
@@ -102,7 +102,7 @@ def build_network(problem: Problem[Any], config: Config, train: Columns) -> Stan
         ProblemError: the network does not take these inputs, or its outputs do not have the shape of the targets.
     """
     inputs, target = input_arrays(problem, config, train), target_array(problem, config, train)
-    model = new_network(problem, config, Shapes(tuple(x.shape[1:] for x in inputs), target.shape[1:]))
+    model = new_model(problem, config, Shapes(tuple(x.shape[1:] for x in inputs), target.shape[1:]))
     model.set_scales(inputs, target if problem.scales_target(config) else None)
     few = prepare(problem, config, model, {name: column[:2] for name, column in train.items()})
     _require_arguments(model.network, len(inputs))
@@ -157,26 +157,26 @@ def to_tensors(problem: Problem[Any], config: Config, columns: Columns, device: 
     )
 
 
-def example_losses(problem: Problem[Any], config: Config, answers: Tensor, targets: Tensor) -> Tensor:
+def example_losses(problem: Problem[Any], config: Config, outputs: Tensor, targets: Tensor) -> Tensor:
     """The loss of each example, (B,), in training and in validation.
 
     Raises:
         ProblemError: the shape of outputs or losses is wrong. Without this check, broadcasting could hide the mistake.
     """
-    if answers.shape != targets.shape:
+    if outputs.shape != targets.shape:
         raise ProblemError(
-            f"the network returned outputs of the shape {tuple(answers.shape)} for targets of the shape "
+            f"the network returned outputs of the shape {tuple(outputs.shape)} for targets of the shape "
             f"{tuple(targets.shape)}: "
             "make the shapes equal, for example with squeeze(-1), or with a target (N, k) for k numbers"
         )
-    losses = problem.loss(config, answers, targets)
+    losses = problem.loss(config, outputs, targets)
     if losses.shape != targets.shape[:1]:
         raise ProblemError(f"loss returned the shape {tuple(losses.shape)}: return one loss per example, (B,)")
     return losses
 
 
 @torch.inference_mode()
-def answer(network: nn.Module, inputs: Sequence[Tensor]) -> Tensor:
+def forward_in_chunks(network: nn.Module, inputs: Sequence[Tensor]) -> Tensor:
     """The outputs of a network in evaluation mode, in scaled units: (N, ...)."""
     network.eval()
     size = max(1, *(x[:1].numel() for x in inputs))
@@ -187,7 +187,7 @@ def answer(network: nn.Module, inputs: Sequence[Tensor]) -> Tensor:
 def predict(problem: Problem[Any], config: Config, model: Standardized, columns: Columns) -> NDArray[np.float64]:
     """Predict with a model, in physical units: (N, ...). The target of the examples need not be known."""
     inputs = model.scaled_inputs(to_tensors(problem, config, columns, model.mean.device))
-    return _physical(model, answer(model.network, inputs))
+    return _physical(model, forward_in_chunks(model.network, inputs))
 
 
 def _scales(model: Standardized) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -195,9 +195,9 @@ def _scales(model: Standardized) -> tuple[NDArray[np.float64], NDArray[np.float6
     return mean, std
 
 
-def _physical(model: Standardized, answers: Tensor) -> NDArray[np.float64]:
+def _physical(model: Standardized, outputs: Tensor) -> NDArray[np.float64]:
     mean, std = _scales(model)
-    return np.asarray(mean + std * answers.cpu().double().numpy())
+    return np.asarray(mean + std * outputs.cpu().double().numpy())
 
 
 class Evaluation(NamedTuple):
@@ -208,20 +208,20 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(
-    problem: Problem[Any], config: Config, model: Standardized, examples: Examples, group: Group = ALONE
+    problem: Problem[Any], config: Config, model: Standardized, examples: Examples, group: Group = SINGLE_PROCESS
 ) -> Evaluation:
     """Evaluate a model on validation, test or new data.
 
     Each process of the group predicts a shard of the examples. The metrics are computed from all predictions together,
     so they may be any function of them. Rank 0 computes them for all processes, which then take the same decisions.
     """
-    shard = answer(model.network, [group.shard(x) for x in examples.inputs])
+    shard = forward_in_chunks(model.network, [group.shard(x) for x in examples.inputs])
     predictions = _physical(model, group.gather(shard, len(examples.targets)))
-    metrics = group.broadcast(lambda: judge(problem, config, model, examples, predictions))
+    metrics = group.broadcast(lambda: compute_metrics(problem, config, model, examples, predictions))
     return Evaluation(metrics, predictions)
 
 
-def judge(
+def compute_metrics(
     problem: Problem[Any],
     config: Config,
     model: Standardized,
@@ -242,8 +242,8 @@ def judge(
             f"the predictions of {name} have the shape {predictions.shape}: return predictions of the shape "
             f"{targets.shape}, that of the targets"
         )
-    answers, wanted = (torch.from_numpy(np.asarray((x - mean) / std)) for x in (predictions, targets))
-    loss = float(example_losses(problem, config, answers, wanted).mean())  # first, since it checks the shapes
+    outputs, wanted = (torch.from_numpy(np.asarray((x - mean) / std)) for x in (predictions, targets))
+    loss = float(example_losses(problem, config, outputs, wanted).mean())  # first, since it checks the shapes
     metrics = dict(problem.metrics(config, examples.columns, predictions, targets))
     if "loss" in metrics:
         raise ProblemError("metrics returned a metric named `loss`, a name that is reserved for the loss: rename it")
@@ -254,7 +254,7 @@ def judge(
     return {"loss": loss, **metrics}
 
 
-def judge_unseen(
+def metrics_on_unseen(
     problem: Problem[Any],
     config: Config,
     model: Standardized,
@@ -278,10 +278,12 @@ def judge_unseen(
         return None, None
     some = examples if is_unseen.all() else select_examples(examples, is_unseen)
     try:
-        return judge(problem, config, model, some, predictions[is_unseen]), {
-            name: judge(problem, config, model, some, np.asarray(each)[is_unseen], name=f"the baseline {name}")
-            for name, each in baselines.items()
-        }
+        metrics = compute_metrics(problem, config, model, some, predictions[is_unseen])
+        of_baselines = {}
+        for name, each in baselines.items():
+            of_some, title = np.asarray(each)[is_unseen], f"the baseline {name}"
+            of_baselines[name] = compute_metrics(problem, config, model, some, of_some, name=title)
+        return metrics, of_baselines
     except (ProblemError, ValueError, ArithmeticError) as error:
         n = int(is_unseen.sum())
         warn(f"warning: no metrics for the {n:,} examples that do not occur in training: {one_line(str(error))}")

@@ -9,12 +9,9 @@ This file does not load torch or matplotlib, so that `--help` is fast. To have t
 inside the methods that need them.
 """
 
-import importlib
 import math
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -23,7 +20,6 @@ from numpy.typing import NDArray
 
 from engine.config import Config
 from engine.errors import BadRequestError, ProblemError, UnusableFileError
-from engine.files import read_info
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,8 +29,6 @@ C = TypeVar("C", bound=Config)
 
 Columns = Mapping[str, NDArray[Any]]  # arrays of any dtype with equal first axes: one entry per example
 Shape = tuple[int, ...]
-
-ROOT = Path(__file__).parent.parent
 
 
 class Splits(NamedTuple):
@@ -112,12 +106,12 @@ class Problem(ABC, Generic[C]):
         """Whether the network predicts in units in which the training targets have mean 0, standard deviation 1."""
         return True
 
-    def loss(self, config: C, answers: "Tensor", targets: "Tensor") -> "Tensor":
+    def loss(self, config: C, outputs: "Tensor", targets: "Tensor") -> "Tensor":
         """The loss of each example in scaled units, for training and validation: (B, ...), (B, ...) -> (B,).
 
-        `answers` are the outputs of the network. The default is the squared error.
+        The default is the squared error.
         """
-        return ((answers - targets) ** 2).reshape(len(targets), -1).mean(dim=1)
+        return ((outputs - targets) ** 2).reshape(len(targets), -1).mean(dim=1)
 
     def loss_name(self, config: C) -> str:
         """The label of the loss in figures."""
@@ -239,47 +233,3 @@ def plain(name: str, value: Any) -> Any:
     if value is not None and not isinstance(value, bool | int | float | str):
         raise ProblemError(f"{name} is {type(value).__name__}: return a number")
     return value
-
-
-def module_name(problem: Problem[Any]) -> str:
-    """The name under which load_problem can import the module of a problem, even if the module runs as a script."""
-    name = type(problem).__module__
-    if name != "__main__":
-        return name
-    main = sys.modules["__main__"]
-    if main.__spec__ is not None:  # python -m package.module
-        return main.__spec__.name
-    path = Path(str(main.__file__)).resolve()
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts) if path.is_relative_to(ROOT) else path.stem
-
-
-def load_problem(name: str) -> Problem[Any]:
-    """Import a module and return its object PROBLEM.
-
-    Raises:
-        BadRequestError: there is no such module.
-        ProblemError: the module cannot be imported, or has no PROBLEM.
-    """
-    main = sys.modules["__main__"]
-    try:
-        if (running := getattr(main, "PROBLEM", None)) is not None and module_name(running) == name:
-            return running  # type: ignore[no-any-return]
-        problem = importlib.import_module(name).PROBLEM
-    except ModuleNotFoundError as error:
-        if error.name != name.partition(".")[0] and error.name != name:
-            raise ProblemError(f"the module {name} cannot be imported: {error}") from error
-        raise BadRequestError(f"there is no module {name}: restore it, or run this in the folder that has it") from None
-    except (ImportError, AttributeError) as error:
-        raise ProblemError(f"the module {name} has no PROBLEM, or cannot be imported: {error}") from error
-    if not isinstance(problem, Problem):
-        raise ProblemError(f"{name}.PROBLEM is {type(problem).__name__}; make it an instance of a subclass of Problem")
-    return problem
-
-
-def problem_of(folder: Path) -> Problem[Any]:
-    """Load the problem of a run from the module that its run_info.json names.
-
-    Raises:
-        RunError: run_info.json is damaged, or the module cannot be imported.
-    """
-    return load_problem(str(read_info(folder).get("problem", "problem")))  # the first version did not write the name

@@ -73,8 +73,9 @@ class Run:
         from logger import RunLogger
 
         inputs = input_arrays(self.problem, self.config, data.train)
-        sites = max((int(x[0].size) for x in inputs), default=1)
-        torch.set_num_threads(self.config.threads or choose_num_threads(model, self.config.train.batch_size, sites))
+        input_size = max((int(x[0].size) for x in inputs), default=1)
+        n_threads = choose_num_threads(model, self.config.train.batch_size, input_size)
+        torch.set_num_threads(self.config.threads or n_threads)
         if not self.group.is_main:
             return
         if not self.resume:

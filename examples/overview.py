@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from engine.datasets import load_data
-from engine.prediction import build_network, predict
+from engine.prediction import build_model, predict
 from ising import exact, lattice, metropolis, multispin
 from problem import PROBLEM
 from trainer import Trainer
@@ -30,7 +30,7 @@ def measure() -> tuple[NDArray[np.int8], Floats]:
     """Train on 8x8 and predict 32x32: spins (temperatures, chains, L, L) and predicted energies per spin."""
     config = PROBLEM.presets["exact"]
     data = load_data(PROBLEM, config)
-    model = build_network(PROBLEM, config, data.train)
+    model = build_model(PROBLEM, config, data.train)
     Trainer(PROBLEM, config, model, data.train, data.val).fit()
     temperatures = np.repeat(TEMPERATURES, N_CHAINS)
     spins = multispin.sample(L, temperatures, metropolis.equilibration_sweeps(L), seed=1)

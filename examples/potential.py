@@ -162,8 +162,8 @@ class CNN(nn.Module):
         )
 
     def forward(self, potentials: Tensor) -> Tensor:
-        answers: Tensor = self.layers(potentials[:, None])  # (B, 1, n) -> (B, 1)
-        return answers.squeeze(1)
+        outputs: Tensor = self.layers(potentials[:, None])  # (B, 1, n) -> (B, 1)
+        return outputs.squeeze(1)
 
 
 def example_potentials(arrays: Columns, unit: str) -> Figure:

@@ -50,8 +50,8 @@ class MLP(nn.Module):
         self.target_shape = target_shape
 
     def forward(self, *inputs: Tensor) -> Tensor:  # each (B, ...) -> (B,) or (B, k)
-        answers: Tensor = self.layers(torch.cat([x.flatten(1) if x.ndim > 1 else x[:, None] for x in inputs], dim=1))
-        return answers.view(len(answers), *self.target_shape)
+        outputs: Tensor = self.layers(torch.cat([x.flatten(1) if x.ndim > 1 else x[:, None] for x in inputs], dim=1))
+        return outputs.view(len(outputs), *self.target_shape)
 
 
 def concatenated(arrays: tuple[NDArray[Any], ...]) -> NDArray[Any]:

@@ -30,7 +30,7 @@ from engine.distributed import quick_exit
 from engine.files import write_json
 from engine.hardware import provenance
 from engine.overlap import hash_inputs, select, unseen
-from engine.prediction import Standardized, build_network, evaluate, prepare
+from engine.prediction import Standardized, build_model, evaluate, prepare
 from engine.problem import Columns, Splits
 from engine.signals import Interrupted, stop_on_signals
 from ising.multispin import available_cores
@@ -151,7 +151,7 @@ def sampled(data: DataConfig, seed: int) -> Splits:
 
 def trained(config: ExperimentConfig, splits: Splits) -> Standardized:
     """Train the network of a config on these data as main.py does, on the CPU."""
-    model = build_network(PROBLEM, config, splits.train)
+    model = build_model(PROBLEM, config, splits.train)
     Trainer(PROBLEM, replace(config, replay=True), model, splits.train, splits.val).fit()
     return model
 

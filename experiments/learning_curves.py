@@ -18,7 +18,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from engine.overlap import select
-from engine.prediction import build_network, judge, prepare
+from engine.prediction import build_model, compute_metrics, prepare
 from engine.problem import Splits
 from experiments.common import DEFAULT, NETWORKS, Row, Study, evaluated, sampled, trained, unseen_of
 from problem import PROBLEM
@@ -42,10 +42,10 @@ def learn(network: str, n_train: int, seed: int, n_largest: int, n_test: int, n_
     row: Row = {"n_test": len(splits.test["spins"])}
     if network != "baselines":
         return row | {network: evaluated(config, trained(config, splits), splits.test)}
-    scales = build_network(PROBLEM, config, splits.train)  # for the units of the loss; the network itself is not used
+    scales = build_model(PROBLEM, config, splits.train)  # for the units of the loss; the network itself is not used
     test = prepare(PROBLEM, config, scales, splits.test)
     predictions = PROBLEM.baselines(config, splits.train, splits.test)
-    return row | {name: judge(PROBLEM, config, scales, test, predictions[name]) for name in BASELINES}
+    return row | {name: compute_metrics(PROBLEM, config, scales, test, predictions[name]) for name in BASELINES}
 
 
 def plot(curves: dict[str, dict[str, np.ndarray]], sizes: list[int]) -> Figure:

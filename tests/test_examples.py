@@ -18,7 +18,7 @@ from engine.cli import parse_args
 from engine.config import load_config
 from engine.datasets import load_data
 from engine.errors import UnusableFileError
-from engine.prediction import build_network, evaluate, prepare
+from engine.prediction import build_model, evaluate, prepare
 from engine.problem import Columns
 from examples import overview, potential, table
 from ising import exact, lattice
@@ -96,7 +96,7 @@ def test_potentials_of_any_depth_are_learned(depth: float, tmp_path: Path, monke
     config = replace(config, device="cpu", train=replace(config.train, epochs=15, lr=0.003))
     config = replace(config, data=replace(config.data, depth=depth))
     data = load_data(potential.PROBLEM, config)
-    model = build_network(potential.PROBLEM, config, data.train)
+    model = build_model(potential.PROBLEM, config, data.train)
     Trainer(potential.PROBLEM, config, model, data.train, data.val).fit()
     metrics = evaluate(potential.PROBLEM, config, model, prepare(potential.PROBLEM, config, model, data.test)).metrics
     assert metrics["r2"] > 0.97
@@ -136,7 +136,7 @@ def test_arrays_of_any_shape_and_several_targets(folder: Path) -> None:
     inputs = table.PROBLEM.inputs(config, data.train)
     assert [x.shape for x in inputs] == [(240,), (240, 2, 3)]
     assert table.PROBLEM.target(config, data.train).shape == (240, 3)
-    model = build_network(table.PROBLEM, config, data.train)
+    model = build_model(table.PROBLEM, config, data.train)
     assert model(torch.zeros(5), torch.zeros(5, 2, 3)).shape == (5, 3)
 
 
@@ -164,7 +164,7 @@ def test_errors_name_columns_that_cannot_be_used(line: str, named: str, folder: 
 def test_a_linear_table_is_learned_and_the_baseline_is_exact(folder: Path) -> None:
     np.savez("large.npz", **numbers(3000))
     config, data = loaded("--data large.npz --inputs x1 x2 --target y --epochs 30 --lr 0.01")
-    model = build_network(table.PROBLEM, config, data.train)
+    model = build_model(table.PROBLEM, config, data.train)
     Trainer(table.PROBLEM, config, model, data.train, data.val).fit()
     metrics = evaluate(table.PROBLEM, config, model, prepare(table.PROBLEM, config, model, data.test)).metrics
     assert metrics["r2"] > 0.99

@@ -128,11 +128,11 @@ def test_small_networks_use_one_thread_and_large_ones_all() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        assert choose_num_threads(create_network(ModelConfig(), 8), batch_size=64, sites=64) == 1
+        assert choose_num_threads(create_network(ModelConfig(), 8), batch_size=64, input_size=64) == 1
         large = create_network(ModelConfig(hidden=(512, 512)), 16)
-        assert choose_num_threads(large, batch_size=256, sites=256) == 2
+        assert choose_num_threads(large, batch_size=256, input_size=256) == 2
         small_kernel = create_network(ModelConfig(architecture="cnn"), 8)
-        assert choose_num_threads(small_kernel, batch_size=64, sites=64) == 1
-        assert choose_num_threads(small_kernel, batch_size=64, sites=64**2) == 2  # the kernel is applied at every site
+        assert choose_num_threads(small_kernel, batch_size=64, input_size=64) == 1
+        assert choose_num_threads(small_kernel, batch_size=64, input_size=64**2) == 2  # the kernel is applied at every site
     finally:
         torch.set_num_threads(before)

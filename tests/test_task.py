@@ -93,15 +93,15 @@ def test_metrics_follow_their_definitions() -> None:
 
 
 class Scaled(nn.Module):
-    """A network that answers in scaled units."""
+    """A network whose outputs are in scaled units."""
 
     def __init__(self, law: nn.Module, mean: float, std: float) -> None:
         super().__init__()
         self.law, self.mean, self.std = law, mean, std
 
     def forward(self, spins: Tensor) -> Tensor:
-        answers: Tensor = (self.law(spins) - self.mean) / self.std
-        return answers
+        outputs: Tensor = (self.law(spins) - self.mean) / self.std
+        return outputs
 
 
 def test_the_loss_is_the_squared_error_over_the_variance_of_training() -> None:
@@ -214,15 +214,15 @@ def test_no_classifier_of_phases_is_better_than_bayes_rule(phases: Splits) -> No
     metrics = baseline_metrics("phase", train, test)
     assert list(metrics) == ["majority", "magnetization", "bayes"]
     assert metrics["bayes"]["accuracy"] > metrics["magnetization"]["accuracy"] > metrics["majority"]["accuracy"] + 0.2
-    answers, target = PHASE.baselines(train, test), PHASE.target(test)
-    losses = {name: float((np.logaddexp(0, odds) - target * odds).mean()) for name, odds in answers.items()}
+    outputs, target = PHASE.baselines(train, test), PHASE.target(test)
+    losses = {name: float((np.logaddexp(0, odds) - target * odds).mean()) for name, odds in outputs.items()}
     assert losses["bayes"] < losses["magnetization"] < losses["majority"]
     # The exact accuracy of Bayes' rule at the temperatures of the test set.
     expected = exact.phase_accuracy(test["temperatures"], train["temperatures"], 8)
     error = math.sqrt((expected * (1 - expected)).sum()) / len(expected)
     assert abs(metrics["bayes"]["accuracy"] - expected.mean()) < 4 * error
     # Its probabilities are calibrated: a fraction p of the configurations with probability p is below T_c.
-    p = 1 / (1 + np.exp(-answers["bayes"]))
+    p = 1 / (1 + np.exp(-outputs["bayes"]))
     for low in np.arange(0, 1, 0.1):
         chosen = (p >= low) & (p < low + 0.1)
         assert abs(target[chosen].mean() - p[chosen].mean()) < 4.5 * 0.5 / math.sqrt(chosen.sum())

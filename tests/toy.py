@@ -81,8 +81,8 @@ class ToyNetwork(nn.Module):
     def forward(self, points: Tensor, signs: Tensor) -> Tensor:  # (B, d), (B,) int8 -> (B,)
         x = points[..., None] if self.pooled else points[:, None]  # (B, d, 1) or (B, 1, d)
         x = torch.cat([x, signs.to(x.dtype)[:, None, None].expand(-1, x.shape[1], 1)], dim=2)
-        answers: Tensor = self.last(self.dropout(nn.functional.gelu(self.hidden(x)))).mean(dim=(1, 2))
-        return answers if self.skip is None else answers + self.skip(points)[:, 0]
+        outputs: Tensor = self.last(self.dropout(nn.functional.gelu(self.hidden(x)))).mean(dim=(1, 2))
+        return outputs if self.skip is None else outputs + self.skip(points)[:, 0]
 
 
 class ToyProblem(Problem[ToyConfig]):

@@ -29,8 +29,8 @@ for epoch in range(1, EPOCHS + 1):
     network.train()
     total = 0.0
     for batch in torch.split(torch.randperm(N_TRAIN), BATCH_SIZE):  # (B,) indices: every example once per epoch
-        answers = network(inputs[batch])  # (B,)
-        loss = ((answers - targets[batch]) ** 2).mean()  # in units of the variance of the energies
+        outputs = network(inputs[batch])  # (B,)
+        loss = ((outputs - targets[batch]) ** 2).mean()  # in units of the variance of the energies
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -38,9 +38,9 @@ for epoch in range(1, EPOCHS + 1):
 
     network.eval()
     with torch.inference_mode():
-        answers = network(inputs[val])  # (N_VAL,)
-        val_loss = ((answers - targets[val]) ** 2).mean().item()
-    errors = (mean + std * answers.numpy() - energies[val]) * 64  # (N_VAL,): of the total energy, in J
+        outputs = network(inputs[val])  # (N_VAL,)
+        val_loss = ((outputs - targets[val]) ** 2).mean().item()
+    errors = (mean + std * outputs.numpy() - energies[val]) * 64  # (N_VAL,): of the total energy, in J
     exact_fractions.append((np.abs(errors) < 2).mean())
     if epoch in (1, 2, 5, 10, 20, 40):
         print(f"{epoch:>5}   {total / N_TRAIN:>13.4f}   {val_loss:>15.4f}")

@@ -67,9 +67,9 @@ for epoch in range(1, EPOCHS + 1):
 
     network.eval()
     with torch.inference_mode():
-        answers = network(inputs[val])  # (N_VAL,)
-    val_loss = ((answers - targets[val]) ** 2).mean().item()
-    val_metrics = metrics(mean + std * answers.numpy(), energies[val])
+        outputs = network(inputs[val])  # (N_VAL,)
+    val_loss = ((outputs - targets[val]) ** 2).mean().item()
+    val_metrics = metrics(mean + std * outputs.numpy(), energies[val])
     rows.append({"epoch": epoch, "train_loss": total / N_TRAIN, "val_loss": val_loss, **val_metrics})
     Path("tutorial/epoch_metrics.json").write_text(json.dumps(rows, indent=2))
     if val_loss < best_loss:

@@ -12,7 +12,7 @@ from config import DataConfig, ExperimentConfig, ModelConfig
 from engine.config import TrainConfig
 from engine.datasets import load_data
 from engine.overlap import hash_inputs, unseen
-from engine.prediction import build_network, evaluate, prepare, select_examples
+from engine.prediction import build_model, evaluate, prepare, select_examples
 from engine.problem import Shape
 from problem import PROBLEM, IsingProblem
 from trainer import Trainer
@@ -30,7 +30,7 @@ is_unseen = unseen(hash_inputs(PROBLEM, config, data.train), hash_inputs(PROBLEM
 
 def train_and_test(problem: IsingProblem, config: ExperimentConfig) -> None:
     """Train the network of a problem on the training split, and print its metrics on the test split."""
-    model = build_network(problem, config, data.train)  # with the mean and the deviation of the training energies
+    model = build_model(problem, config, data.train)  # with the mean and the deviation of the training energies
     trainer = Trainer(problem, config, model, data.train, data.val)
     trainer.fit()  # returns the row of each epoch, and leaves the best weights in the model
     examples = prepare(problem, config, model, data.test)  # tensors on the device of the model

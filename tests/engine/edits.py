@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.datasets import get_splits
-from engine.prediction import build_network, example_losses
+from engine.prediction import build_model, example_losses
 from tests.conftest import ROOT
 from tests.engine.training import TINY
 from tests.toy import PROBLEM, ToyDataConfig
@@ -517,7 +517,7 @@ def outcome(edit: Edit, *, replay: bool, state: Mapping[str, Any] | None = None)
         contextlib.redirect_stdout(io.StringIO()) as printed,
         contextlib.redirect_stderr(io.StringIO()) as warnings,
     ):
-        trainer = edit.trainer(PROBLEM, config, build_network(PROBLEM, config, data.train), data.train, data.val)
+        trainer = edit.trainer(PROBLEM, config, build_model(PROBLEM, config, data.train), data.train, data.val)
         if state is not None:
             trainer.restore(state)
         history = trainer.fit()

@@ -30,19 +30,20 @@ LAYERS: list[dict[str, set[str]]] = [
     },
     {
         "engine.config": {"engine.options"},
-        "engine.problem": {"engine.config", "engine.errors", "engine.figures", "engine.files"},
+        "engine.problem": {"engine.config", "engine.errors", "engine.figures"},
+        "engine.loading": {"engine.errors", "engine.files", "engine.problem"},
         "engine.baselines": {"engine.problem"},
     },
     {
         "engine.cli": {
             "engine.files",
             *("utils", "engine.config", "engine.distributed", "engine.errors", "engine.options", "engine.problem"),
-            "engine.signals",
+            *("engine.loading", "engine.signals"),
         },
         "engine.io": {
             *("engine.config", "engine.errors", "engine.files", "engine.hardware", "engine.options", "engine.problem"),
         },
-        "engine.cache": {"utils", "engine.config", "engine.files", "engine.problem"},
+        "engine.cache": {"utils", "engine.config", "engine.files", "engine.loading", "engine.problem"},
         "engine.datasets": {
             *("utils", "engine.cache", "engine.config", "engine.errors", "engine.hardware", "engine.io"),
             "engine.problem",
@@ -53,17 +54,17 @@ LAYERS: list[dict[str, set[str]]] = [
         },
         "engine.plotting": {
             *("utils", "engine.cli", "engine.config", "engine.distributed", "engine.errors", "engine.figures"),
-            *("engine.options", "engine.problem"),
+            *("engine.loading", "engine.options", "engine.problem"),
         },
     },
     {
         "engine.checkpoints": {
             *("utils", "engine.config", "engine.datasets", "engine.errors", "engine.files", "engine.options"),
-            *("engine.prediction", "engine.problem"),
+            *("engine.loading", "engine.prediction", "engine.problem"),
         },
         "logger": {
             *("utils", "engine.checkpoints", "engine.cli", "engine.config", "engine.errors", "engine.files"),
-            *("engine.hardware", "engine.problem", "engine.signals"),
+            *("engine.hardware", "engine.loading", "engine.problem", "engine.signals"),
         },
         "trainer": {
             *("logger", "utils", "engine.compiler", "engine.config", "engine.distributed", "engine.errors"),

@@ -11,7 +11,7 @@ import pytest
 
 from engine.cli import Command, ExitCode, build_parser, parse_args, run_folder
 from engine.config import LogConfig, TrainConfig, load_config, to_json
-from engine.distributed import ALONE, Group
+from engine.distributed import SINGLE_PROCESS, Group
 from engine.errors import BadRequestError, DivergedError, ProblemError, RunError, UnusableFileError
 from engine.options import options_of
 from engine.signals import STOP_SIGNALS, Interrupted
@@ -305,7 +305,7 @@ def test_an_error_becomes_one_line_and_an_exit_code(
     error, code, line = ENDINGS[name]
     monkeypatch.setattr(sys, "argv", ["some/toy.py"])
     with ExitCode() as end:
-        end.prepare(ALONE, Path("checkpoints/a"), lambda: "continue by hand")
+        end.prepare(SINGLE_PROCESS, Path("checkpoints/a"), lambda: "continue by hand")
         raise error
     assert end.code == code
     printed = capsys.readouterr()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from engine.distributed import ALONE, Group, group_from_environment
+from engine.distributed import SINGLE_PROCESS, Group, group_from_environment
 from tests.conftest import DEBUG, TOY, Program, environment, read, run_command, start_command, wait_for
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
@@ -47,7 +47,7 @@ import os
 import torch
 
 from engine.distributed import group_from_environment
-from engine.prediction import build_network, evaluate, prepare
+from engine.prediction import build_model, evaluate, prepare
 from tests.engine.training import TINY
 from tests.toy import PROBLEM
 
@@ -67,7 +67,7 @@ with group.init(torch.device("cpu")):
     assert torch.equal(group.all_reduce(torch.tensor([group.rank, 1.0])), torch.tensor([3.0, 3.0]))
 
     columns = get_splits(PROBLEM, TINY)[0].val
-    model = build_network(PROBLEM, TINY, columns)
+    model = build_model(PROBLEM, TINY, columns)
     examples = prepare(PROBLEM, TINY, model, columns)
     single, together = evaluate(PROBLEM, TINY, model, examples), evaluate(PROBLEM, TINY, model, examples, group)
     assert together.predictions.shape == single.predictions.shape == (100,)
@@ -105,8 +105,8 @@ def test_the_shards_of_a_batch_together_are_the_batch() -> None:
 
 def test_every_process_gets_the_whole_batch_if_it_is_smaller_than_the_group() -> None:
     batch = (torch.arange(2), torch.arange(4).reshape(2, 2))
-    assert all(Group(rank, 3).share(batch) is batch for rank in range(3))
-    shares = [Group(rank, 2).share(batch) for rank in range(2)]
+    assert all(Group(rank, 3).shard_batch(batch) is batch for rank in range(3))
+    shares = [Group(rank, 2).shard_batch(batch) for rank in range(2)]
     for i in range(2):
         assert torch.equal(torch.cat([share[i] for share in shares]), batch[i])
 
@@ -133,8 +133,8 @@ def test_gradients_and_losses_are_averaged_over_examples(monkeypatch: pytest.Mon
 
 
 def test_the_group_is_read_from_the_environment_variables_of_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert group_from_environment() == Group(0, 1, 0) == ALONE
-    assert ALONE.is_main
+    assert group_from_environment() == Group(0, 1, 0) == SINGLE_PROCESS
+    assert SINGLE_PROCESS.is_main
     for name, value in {"MASTER_ADDR": "somewhere", "RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}.items():
         monkeypatch.setenv(name, value)
     assert group_from_environment() == Group(5, 8, 1)
@@ -147,7 +147,7 @@ def test_variables_that_a_cluster_sets_for_every_job_do_not_make_a_group(
 ) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert group_from_environment() is ALONE
+    assert group_from_environment() is SINGLE_PROCESS
 
 
 @pytest.mark.parametrize("changes", [{"WORLD_SIZE": "x"}, {"RANK": ""}])
@@ -163,11 +163,11 @@ def test_variables_that_are_not_those_of_torchrun_are_refused_in_one_line(
 
 def test_a_single_process_sends_nothing() -> None:
     tensor = torch.arange(6.0).reshape(3, 2)
-    with ALONE.init(torch.device("cpu")):
-        assert ALONE.shard(tensor) is tensor
-        assert ALONE.gather(tensor, 3) is tensor
-        assert ALONE.all_reduce(tensor) is tensor
-        assert ALONE.broadcast(lambda: "made") == "made"
+    with SINGLE_PROCESS.init(torch.device("cpu")):
+        assert SINGLE_PROCESS.shard(tensor) is tensor
+        assert SINGLE_PROCESS.gather(tensor, 3) is tensor
+        assert SINGLE_PROCESS.all_reduce(tensor) is tensor
+        assert SINGLE_PROCESS.broadcast(lambda: "made") == "made"
         assert not torch.distributed.is_initialized()
     assert torch.equal(tensor, torch.arange(6.0).reshape(3, 2))
 

@@ -198,8 +198,8 @@ def test_the_network_of_a_run_is_ready_for_use() -> None:
     _, model = load_run(Path("checkpoints/mlp"))
     assert not model.training
     assert not any(parameter.requires_grad for parameter in model.parameters())
-    answers: Any = model(torch.zeros(4, 3), torch.ones(4, dtype=torch.int8))
-    assert answers.shape == (4,)
+    outputs: Any = model(torch.zeros(4, 3), torch.ones(4, dtype=torch.int8))
+    assert outputs.shape == (4,)
 
 
 @pytest.mark.slow

@@ -17,9 +17,10 @@ import main
 from engine.config import TrainConfig
 from engine.datasets import load_data
 from engine.errors import BadRequestError, ProblemError, UnusableFileError
+from engine.loading import load_problem, module_name
 from engine.options import options_of
-from engine.prediction import build_network, evaluate, judge, predict, prepare
-from engine.problem import Check, Columns, Problem, Shape, load_problem, module_name
+from engine.prediction import build_model, compute_metrics, evaluate, predict, prepare
+from engine.problem import Check, Columns, Problem, Shape
 from logger import NullLogger
 from tests.toy import PROBLEM, ToyConfig, ToyDataConfig, ToyModelConfig, ToyProblem
 from trainer import Trainer
@@ -45,7 +46,7 @@ class Rows(NullLogger):
 def trained(problem: Problem[Any], config: ToyConfig = CONFIG) -> tuple[list[dict[str, float]], dict[str, float]]:
     """Train, and return the rows of metrics and the test metrics."""
     data, rows = load_data(problem, config), Rows()
-    model = build_network(problem, config, data.train)
+    model = build_model(problem, config, data.train)
     Trainer(problem, config, model, data.train, data.val, logger=rows).fit()
     return rows.rows, evaluate(problem, config, model, prepare(problem, config, model, data.test)).metrics
 
@@ -61,8 +62,8 @@ class WithColumn(nn.Module):
         self.network = network
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        answers: Tensor = self.network(*inputs)
-        return answers[:, None]
+        outputs: Tensor = self.network(*inputs)
+        return outputs[:, None]
 
 
 def test_a_network_that_returns_a_column_is_refused_before_training() -> None:
@@ -89,8 +90,8 @@ def test_a_network_that_does_not_take_its_inputs_is_refused_with_both() -> None:
 
 def test_a_loss_that_is_a_mean_is_refused() -> None:
     class Mean(ToyProblem):
-        def loss(self, config: ToyConfig, answers: Tensor, targets: Tensor) -> Tensor:
-            return nn.functional.mse_loss(answers, targets)
+        def loss(self, config: ToyConfig, outputs: Tensor, targets: Tensor) -> Tensor:
+            return nn.functional.mse_loss(outputs, targets)
 
     with pytest.raises(ProblemError, match=r"loss returned the shape \(\): return one loss per example"):
         trained(Mean())
@@ -98,10 +99,10 @@ def test_a_loss_that_is_a_mean_is_refused() -> None:
 
 def test_a_baseline_of_another_shape_is_refused() -> None:
     data = load_data(PROBLEM, CONFIG)
-    model = build_network(PROBLEM, CONFIG, data.train)
+    model = build_model(PROBLEM, CONFIG, data.train)
     examples = prepare(PROBLEM, CONFIG, model, data.test)
     with pytest.raises(ProblemError, match=r"\(50, 1\)"):
-        judge(PROBLEM, CONFIG, model, examples, np.zeros((50, 1)))
+        compute_metrics(PROBLEM, CONFIG, model, examples, np.zeros((50, 1)))
 
 
 def test_inputs_that_are_not_a_tuple_are_refused() -> None:
@@ -124,7 +125,7 @@ def test_training_does_not_depend_on_the_units_of_inputs_and_target(spread: floa
 
 def test_scales_are_measured_on_the_training_split_and_integers_are_not_scaled() -> None:
     data = load_data(PROBLEM, CONFIG)
-    model = build_network(PROBLEM, CONFIG, data.train)
+    model = build_model(PROBLEM, CONFIG, data.train)
     points, signs = prepare(PROBLEM, CONFIG, model, data.train).inputs
     assert points.dtype == torch.float32
     assert float(points.mean()) == pytest.approx(0, abs=1e-6)
@@ -144,7 +145,7 @@ def test_scaling_can_be_switched_off() -> None:
             return False
 
     data = load_data(Unscaled(), CONFIG)
-    model = build_network(Unscaled(), CONFIG, data.train)
+    model = build_model(Unscaled(), CONFIG, data.train)
     examples = prepare(Unscaled(), CONFIG, model, data.train)
     np.testing.assert_array_equal(examples.inputs[0].numpy(), data.train["points"])
     np.testing.assert_array_equal(examples.targets.numpy(), data.train["values"].astype(np.float32))
@@ -166,12 +167,12 @@ def test_constant_inputs_and_targets_can_be_scaled() -> None:
 
 def test_predictions_are_in_physical_units_and_the_scales_are_saved() -> None:
     data = load_data(PROBLEM, CONFIG)
-    model = build_network(PROBLEM, CONFIG, data.train)
+    model = build_model(PROBLEM, CONFIG, data.train)
     model.eval()
     with torch.inference_mode():
         by_module = model(torch.from_numpy(data.test["points"]), torch.from_numpy(data.test["signs"]))
     np.testing.assert_allclose(predict(PROBLEM, CONFIG, model, data.test), by_module.numpy(), rtol=1e-5, atol=1e-6)
-    other = build_network(PROBLEM, replace(CONFIG, seed=1), load_data(PROBLEM, replace(CONFIG, seed=1)).train)
+    other = build_model(PROBLEM, replace(CONFIG, seed=1), load_data(PROBLEM, replace(CONFIG, seed=1)).train)
     other.load_state_dict(model.state_dict())
     np.testing.assert_array_equal(
         predict(PROBLEM, CONFIG, other, data.test), predict(PROBLEM, CONFIG, model, data.test)
@@ -201,13 +202,13 @@ class Unsummed(nn.Module):
     def forward(self, points: Tensor, signs: Tensor) -> Tensor:
         x = torch.cat([points, signs.float()[:, None]], dim=1)
         network = cast(Any, self.network)
-        answers: Tensor = network.last(nn.functional.gelu(network.hidden(x)))
-        return answers
+        outputs: Tensor = network.last(nn.functional.gelu(network.hidden(x)))
+        return outputs
 
 
 def test_each_of_several_targets_has_its_own_scale() -> None:
     data = load_data(TwoTargets(), CONFIG)
-    model = build_network(TwoTargets(), CONFIG, data.train)
+    model = build_model(TwoTargets(), CONFIG, data.train)
     assert float(model.std[1] / model.std[0]) == pytest.approx(1e6, rel=1e-5)
     Trainer(TwoTargets(), CONFIG, model, data.train, data.val).fit()
     errors = predict(TwoTargets(), CONFIG, model, data.test) - TwoTargets().target(CONFIG, data.test)
@@ -220,8 +221,8 @@ def test_each_of_several_targets_has_its_own_scale() -> None:
 
 def test_training_and_validation_have_the_same_loss() -> None:
     class Penalized(ToyProblem):
-        def loss(self, config: ToyConfig, answers: Tensor, targets: Tensor) -> Tensor:
-            return super().loss(config, answers, targets) + 100.0
+        def loss(self, config: ToyConfig, outputs: Tensor, targets: Tensor) -> Tensor:
+            return super().loss(config, outputs, targets) + 100.0
 
     config = replace(CONFIG, train=replace(CONFIG.train, epochs=2))
     (rows, metrics), (reference, _) = trained(Penalized(), config), trained(PROBLEM, config)
@@ -236,12 +237,12 @@ def test_the_loss_of_the_problem_selects_the_best_epoch() -> None:
     class Backwards(ToyProblem):
         """The loss grows with training: -(a - t)^2 is lowest where the error is largest."""
 
-        def loss(self, config: ToyConfig, answers: Tensor, targets: Tensor) -> Tensor:
-            squared = super().loss(config, answers, targets)
-            return squared if torch.is_grad_enabled() and answers.requires_grad else -squared
+        def loss(self, config: ToyConfig, outputs: Tensor, targets: Tensor) -> Tensor:
+            squared = super().loss(config, outputs, targets)
+            return squared if torch.is_grad_enabled() and outputs.requires_grad else -squared
 
     data = load_data(Backwards(), CONFIG)
-    model = build_network(Backwards(), CONFIG, data.train)
+    model = build_model(Backwards(), CONFIG, data.train)
     trainer = Trainer(Backwards(), CONFIG, model, data.train, data.val)
     trainer.fit()
     assert trainer.best_epoch == 1
@@ -475,9 +476,9 @@ def test_a_missing_module_is_a_bad_request() -> None:
 def test_the_weights_are_a_function_of_the_seed() -> None:
     data = load_data(PROBLEM, CONFIG)
     torch.manual_seed(5)
-    one = build_network(PROBLEM, CONFIG, data.train).state_dict()
-    two = build_network(PROBLEM, CONFIG, data.train).state_dict()
-    other = build_network(PROBLEM, replace(CONFIG, seed=1), data.train).state_dict()
+    one = build_model(PROBLEM, CONFIG, data.train).state_dict()
+    two = build_model(PROBLEM, CONFIG, data.train).state_dict()
+    other = build_model(PROBLEM, replace(CONFIG, seed=1), data.train).state_dict()
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert not torch.equal(one["network.hidden.weight"], other["network.hidden.weight"])
 

@@ -19,7 +19,7 @@ from engine.distributed import Group
 from engine.errors import DivergedError, ProblemError
 from engine.hardware import choose_num_threads
 from engine.options import options_of
-from engine.prediction import build_network, evaluate
+from engine.prediction import build_model, evaluate
 from engine.replay import Step
 from logger import RunLogger
 from tests.conftest import read
@@ -125,7 +125,7 @@ def test_a_trainer_without_logger_or_folder_returns_the_history(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     data, _ = get_splits(PROBLEM, TINY)
-    model = build_network(PROBLEM, TINY, data.train)
+    model = build_model(PROBLEM, TINY, data.train)
     history = Trainer(PROBLEM, TINY, model, data.train, data.val).fit()
     assert [row["epoch"] for row in history] == [1, 2, 3, 4]
     assert set(history[0]) >= {"step", "train_loss", "val_loss", "val_mae", "val_r2", "learning_rate"}
@@ -290,8 +290,8 @@ def test_every_optimiser_of_torch_works_as_a_line_in_the_table(
         for group in optimizer.param_groups:
             group["lr"] = 0.003 * factors("cosine", 28)[step]
         optimizer.zero_grad()
-        answers = plain.network(*(x[rows] for x in plain.train.inputs))
-        nn.functional.mse_loss(answers, plain.train.targets[rows]).backward()  # type: ignore[no-untyped-call]
+        outputs = plain.network(*(x[rows] for x in plain.train.inputs))
+        nn.functional.mse_loss(outputs, plain.train.targets[rows]).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     last = torch.cat([value.flatten() for name, value in record.states[-1]["weights"].items() if "network" in name])
     torch.testing.assert_close(last, weights(plain), rtol=1e-6, atol=1e-7)
@@ -561,13 +561,13 @@ def test_small_networks_use_one_thread_and_large_ones_all() -> None:
     torch.set_num_threads(2)
     try:
         small, large = nn.Linear(64, 128), nn.Linear(512, 512)
-        assert choose_num_threads(small, batch_size=64, sites=64) == 1
-        assert choose_num_threads(small, batch_size=4096, sites=64) == 2
-        assert choose_num_threads(large, batch_size=256, sites=256) == 2
+        assert choose_num_threads(small, batch_size=64, input_size=64) == 1
+        assert choose_num_threads(small, batch_size=4096, input_size=64) == 2
+        assert choose_num_threads(large, batch_size=256, input_size=256) == 2
         kernel = nn.Conv2d(1, 16, 2)
-        assert choose_num_threads(kernel, batch_size=64, sites=64) == 1
-        assert choose_num_threads(kernel, batch_size=64, sites=64**2) == 2  # it is used at every site
-        assert choose_num_threads(nn.Flatten(), batch_size=64, sites=64) == 1  # without parameters
+        assert choose_num_threads(kernel, batch_size=64, input_size=64) == 1
+        assert choose_num_threads(kernel, batch_size=64, input_size=64**2) == 2  # it is used at every site
+        assert choose_num_threads(nn.Flatten(), batch_size=64, input_size=64) == 1  # without parameters
     finally:
         torch.set_num_threads(before)
 

@@ -9,8 +9,8 @@ import torch
 
 from engine.config import Config, LogConfig, TrainConfig
 from engine.datasets import get_splits
-from engine.distributed import ALONE, Group
-from engine.prediction import build_network
+from engine.distributed import SINGLE_PROCESS, Group
+from engine.prediction import build_model
 from engine.problem import Problem
 from logger import NullLogger
 from tests.toy import PROBLEM, ToyConfig, ToyDataConfig, ToyModelConfig
@@ -43,13 +43,13 @@ def build(
     *,
     problem: Problem[Any] = PROBLEM,
     device: str = "cpu",
-    group: Group = ALONE,
+    group: Group = SINGLE_PROCESS,
     **training: Any,
 ) -> tuple[Trainer, Record]:
     """Create a trainer with the given training options, as in `build(lr=1.0)`, and a record of what it logs."""
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, **training))
     splits, _ = get_splits(problem, config)
-    model = build_network(problem, config, splits.train).to(device)
+    model = build_model(problem, config, splits.train).to(device)
     record = Record()
     trainer = Trainer(problem, config, model, splits.train, splits.val, logger=record, group=group)
     return trainer, record

@@ -1,0 +1,56 @@
+"""The module of a problem: its name, which is stored with a run, and how to import it again."""
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+from engine.errors import BadRequestError, ProblemError
+from engine.files import read_info
+from engine.problem import Problem
+
+ROOT = Path(__file__).parent.parent
+
+
+def module_name(problem: Problem[Any]) -> str:
+    """The name under which load_problem can import the module of a problem, even if the module runs as a script."""
+    name = type(problem).__module__
+    if name != "__main__":
+        return name
+    main = sys.modules["__main__"]
+    if main.__spec__ is not None:  # python -m package.module
+        return main.__spec__.name
+    path = Path(str(main.__file__)).resolve()
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts) if path.is_relative_to(ROOT) else path.stem
+
+
+def load_problem(name: str) -> Problem[Any]:
+    """Import a module and return its object PROBLEM.
+
+    Raises:
+        BadRequestError: there is no such module.
+        ProblemError: the module cannot be imported, or has no PROBLEM.
+    """
+    main = sys.modules["__main__"]
+    try:
+        if (running := getattr(main, "PROBLEM", None)) is not None and module_name(running) == name:
+            return running  # type: ignore[no-any-return]
+        problem = importlib.import_module(name).PROBLEM
+    except ModuleNotFoundError as error:
+        if error.name != name.partition(".")[0] and error.name != name:
+            raise ProblemError(f"the module {name} cannot be imported: {error}") from error
+        raise BadRequestError(f"there is no module {name}: restore it, or run this in the folder that has it") from None
+    except (ImportError, AttributeError) as error:
+        raise ProblemError(f"the module {name} has no PROBLEM, or cannot be imported: {error}") from error
+    if not isinstance(problem, Problem):
+        raise ProblemError(f"{name}.PROBLEM is {type(problem).__name__}; make it an instance of a subclass of Problem")
+    return problem
+
+
+def problem_of(folder: Path) -> Problem[Any]:
+    """Load the problem of a run from the module that its run_info.json names.
+
+    Raises:
+        RunError: run_info.json is damaged, or the module cannot be imported.
+    """
+    return load_problem(str(read_info(folder).get("problem", "problem")))  # the first version did not write the name

@@ -15,7 +15,7 @@ is written. docs/replay.md lists what replay cannot detect.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
@@ -175,11 +175,9 @@ class Replay:
         surroundings = Surroundings(self.trainer)
         watched = self.watched(surroundings)
         before = self.state(watched)
-        # Code that depends on the epoch may call other functions than in the steps before the recording.
-        functions = self.tools.FunctionWatcher() if self.trainer.epoch != self.first_epoch else nullcontext()
-        with self.rates_as_tensors(), functions:
+        with self.rates_as_tensors(), self.tools.FunctionWatcher() as functions:
             loss = self.trainer.step(inputs, targets)
-        faults = surroundings.changes() + getattr(functions, "faults", [])
+        faults = surroundings.changes() + functions.faults
         written = self.state(watched | {"the loss": loss})
         self.load(watched, before)
         try:

@@ -133,6 +133,6 @@ def test_small_networks_use_one_thread_and_large_ones_all() -> None:
         assert choose_num_threads(large, batch_size=256, input_size=256) == 2
         small_kernel = create_network(ModelConfig(architecture="cnn"), 8)
         assert choose_num_threads(small_kernel, batch_size=64, input_size=64) == 1
-        assert choose_num_threads(small_kernel, batch_size=64, input_size=64**2) == 2  # the kernel is applied at every site
+        assert choose_num_threads(small_kernel, batch_size=64, input_size=64**2) == 2  # applied at every site
     finally:
         torch.set_num_threads(before)

@@ -48,7 +48,7 @@ class Edited(Trainer):
 
     def step(self, inputs: tuple[Tensor, ...], targets: Tensor) -> Tensor:
         """The step in trainer.py, with calls of the methods below."""
-        self.optimizer.zero_grad()
+        self.clear_gradients()
         inputs, targets = self.changed_batch(inputs, targets)
         losses = example_losses(self.problem, self.config, self.forward(*inputs), targets)
         loss = self.changed_loss(losses)
@@ -56,6 +56,10 @@ class Edited(Trainer):
         self.before_update()
         self.optimizer.step()
         return loss.detach()
+
+    def clear_gradients(self) -> None:
+        """Code that removes the gradients of the step before."""
+        self.optimizer.zero_grad()
 
     def changed_batch(self, inputs: tuple[Tensor, ...], targets: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
         """The batch to train on."""
@@ -67,6 +71,18 @@ class Edited(Trainer):
 
     def before_update(self) -> None:
         """Code that uses the gradients."""
+
+
+class AddsGradients(Edited):
+    def clear_gradients(self) -> None:
+        pass
+
+
+class AveragesGradients(Edited):
+    def clear_gradients(self) -> None:
+        for p in self.network.parameters():
+            if p.grad is not None:
+                p.grad.mul_(0.5)
 
 
 class PrintsTheLoss(Edited):
@@ -185,6 +201,10 @@ class RarelyIfGenerator(IfGenerator):
 
 
 class Augments(Edited):
+    def clear_gradients(self) -> None:
+        """Code that removes the gradients of the step before."""
+        self.optimizer.zero_grad()
+
     def changed_batch(self, inputs: tuple[Tensor, ...], targets: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
         points, signs = inputs
         flip = torch.rand(len(points), 1) < 0.5
@@ -195,12 +215,20 @@ class AddsNoise(Edited):
     def prepare(self) -> None:
         self.generator = torch.Generator().manual_seed(1)
 
+    def clear_gradients(self) -> None:
+        """Code that removes the gradients of the step before."""
+        self.optimizer.zero_grad()
+
     def changed_batch(self, inputs: tuple[Tensor, ...], targets: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
         points, signs = inputs
         return (points + 0.1 * torch.randn(points.shape, generator=self.generator), signs), targets
 
 
 class DropsByMask(Edited):
+    def clear_gradients(self) -> None:
+        """Code that removes the gradients of the step before."""
+        self.optimizer.zero_grad()
+
     def changed_batch(self, inputs: tuple[Tensor, ...], targets: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
         keep = torch.rand(len(targets)) < 0.5
         return tuple(x[keep] for x in inputs), targets[keep]
@@ -465,6 +493,8 @@ EDITS = [
     Edit("gradient norms from `torch.autograd.grad`, added to a tensor", NormByAutograd),
     Edit("a gradient norm that is kept, `self.norm = ...`", KeepsTheNorm),
     Edit("gradient norms from `p.grad` outside of the step", NormOutside),
+    Edit("gradients that are added up, without `zero_grad`", AddsGradients),
+    Edit("gradients that are averaged, `p.grad.mul_(0.5)` in place of `zero_grad`", AveragesGradients),
     Edit("averages of the weights, `average.lerp_(p, 0.01)`", AveragesWeights),
     Edit("a loss weight by epoch", WeightByEpoch),
     Edit("a loss weight by number of calls, `self.n_calls += 1`", WeightByCalls),
@@ -539,8 +569,8 @@ def verdict(edit: Edit) -> str:
 
 def table() -> str:
     """The table of the edits in Markdown."""
-    rows = [f"| {edit.what} | as written | {verdict(edit)} |" for edit in EDITS]
-    return "\n".join(["| in the step | without `--replay` | with `--replay` |", "|---|---|---|", *rows])
+    rows = [f"| {edit.what} | {verdict(edit)} |" for edit in EDITS]
+    return "\n".join(["| in the step | with `--replay` |", "|---|---|", *rows])
 
 
 def main() -> None:

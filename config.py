@@ -112,10 +112,10 @@ class ExperimentConfig(Config):
             faults.append(f"{kernel} is above --lattice-size {self.data.lattice_size}: lower it")
         if self.task == "phase":
             if self.model.input_temperature:
-                faults.append("--input-temperature gives away the answer of --task phase: drop one")
+                faults.append("--input-temperature cannot be used with --task phase, which it determines: drop one")
             if sampled and not self.data.temp_min < T_CRITICAL < self.data.temp_max:
                 edges = f"--temp-min {self.data.temp_min} and --temp-max {self.data.temp_max}"
-                faults.append(f"{edges} have one phase between them: include T_c = 2.269 for --task phase")
+                faults.append(f"{edges} include only one phase: include T_c = 2.269 for --task phase")
         if faults:
             raise ValueError("; ".join(faults))
         return self

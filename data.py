@@ -55,7 +55,8 @@ def _sample_multispin(
     options: "DataConfig", temperatures: NDArray[np.float64], seed: np.random.SeedSequence, n_threads: int | None
 ) -> NDArray[np.int8]:
     try:
-        from ising import multispin  # imported here, because Numba takes half a second, also if data are in the cache
+        # Imported here, because Numba takes half a second, for which a run with cached data need not wait.
+        from ising import multispin
 
         if (seconds := multispin.get_ready()) is not None:
             print_line(f"compiled the sampler in {seconds:.1f} s, once for all runs")
@@ -114,10 +115,10 @@ class Equilibrium(NamedTuple):
 def check_equilibrium(columns: Columns) -> Equilibrium:
     """Compare the energies of a split with Kaufman's exact U(T) and C(T) for this lattice, chain by chain.
 
-    z = sum_i (E_i - U(T_i)) / sqrt(sum_i T_i^2 C(T_i) + 8^2), for all chains and for those of each temperature bin.
-    In the ground state, flipping one spin costs 8 J. The term 8^2 keeps z small far below T_c: otherwise, a single
-    flipped spin where 0.01 are expected would count as ten standard errors. For bins with few or cold chains, this term
-    makes z and chi-square slightly too small.
+    z = sum_i (E_i - U(T_i)) / sqrt(sum_i T_i^2 C(T_i) + 8^2), for all chains and for those of each temperature bin. In
+    the ground state, flipping one spin costs 8 J. The term 8^2 keeps z small far below T_c: without it, one flipped
+    spin where 0.01 are expected would be a deviation of ten standard errors. For bins with few or cold chains, this
+    term makes z and chi-square slightly too small.
     """
     spins, temperatures = columns["spins"], columns["temperatures"]
     n_sites = spins[0].size
@@ -136,7 +137,8 @@ def check_equilibrium(columns: Columns) -> Equilibrium:
 def check(config: "ExperimentConfig", columns: Columns) -> Check:
     """Check the energies of a split: at most 5 standard errors from exact, and at most 6 in each temperature bin.
 
-    Correct samples fail in less than one of 10^3 runs, and in less than one of 10^5 unless the chains are few and cold.
+    Correct samples fail in less than one of 10^3 runs, and in less than one of 10^5 unless there are few chains, all at
+    low temperature.
     """
     found = check_equilibrium(columns)
     summary = f"energy {found.energy_z:+.2f} standard errors from exact, chi2/dof {found.chi2_per_dof:.2f}"
@@ -155,8 +157,8 @@ def examples_around_tc(config: "ExperimentConfig", test: Columns) -> NDArray[np.
     """Choose configurations below, at and above T_c: indices (3, 4), one row per temperature.
 
     The first temperature is halfway between the lowest one and T_c, the third halfway between T_c and the highest one.
-    If T_c is outside of the range, its middle replaces T_c. If the split has fewer than 12 configurations, there are
-    fewer columns.
+    If T_c is outside the range, the middle of the range replaces it. If the split has fewer than 12 configurations,
+    there are fewer columns.
     """
     temperatures = test["temperatures"]
     coldest, hottest = temperatures.min(), temperatures.max()

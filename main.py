@@ -36,7 +36,7 @@ def run(
 ) -> None:
     """Train a network, and write its weights, numbers and figures to the folder.
 
-    In a group of processes, rank 0 loads the data and writes the files. All of them train.
+    In a group of processes, rank 0 loads the data and writes the files. All processes train.
 
     Args:
         overwrite: replace the run that is in the folder.
@@ -46,7 +46,7 @@ def run(
         RunError: the request cannot be met, or training diverged.
     """
     with open_run(problem, config, folder, group, overwrite=overwrite, resume=resume) as opened:
-        # Imported here, because they load torch, which takes seconds: an invalid request is refused before.
+        # Imported here, so that an invalid request is refused before torch is loaded, which takes seconds.
         from engine.prediction import build_model
         from trainer import Trainer
 

@@ -54,12 +54,12 @@ class Network(nn.Module):
     """
 
     symmetries: ClassVar[frozenset[Symmetry]] = frozenset()  # those that hold for all values of the weights
-    any_lattice_size: ClassVar[bool] = False  # whether it accepts other sizes than that of its training
+    any_lattice_size: ClassVar[bool] = False  # whether it accepts sizes other than the one it was trained on
     layers: nn.Sequential
 
     def __init__(self, config: ModelConfig, lattice_size: int) -> None:
         super().__init__()
-        self.n_extra = int(config.input_temperature)  # inputs beside the spins
+        self.n_extra = int(config.input_temperature)  # inputs besides the spins
         self.n_inputs = lattice_size**2 + self.n_extra
 
     def forward(self, spins: Tensor, temperatures: Tensor | None = None) -> Tensor:  # (B, L, L), (B,) -> (B,)
@@ -190,7 +190,9 @@ class Convolution(nn.Conv2d):
     """A convolution with periodic boundaries and an output at every site, with random weights as in `linear`."""
 
     bias: Tensor
-    MAX_UNFOLDED: ClassVar[int] = 18  # inputs of a kernel: two channels of 3x3
+    MAX_UNFOLDED: ClassVar[int] = (
+        18  # use a matrix product up to this number of inputs per kernel, as for two channels of 3x3
+    )
 
     def __init__(self, n_in: int, n_out: int, kernel_size: int, gain: float) -> None:
         super().__init__(n_in, n_out, kernel_size, padding="same", padding_mode="circular")
@@ -203,7 +205,7 @@ class Convolution(nn.Conv2d):
         return super().forward(x)
 
     def _unfolded(self, x: Tensor) -> Tensor:
-        """The same as a matrix product, which takes as little as half the time if a kernel has few inputs.
+        """Compute the convolution as a matrix product, which can be twice as fast if a kernel has few inputs.
 
         The numbers in the neighbourhood of each site are copied into a column. The kernel multiplies all columns.
         """

@@ -73,7 +73,7 @@ class EnergyTask:
         return {**regression_metrics(predictions, targets), "exact_fraction": exact_fraction}
 
     def baselines(self, train: Columns, test: Columns) -> dict[str, Array]:
-        """Predictions that use no, some and most knowledge about the energy.
+        """Predictions of methods that use increasing knowledge about the energy.
 
         - `mean`: the mean training energy.
         - `pair_products`: least squares on s_i s_j for all pairs of sites. The energy is a sum of such products, so
@@ -142,7 +142,7 @@ class PhaseTask:
     def report(self, columns: Columns, predictions: Array) -> dict[str, Any]:
         """The loss and the metrics of Bayes' rule, which no classifier can beat on average.
 
-        Its prior are the temperatures of these data. The network has learned that of its training data.
+        The prior is the distribution of temperatures in these data. The network has learned that of its training data.
         """
         targets, odds = self.target(columns), bayes_log_odds(columns)
         loss = float((np.logaddexp(0, odds) - targets * odds).mean())

@@ -3,9 +3,9 @@
 `Trainer.step` updates the weights with one batch. You can change it freely: its code runs as written, unless you use
 --replay (docs/replay.md).
 
-The global random generators of torch, NumPy and Python are seeded at the start of every epoch, with a function of the
-seed and the epoch. A resumed run therefore gives the same numbers as one that was not interrupted, and the state of the
-generators need not be saved. If you need random numbers, take them from these generators.
+The global random generators of torch, NumPy and Python are seeded at the start of every epoch, with a value derived
+from the seed and the epoch. A resumed run therefore gives the same numbers as one that was not interrupted, and the
+state of the generators need not be saved. If you need random numbers, take them from these generators.
 """
 
 import copy
@@ -85,7 +85,7 @@ class Trainer:
     Args:
         problem, config: what to train, and how.
         model: the network with its scales (engine/prediction.py). The network is trained in place.
-        train, val: the data to fit, and the data that choose the best epoch. The same in all processes.
+        train, val: the training data, and the validation data that determine the best epoch. The same in all processes.
         logger: shows one row of metrics per epoch, and saves the state.
         group: the processes that train together. Each of them takes a shard of every batch.
     """
@@ -152,7 +152,8 @@ class Trainer:
     def train_epoch(self, take_step: Step) -> float:
         """Train with every example once, in an order that depends on the seed and the epoch. Return the mean loss."""
         self.network.train()  # switches dropout on
-        seed_everything(derive_seed(self.config.seed, self.epoch, 1 + self.group.rank))  # other dropout in each process
+        # The rank makes the dropout masks of the processes different.
+        seed_everything(derive_seed(self.config.seed, self.epoch, 1 + self.group.rank))
         # The data are shuffled once per epoch, on the device. Each batch is then a view, which takes no time to make.
         n, batch_size = len(self.train.targets), self.config.train.batch_size
         order = shuffled(n, self.config.seed, self.epoch).to(self.train.targets.device)
@@ -178,7 +179,7 @@ class Trainer:
         self.optimizer.zero_grad()
         loss = example_losses(self.problem, self.config, self.forward(*inputs), targets).mean()
         loss.backward()  # type: ignore[no-untyped-call]
-        # The mean over all processes, of the loss and of the gradients. A single process changes nothing here.
+        # The mean over all processes, of the loss and of the gradients. With a single process, this changes nothing.
         loss = self.group.average(loss.detach(), self.network.parameters(), len(targets))
         if self.config.train.grad_clip is not None:
             nn.utils.clip_grad_norm_(self.network.parameters(), self.config.train.grad_clip)
@@ -207,7 +208,7 @@ class Trainer:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Continue from the `state` of another trainer. Its number of epochs may differ.
+        """Continue from the `state` of another trainer, which may have had another number of epochs.
 
         Raises:
             UnusableFileError: the weights do not fit the network.
@@ -220,7 +221,7 @@ class Trainer:
             ) from None
         saved = copy.deepcopy(state["optimizer"])
         for param_group, now in zip(saved["param_groups"], self.optimizer.state_dict()["param_groups"], strict=True):
-            # The config decides about the learning rate and the like; only the moments come from the checkpoint.
+            # The learning rate and the other options come from the config, and only the moments from the checkpoint.
             param_group |= {name: now[name] for name in (*self.optimizer.defaults, "initial_lr")}
         self.optimizer.load_state_dict(saved)
         self.epoch, self.history = state["epoch"], list(state["rows"])

@@ -99,7 +99,7 @@ def build_model(problem: Problem[Any], config: Config, train: Columns) -> Standa
 
     Raises:
         BadRequestError: the network does not support these data with these options.
-        ProblemError: the network does not take these inputs, or its outputs do not have the shape of the targets.
+        ProblemError: the network does not accept these inputs, or its outputs do not have the shape of the targets.
     """
     inputs, target = input_arrays(problem, config, train), target_array(problem, config, train)
     model = new_model(problem, config, Shapes(tuple(x.shape[1:] for x in inputs), target.shape[1:]))
@@ -118,8 +118,8 @@ def _require_arguments(network: nn.Module, n_inputs: int) -> None:
     except TypeError:
         name = type(network).__name__
         raise ProblemError(
-            f"{name}.forward takes {signature} and is called with {n_inputs} arrays, those that inputs returns: "
-            "make the two agree"
+            f"{name}.forward takes {signature} and is called with the {n_inputs} arrays that inputs returns: "
+            "make the numbers equal"
         ) from None
 
 
@@ -213,7 +213,8 @@ def evaluate(
     """Evaluate a model on validation, test or new data.
 
     Each process of the group predicts a shard of the examples. The metrics are computed from all predictions together,
-    so they may be any function of them. Rank 0 computes them for all processes, which then take the same decisions.
+    so they may be any function of them. Rank 0 computes them for all processes, so that all of them make the same
+    decisions.
     """
     shard = forward_in_chunks(model.network, [group.shard(x) for x in examples.inputs])
     predictions = _physical(model, group.gather(shard, len(examples.targets)))

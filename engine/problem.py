@@ -56,7 +56,7 @@ class Problem(ABC, Generic[C]):
     name: ClassVar[str]  # names the W&B project and the files of cached data
     config_type: type[C]
     presets: Mapping[str, C]  # configs by name; one of them is named "default"
-    scale_inputs: ClassVar[bool] = True  # scale floating-point inputs to mean 0, standard deviation 1 in training
+    scale_inputs: ClassVar[bool] = True  # scale floating-point inputs: mean 0 and deviation 1 in the training split
 
     def generate(self, config: C, n: int, seed: SeedSequence) -> Columns:
         """Generate n independent examples, which only depend on these arguments.

@@ -38,7 +38,7 @@ def equilibration_sweeps(lattice_size: int) -> int:
     """Number of sweeps after which a chain has forgotten its start, at every temperature up to 10.
 
     This is at least 20 autocorrelation times of |m| at T_c, where they are longest. They are 3.2, 10.7, 46 and 175
-    sweeps at L = 8, 16, 32 and 64 (experiments/equilibration.py). From L = 16 on, 3 (L / 8)^2.17 is an upper limit. Its
+    sweeps at L = 8, 16, 32 and 64 (experiments/equilibration.py). For L >= 16, 3 (L / 8)^2.17 is an upper bound. Its
     exponent is that of large lattices: M. P. Nightingale, H. W. J. Bloete, Phys. Rev. Lett. 76, 4548 (1996).
 
     The number is at least 100. At T = 10, nearly every flip is accepted, so a sweep flips nearly all spins. It then

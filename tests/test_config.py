@@ -231,6 +231,6 @@ def test_the_kernel_size_is_only_compared_with_the_size_of_sampled_lattices() ->
 
 def test_temperature_options_are_not_checked_for_data_from_a_file() -> None:
     narrow = DataConfig(temp_max=2.0)
-    with pytest.raises(ValidationError, match=r"--temp-max 2\.0 have one phase between them: include T_c"):
+    with pytest.raises(ValidationError, match=r"--temp-max 2\.0 include only one phase: include T_c"):
         ExperimentConfig(task="phase", data=narrow)
     assert ExperimentConfig(task="phase", data=dataclasses.replace(narrow, file="x.npz")).data.temp_max == 2.0

@@ -84,7 +84,7 @@ def test_a_network_that_does_not_take_its_inputs_is_refused_with_both() -> None:
         def network(self, config: ToyConfig, input_shapes: tuple[Shape, ...], target_shape: Shape) -> nn.Module:
             return NoInput(1, 1)
 
-    with pytest.raises(ProblemError, match=r"NoInput.forward takes \(\).* called with 2 arrays"):
+    with pytest.raises(ProblemError, match=r"NoInput.forward takes \(\).* called with the 2 arrays"):
         trained(Silent())
 
 

@@ -17,12 +17,13 @@ from engine.options import option
 from ising.exact import T_CRITICAL
 
 TaskName = Literal["energy", "phase"]
-Activation = Literal["relu", "gelu", "silu", "tanh", "sigmoid"]
 Sampler = Literal["multispin", "numpy"]
 if TYPE_CHECKING:
     Architecture = str
+    Activation = str
 else:
     Architecture = Literal[keys_of("model.py", "ARCHITECTURES")]
+    Activation = Literal[keys_of("model.py", "ACTIVATIONS")]
 
 Widths = tuple[Annotated[int, Field(ge=1, le=4096)], ...]
 

@@ -7,6 +7,7 @@ python main.py --resume wide
 torchrun --nproc-per-node 2 main.py --preset large
 """
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from engine.cli import Command, ExitCode, invocation, parse_args
 from engine.config import Config, to_json
 from engine.datasets import Data, save_data
 from engine.distributed import SINGLE_PROCESS, Group, group_from_environment
+from engine.files import read_info
 from engine.overlap import hash_inputs, unseen
 from engine.problem import Problem
 from engine.run import default_name, open_run
@@ -110,7 +112,8 @@ def test(
 
 def resume_hint(command: Command, folder: Path) -> str:
     """What to do after a run was interrupted: words that follow "interrupted: "."""
-    if command.save_data or not (folder / "config.json").exists():
+    is_of_this_run = command.resume is not None or read_info(folder).get("pid") == os.getpid()  # or of one to overwrite
+    if command.save_data or not is_of_this_run:
         return "nothing was saved yet"
     if not command.config.log.checkpoints:
         return f"its metrics are in {folder}; it cannot be resumed, because of --no-checkpoints"

@@ -68,7 +68,7 @@ def is_over(config: TrainConfig, epoch: int, best_epoch: int) -> bool:
     return epoch >= config.epochs or (config.patience is not None and epoch - best_epoch >= config.patience)
 
 
-def shuffled(n: int, seed: int, epoch: int) -> Tensor:
+def random_order(n: int, seed: int, epoch: int) -> Tensor:
     """A random permutation of n examples, (n,) int64. It only depends on the arguments."""
     return torch.randperm(n, generator=torch.Generator().manual_seed(derive_seed(seed, epoch)))
 
@@ -131,13 +131,13 @@ class Trainer:
                     f"the loss is not finite in epoch {self.epoch} (training {train_loss:g}, "
                     f"validation {metrics['loss']:g}): lower --lr, or set --grad-clip or --warmup-epochs"
                 )
-            last_step = self.epoch * self.steps_per_epoch
+            n_steps = self.epoch * self.steps_per_epoch
             row = {
                 "epoch": self.epoch,
-                "step": last_step,
+                "step": n_steps,
                 "train_loss": train_loss,
                 **{f"val_{name}": value for name, value in metrics.items()},
-                "learning_rate": self.config.train.lr * self.factor_at(last_step - 1),  # of the last step
+                "learning_rate": self.config.train.lr * self.factor_at(n_steps - 1),  # of the last step
             }
             self.history.append(plain("the row of an epoch", row))
             if metrics["loss"] < self.best_loss:
@@ -152,11 +152,11 @@ class Trainer:
     def train_epoch(self, take_step: Step) -> float:
         """Train with every example once, in an order that depends on the seed and the epoch. Return the mean loss."""
         self.network.train()  # switches dropout on
-        # The rank makes the dropout masks of the processes different.
+        # Each rank has its own dropout masks. 1 + rank, because a key that ends in 0 gives the seed of the shuffling.
         seed_everything(derive_seed(self.config.seed, self.epoch, 1 + self.group.rank))
         # The data are shuffled once per epoch, on the device. Each batch is then a view, which takes no time to make.
         n, batch_size = len(self.train.targets), self.config.train.batch_size
-        order = shuffled(n, self.config.seed, self.epoch).to(self.train.targets.device)
+        order = random_order(n, self.config.seed, self.epoch).to(self.train.targets.device)
         columns = [tensor[order] for tensor in (*self.train.inputs, self.train.targets)]
         batches = zip(*(torch.split(column, batch_size) for column in columns), strict=True)
         total = torch.zeros((), device=order.device)
@@ -220,6 +220,11 @@ class Trainer:
                 "the checkpoint does not fit this network, whose code has changed: restore it, or start another run"
             ) from None
         saved = copy.deepcopy(state["optimizer"])
+        if len(saved["param_groups"]) != len(self.optimizer.param_groups):
+            raise UnusableFileError(
+                "the checkpoint does not fit this optimiser, whose parameter groups have changed: restore its code, or "
+                "start another run"
+            )
         for param_group, now in zip(saved["param_groups"], self.optimizer.state_dict()["param_groups"], strict=True):
             # The learning rate and the other options come from the config, and only the moments from the checkpoint.
             param_group |= {name: now[name] for name in (*self.optimizer.defaults, "initial_lr")}

@@ -32,7 +32,7 @@ def one_line(message: str) -> str:
 
 
 def derive_seed(*key: int) -> int:
-    """Derive a seed for torch from integers. The seeds of different keys are practically independent."""
+    """Derive a seed for torch from integers. Seeds are independent, unless the keys only differ by zeros at the end."""
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
 
 

@@ -28,7 +28,7 @@ class Case(NamedTuple):
 
     @property
     def config(self) -> ExperimentConfig:
-        model = replace(DEFAULT.model, activation=self.activation, dropout=self.dropout)  # type: ignore[arg-type]
+        model = replace(DEFAULT.model, activation=self.activation, dropout=self.dropout)
         return replace(DEFAULT, model=model)
 
 

@@ -28,6 +28,6 @@ class UnusableFileError(RunError):
 
 
 class DivergedError(RunError):
-    """A loss or a gradient is infinite or not a number."""
+    """A training or validation loss is infinite or not a number."""
 
     exit_code = 4

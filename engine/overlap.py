@@ -23,7 +23,9 @@ def hash_inputs(problem: Problem[Any], config: Config, columns: Columns) -> NDAr
     """Hash the inputs of each example, (N,). Equal inputs have equal hashes, whatever their dtype in a file.
 
     Inputs are equal if the network receives equal numbers in arrays of equal shapes. Therefore floating-point numbers
-    are compared as float32, where 0.0 and -0.0 are equal, and integers and Booleans are compared as int64.
+    are compared as float32, where 0.0 and -0.0 are equal, and integers and Booleans are compared as int64. Numbers with
+    a large offset, such as times in seconds since 1970, may be equal as float32 although the network can distinguish
+    them.
 
     A hash has 8 bytes of BLAKE2b. The probability that any of n examples has, by chance, the same hash as one of m
     other examples is about n m / 2^64: 5e-10 for n = 10^4 and m = 10^6.

@@ -54,30 +54,48 @@ class Standardized(nn.Module):
         """Compute the scales: one mean and standard deviation per floating-point input and per target component.
 
         A standard deviation of 0 is replaced by 1. If `target` is None, its scale is not changed.
+
+        Raises:
+            ProblemError: a mean is so much larger than its standard deviation that float32 cannot store it.
         """
         if target is not None:
-            std = target.std(axis=0)
-            self.mean.copy_(torch.as_tensor(target.mean(axis=0)))
-            self.std.copy_(torch.as_tensor(np.where(std > 0, std, 1.0)))
+            mean, std = _mean_and_deviation("target", target)
+            self.mean.copy_(torch.as_tensor(mean))
+            self.std.copy_(torch.as_tensor(std))
         if self.scale_inputs:
             for i, array in enumerate(inputs):
                 if array.dtype.kind == "f":
-                    self.input_means[i], self.input_stds[i] = float(array.mean()), float(array.std()) or 1.0
+                    mean, std = _mean_and_deviation(f"array {i} of inputs", array.reshape(-1).astype(np.float64))
+                    self.input_means[i], self.input_stds[i] = float(mean), float(std)
 
     def scaled_inputs(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Scale floating-point inputs for the network. Other inputs are not changed."""
+        """Scale floating-point inputs for the network, and convert them to float32. Other inputs are not changed."""
         if not self.scale_inputs:
-            return tuple(inputs)
+            return tuple(x.float() if x.is_floating_point() else x for x in inputs)
         scales = zip(inputs, self.input_means, self.input_stds, strict=True)
-        return tuple((x - mean) / std if x.is_floating_point() else x for x, mean, std in scales)
+        return tuple(_scaled(x, mean, std) if x.is_floating_point() else x for x, mean, std in scales)
 
     def scaled_targets(self, targets: Tensor) -> Tensor:
-        """Convert targets from physical units to the units of the network."""
-        return (targets - self.mean) / self.std
+        """Convert targets from physical units to the units of the network, in float32."""
+        return _scaled(targets, self.mean, self.std)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Predict in physical units: inputs (B, ...), as the problem's `inputs` returns them -> (B, ...) float32."""
         return cast(Tensor, self.mean + self.std * self.network(*self.scaled_inputs(inputs)))
+
+
+def _mean_and_deviation(name: str, values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The mean and the standard deviation along the first axis. The latter is 1 for values that do not vary."""
+    mean, std = np.asarray(values.mean(axis=0)), np.asarray(values.std(axis=0))
+    varies = std > 1e-12 * np.abs(values).max(axis=0)  # by more than rounding errors
+    if np.any(varies & (np.abs(mean - mean.astype(np.float32)) > 0.01 * std)):
+        raise ProblemError(f"{name} varies little compared with its mean: subtract a constant")
+    return mean, np.where(varies, std, 1.0)
+
+
+def _scaled(values: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    # If numbers with a large offset, such as times since 1970, were rounded first, their differences would be lost.
+    return (values - mean.to(values.device)).float() / std.to(values.device)
 
 
 def new_model(problem: Problem[Any], config: Config, shapes: Shapes) -> Standardized:
@@ -142,19 +160,16 @@ def select_examples(examples: Examples, chosen: NDArray[np.bool_]) -> Examples:
 def prepare(problem: Problem[Any], config: Config, model: Standardized, columns: Columns) -> Examples:
     """Convert columns to the inputs and targets of the model's network."""
     target = target_array(problem, config, columns)
-    device = model.mean.device
-    targets = torch.from_numpy(target).float().to(device)
-    inputs = model.scaled_inputs(to_tensors(problem, config, columns, device))
-    return Examples(inputs, model.scaled_targets(targets), target, columns)
+    targets = model.scaled_targets(torch.from_numpy(target)).to(model.mean.device)
+    return Examples(_prepare_inputs(problem, config, model, columns), targets, target, columns)
 
 
-def to_tensors(problem: Problem[Any], config: Config, columns: Columns, device: torch.device) -> tuple[Tensor, ...]:
-    """Convert inputs to tensors. Floating-point arrays become float32; others keep their dtype."""
-    arrays = input_arrays(problem, config, columns)
-    return tuple(
-        torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32 if x.dtype.kind == "f" else None)).to(device)
-        for x in arrays
-    )
+def _prepare_inputs(problem: Problem[Any], config: Config, model: Standardized, columns: Columns) -> tuple[Tensor, ...]:
+    tensors = []
+    for array in input_arrays(problem, config, columns):
+        dtype = np.float64 if array.dtype.kind == "f" and array.dtype != np.float32 else array.dtype.newbyteorder("=")
+        tensors.append(torch.from_numpy(np.ascontiguousarray(array, dtype)))
+    return tuple(tensor.to(model.mean.device) for tensor in model.scaled_inputs(tensors))
 
 
 def example_losses(problem: Problem[Any], config: Config, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -186,7 +201,7 @@ def forward_in_chunks(network: nn.Module, inputs: Sequence[Tensor]) -> Tensor:
 
 def predict(problem: Problem[Any], config: Config, model: Standardized, columns: Columns) -> NDArray[np.float64]:
     """Predict with a model, in physical units: (N, ...). The target of the examples need not be known."""
-    inputs = model.scaled_inputs(to_tensors(problem, config, columns, model.mean.device))
+    inputs = _prepare_inputs(problem, config, model, columns)
     return _physical(model, forward_in_chunks(model.network, inputs))
 
 

@@ -109,7 +109,8 @@ class Problem(ABC, Generic[C]):
     def loss(self, config: C, outputs: "Tensor", targets: "Tensor") -> "Tensor":
         """The loss of each example in scaled units, for training and validation: (B, ...), (B, ...) -> (B,).
 
-        The default is the squared error.
+        The default is the squared error. In training, the tensors are float32 on the device of the network. For
+        metrics, they are float64 on the CPU. Create constants with `outputs.new_tensor(...)`.
         """
         return ((outputs - targets) ** 2).reshape(len(targets), -1).mean(dim=1)
 
@@ -167,7 +168,7 @@ def regression_metrics(predictions: NDArray[Any], targets: NDArray[Any]) -> dict
     errors = predictions - targets
     squared = (errors**2).sum(axis=0)
     variation = ((targets - targets.mean(axis=0)) ** 2).sum(axis=0)
-    varies = variation > 1e-12 * (targets**2).sum(axis=0)  # by more than rounding
+    varies = variation > 1e-24 * (targets**2).sum(axis=0)  # by more than rounding
     # For targets that do not vary, 1 if all are predicted exactly and 0 otherwise, as in scikit-learn.
     r2 = np.where(varies, 1 - squared / np.where(varies, variation, 1), squared == 0)
     return {

@@ -49,8 +49,9 @@ class Run:
         from trainer import is_over
 
         state = self.earlier.state
-        finished = state is not None and self.earlier.info.get("status") == "finished"
-        return finished and is_over(self.config.train, state["epoch"], state["best_epoch"])  # type: ignore[index]
+        if state is None or self.earlier.info.get("status") != "finished":
+            return False
+        return is_over(self.config.train, state["epoch"], state["best_epoch"])
 
     def load_data(self) -> Data:
         """Load the data of the run in rank 0, and send them to all processes.

@@ -1,5 +1,6 @@
 """The interface of a problem: the defaults suit regression, and mistakes in a problem are detected."""
 
+import dataclasses
 import json
 import sys
 from dataclasses import replace
@@ -412,6 +413,70 @@ def test_the_numbers_of_the_check_are_in_the_results_() -> None:
     main.run(Checked(), CONFIG, Path("checkpoints/r"))
     results = json.loads(Path("checkpoints/r/results.json").read_text())
     assert results["checks"] == {"train": {"n": 200}, "val": {"n": 50}, "test": {"n": 50}}
+
+
+@dataclasses.dataclass
+class Offset(ToyProblem):
+    """The toy problem with constants in its inputs and its target."""
+
+    of_inputs: float = 0.0
+    of_target: float = 0.0
+
+    def inputs(self, config: ToyConfig, columns: Columns) -> tuple[NDArray[Any], ...]:
+        points, signs = super().inputs(config, columns)
+        return points.astype(np.float64) + self.of_inputs, signs
+
+    def target(self, config: ToyConfig, columns: Columns) -> NDArray[Any]:
+        return np.asarray(self.of_target + super().target(config, columns))
+
+
+def test_constants_in_inputs_and_target_do_not_change_the_errors() -> None:
+    shifted, original = trained(Offset(2.0**14, 2.0**14))[1], trained(PROBLEM)[1]
+    for name in ("loss", "mae", "rmse", "r2"):
+        assert shifted[name] == pytest.approx(original[name], rel=0.01)
+
+
+@pytest.mark.parametrize(("problem", "name"), [(Offset(1.7e9 + 50), "array 0 of inputs"), (Offset(0, -1e9), "target")])
+def test_constants_that_single_precision_cannot_store_are_refused(problem: Offset, name: str) -> None:
+    with pytest.raises(ProblemError, match=f"^{name} varies little compared with its mean: subtract a constant"):
+        trained(problem)
+
+
+def test_constant_columns_are_not_divided_by_their_rounding_errors() -> None:
+    class Constant(ToyProblem):
+        def inputs(self, config: ToyConfig, columns: Columns) -> tuple[NDArray[Any], ...]:
+            return tuple(np.full_like(x, 0.1) for x in super().inputs(config, columns))
+
+        def target(self, config: ToyConfig, columns: Columns) -> NDArray[Any]:
+            return np.full(len(columns["values"]), 0.1)
+
+    data = load_data(Constant(), CONFIG)
+    model = build_model(Constant(), CONFIG, data.train)
+    examples = prepare(Constant(), CONFIG, model, data.train)
+    assert examples.targets.abs().max() < 1e-6
+    assert max(x.abs().max() for x in examples.inputs) < 1e-6
+
+
+@pytest.mark.parametrize("dtype", [">i2", ">f8", "f2", "i8", "?"])
+def test_inputs_of_any_byte_order_and_precision_are_accepted(dtype: str) -> None:
+    class Stored(ToyProblem):
+        def inputs(self, config: ToyConfig, columns: Columns) -> tuple[NDArray[Any], ...]:
+            return (np.arange(len(columns["values"])).astype(dtype),)
+
+        def network(self, config: ToyConfig, input_shapes: tuple[Shape, ...], target_shape: Shape) -> nn.Module:
+            return Sum()
+
+    class Sum(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.float()
+
+    data = load_data(PROBLEM, CONFIG)
+    model = build_model(Stored(), CONFIG, data.train)
+    (x,) = prepare(Stored(), CONFIG, model, data.train).inputs
+    if np.dtype(dtype).kind == "f":
+        assert float(x.std()) == pytest.approx(1, abs=0.01)
+    else:
+        assert x.tolist() == np.arange(200).astype(dtype).tolist()
 
 
 # ---------------------------------------------------------------------------------------------------- modules and data

@@ -25,7 +25,7 @@ from logger import RunLogger
 from tests.conftest import read
 from tests.engine.training import TINY, build, weights
 from tests.toy import PROBLEM, ToyConfig, ToyProblem
-from trainer import OPTIMIZERS, SCHEDULES, Trainer, create_optimizer, is_over, lr_factor, shuffled
+from trainer import OPTIMIZERS, SCHEDULES, Trainer, create_optimizer, is_over, lr_factor, random_order
 
 
 def factors(scheduler: str, total: int, warmup: int = 0) -> list[float]:
@@ -90,11 +90,11 @@ def test_the_step_schedule_works_for_fewer_than_three_epochs(epochs: int) -> Non
 
 
 def test_the_order_is_a_permutation_that_only_depends_on_seed_and_epoch() -> None:
-    orders = [shuffled(1000, seed, epoch) for seed in (0, 1, 2**64 - 1) for epoch in (1, 2)]
+    orders = [random_order(1000, seed, epoch) for seed in (0, 1, 2**64 - 1) for epoch in (1, 2)]
     assert all(torch.equal(order.sort().values, torch.arange(1000)) for order in orders)
     assert len({tuple(order.tolist()) for order in orders}) == len(orders)
     torch.manual_seed(5)
-    assert torch.equal(shuffled(1000, 0, 1), orders[0])
+    assert torch.equal(random_order(1000, 0, 1), orders[0])
 
 
 def test_an_epoch_uses_every_example_once_with_its_own_target(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,7 +285,7 @@ def test_every_optimiser_of_torch_works_as_a_line_in_the_table(
     assert type(optimizer) is kind
     for step in range(4 * 7):
         if step % 7 == 0:
-            order = shuffled(200, 42, 1 + step // 7)
+            order = random_order(200, 42, 1 + step // 7)
         rows = order[32 * (step % 7) : 32 * (step % 7 + 1)]
         for group in optimizer.param_groups:
             group["lr"] = 0.003 * factors("cosine", 28)[step]
@@ -417,7 +417,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_epoch(
     expected, _ = build(config, optimizer=optimizer)
     expected.fit()
     place = {"first step": 0, "a step in the middle": 100}.get(where, 199)
-    broken = int(shuffled(200, TINY.seed, 3)[place])
+    broken = int(random_order(200, TINY.seed, 3)[place])
     train_epoch = trainer.train_epoch
 
     def spoil(take_step: Step) -> float:

@@ -76,6 +76,8 @@ class ModelConfig:
 class DataConfig(SharedDataConfig):
     """The configurations, sampled or from a file with spins (N, L, L) and temperatures (N,)."""
 
+    for_file = frozenset({"spins_key", "temperatures_key", "temperature"})
+
     num_train: int = option(10_000, "configurations for training", ge=1)
     num_val: int = option(2_000, "configurations for validation, which chooses the best epoch", ge=1)
     num_test: int = option(2_000, "configurations for the test at the end", ge=1)
@@ -89,8 +91,19 @@ class DataConfig(SharedDataConfig):
         "multispin", "multispin: compiled, 64 chains per machine word; numpy: the textbook algorithm, slower"
     )
 
+    spins_key: str = option("spins", "name of the array of spins in the file of --data", min_length=1)
+    temperatures_key: str = option("temperatures", "name of the array of temperatures in that file", min_length=1)
+    temperature: float | None = option(
+        None,
+        "temperature of all configurations in that file, in J / k_B; none: its array of temperatures",
+        gt=0,
+        le=1e6,
+    )
+
     @model_validator(mode="after")
     def _check_temperatures(self) -> Self:
+        if self.temperature is not None and self.temperatures_key != "temperatures":
+            raise ValueError(f"--temperature and --temperatures-key {self.temperatures_key} are both given: drop one")
         if self.temp_min >= self.temp_max:
             raise ValueError(f"--temp-min {self.temp_min} is not below --temp-max {self.temp_max}: widen the range")
         return self

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from engine.cache import warn_if_changed
 from engine.cli import ExitCode, run_folder
-from engine.config import Config, generator_options, load_config, replace_unchecked, to_dict
+from engine.config import Config, data_options, load_config, not_from_run, replace_unchecked, require_file, to_dict
 from engine.datasets import generate_split, get_splits, report_check, require_memory_for
 from engine.distributed import quick_exit
 from engine.errors import BadRequestError, ProblemError
@@ -67,14 +67,14 @@ class Request(NamedTuple):
     problem: Problem[Any]
     config: Config  # that of the run, with the data, seed, device and threads of the evaluation
     name: str  # of the files with the result
-    options: str  # the generator options on the command line
+    options: str  # the options of the data on the command line
 
 
 def evaluation_options(problem: Problem[Any]) -> dict[tuple[str, ...], Option]:
     """The options that an evaluation can change."""
     options = options_of(problem.config_type)
     shared = [("data", "num_test"), ("data", "cache"), ("data", "file"), ("seed",), ("device",), ("threads",)]
-    return {path: options[path] for path in [*generator_options(problem.config_type), *shared]}
+    return {path: options[path] for path in [*data_options(problem.config_type), *shared]}
 
 
 def build_parser(problem: Problem[Any] | None) -> Parser:
@@ -92,9 +92,8 @@ def build_parser(problem: Problem[Any] | None) -> Parser:
     )
     if problem is not None:
         options = evaluation_options(problem)
-        generated = generator_options(problem.config_type)
         defaults = dict.fromkeys((option.flag for option in options.values()), "that of the run")
-        defaults |= {options[path].flag: "none" for path in generated if options[path].info.default is None}
+        defaults |= {option.flag: option.default for option in not_from_run(problem.config_type).values()}
         defaults |= {"--seed": "that of the run plus one", "--data": "none"}
         add_flags(parser, options, "evaluation", defaults)
     return parser
@@ -133,26 +132,23 @@ def _problem_of(folder: Path | None) -> Problem[Any] | None:
 
 def _resolve(folder: Path, problem: Problem[Any], given: dict[str, Any]) -> Request:
     options = evaluation_options(problem)
-    generated = [options[path] for path in generator_options(problem.config_type)]
+    of_data = list(data_options(problem.config_type).values())
     earlier = load_config(problem.config_type, folder / "config.json")
     flags = flags_given(given, options)
     used = [option for path, option in options.items() if ".".join(path) in given]
     file = flags.get("data", {}).get("file")
+    require_file(problem.config_type, flags, file)
     if file is not None:
-        idle = [
-            option.flag for option in used if option in generated or option.flag in ("--num-test", "--cache", "--seed")
-        ]
-        if idle:
+        kept = {"file", "device", "threads", *earlier.data.for_file}
+        if idle := [option.flag for option in used if option.path[-1] not in kept]:
             raise ConfigError(f"{', '.join(idle)} does nothing with --data: all examples of the file are used; drop it")
-    # Generator options whose default is none get this value, unless a flag sets them: the value of the run may not suit
-    # the other options of the evaluation.
-    automatic = {option.path[-1]: None for option in generated if option.info.default is None}
+    automatic = {path[-1]: option.info.default for path, option in not_from_run(problem.config_type).items()}
     sizes = {"num_train": 1, "num_val": 1, "num_test": earlier.data.num_test or 1}
     data = merge(asdict(earlier.data), {"file": None, **automatic, **sizes})
     values = {"data": data, "seed": (earlier.seed + 1) % 2**64, "device": earlier.device, "threads": earlier.threads}
     values = merge(merge(asdict(problem.config_type()), {**values, "train": {"batch_size": 1}}), flags)
     checked = validate(problem.config_type, values, source=str(folder / "config.json"), flags=flags)
-    shown = [f"{each.flag} {each.typed(getattr(checked.data, each.path[-1]))}" for each in generated if each in used]
+    shown = [f"{each.flag} {each.typed(getattr(checked.data, each.path[-1]))}" for each in of_data if each in used]
     config = replace_unchecked(
         earlier, **{name: getattr(checked, name) for name in ("data", "seed", "device", "threads")}
     )
@@ -180,10 +176,10 @@ def fit_to(saved: "SavedRun", request: Request, columns: Columns) -> "Standardiz
         return saved.model
     if shapes.target != saved.shapes.target:
         raise BadRequestError(
-            f"{request.options or config.data.file}: the target of an example has the shape {shapes.target}, and this "
+            f"{config.data.file or request.options}: the target of an example has the shape {shapes.target}, and this "
             f"network was trained with {saved.shapes.target}: use such data"
         )
-    asked = f"{request.options or config.data.file}: the inputs have the shape {_in_words(shapes.inputs)}"
+    asked = f"{config.data.file or request.options}: the inputs have the shape {_in_words(shapes.inputs)}"
     try:
         return with_weights(problem, config, shapes, saved.model.state_dict())
     except RuntimeError:

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import data
+import data_files
 from config import PRESETS, ExperimentConfig
 from engine.problem import Columns, Problem, Shape
 from ising.exact import T_CRITICAL
@@ -27,7 +28,7 @@ class IsingProblem(Problem[ExperimentConfig]):
     scale_inputs = False  # spins are -1 or +1
 
     generate = staticmethod(data.generate)
-    read = staticmethod(data.read)
+    read = staticmethod(data_files.read)
     check = staticmethod(data.check)
     examples = staticmethod(data.examples_around_tc)
 

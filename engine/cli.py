@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from engine.config import Config, generator_options, load_config
+from engine.config import Config, generator_options, load_config, require_file
 from engine.distributed import Group
 from engine.errors import ProblemError, RunError
 from engine.files import read_info
@@ -118,6 +118,7 @@ def _resolve(problem: Problem[Any], given: dict[str, Any]) -> Command:
         values = merge(asdict(config_type()), {k: values[k] for k in ("data", "seed", "threads")})
         values["train"] |= {"batch_size": 1}
     config = validate(config_type, values, source=given.get("config", ""), flags=flags)
+    require_file(config_type, flags, config.data.file)
     _refuse_idle(problem, given, config)
     return Command(
         config,

@@ -11,12 +11,22 @@ import copy
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, ConfigDict, model_validator
 from pydantic.dataclasses import dataclass
 
-from engine.options import check_name, merge, option, options_of, own_fields_first, read_json, validate
+from engine.options import (
+    ConfigError,
+    Option,
+    check_name,
+    merge,
+    option,
+    options_of,
+    own_fields_first,
+    read_json,
+    validate,
+)
 
 
 def keys_of(file: str, table: str) -> tuple[str, ...]:
@@ -80,7 +90,11 @@ class DataConfig:
 
     The fields that a problem adds are options of its generator. They have no effect with --data. An evaluation can
     change them. The names of cached data depend on them. A problem with a generator gives the three numbers defaults.
+
+    The fields that are named in `for_file` say how the file of --data is read, and only have an effect with it.
     """
+
+    for_file: ClassVar[frozenset[str]] = frozenset()
 
     num_train: int | None = option(None, "examples for training; none: all that remain in the file of --data", ge=1)
     num_val: int | None = option(None, "examples that choose the best epoch; none: 10 % of the file of --data", ge=1)
@@ -138,21 +152,51 @@ SHARED = {name for name, _ in own_fields_first(Config)}  # top-level fields of e
 SHARED_DATA = {name for name, _ in own_fields_first(DataConfig)}
 
 
+def data_options(config_type: type[Config]) -> dict[tuple[str, ...], Option]:
+    """The options that a problem adds to DataConfig, by path: those of the generator, and those for a file."""
+    options = options_of(config_type).items()
+    return {path: option for path, option in options if path[0] == "data" and path[-1] not in SHARED_DATA}
+
+
 def generator_options(config_type: type[Config]) -> list[tuple[str, ...]]:
-    """The paths of the options that a problem adds to DataConfig."""
-    return [path for path in options_of(config_type) if path[0] == "data" and path[-1] not in SHARED_DATA]
+    """The paths of the options of the generator."""
+    return [path for path in data_options(config_type) if path not in file_options(config_type)]
+
+
+def file_options(config_type: type[Config]) -> dict[tuple[str, ...], Option]:
+    """The options that say how the file of --data is read, by path."""
+    names = config_type().data.for_file
+    return {path: option for path, option in data_options(config_type).items() if path[-1] in names}
+
+
+def not_from_run(config_type: type[Config]) -> dict[tuple[str, ...], Option]:
+    """The options of the data that have their defaults in an evaluation, whatever the run had.
+
+    They are those for the file, which is another one, and generator options whose default is none: the value of the run
+    may not suit the other options of the evaluation.
+    """
+    added = data_options(config_type).items()
+    return {path: each for path, each in added if each.info.default is None or path in file_options(config_type)}
+
+
+def require_file(config_type: type[Config], flags: dict[str, Any], file: str | None) -> None:
+    """Raise ConfigError if `flags` has an option that says how a file is read, and there is no file."""
+    options = file_options(config_type)
+    if file is None and (given := [each.flag for path, each in options.items() if path[-1] in flags.get("data", {})]):
+        raise ConfigError(f"{', '.join(given)} does nothing without --data: give a file, or drop it")
 
 
 def to_dict(config: Config) -> dict[str, Any]:
     """The complete config as nested dictionaries, with the options of the problem first.
 
-    Generator options are left out if the data come from a file, because they have no effect then.
+    Options of the data that have no effect are left out: those of the generator if the data come from a file, and those
+    that say how a file is read if they are generated.
     """
     values = asdict(config)
     values = {name: values[name] for name, _ in own_fields_first(type(config))}
-    values["data"] = {name: values["data"][name] for name, _ in own_fields_first(type(config.data))}
-    if config.data.file is not None:
-        values["data"] = {name: value for name, value in values["data"].items() if name in SHARED_DATA}
+    idle = (file_options if config.data.file is None else generator_options)(type(config))
+    names = [name for name, _ in own_fields_first(type(config.data)) if ("data", name) not in idle]
+    values["data"] = {name: values["data"][name] for name in names}
     return values
 
 

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.random import SeedSequence
 
 from engine import cache
-from engine.config import Config
+from engine.config import Config, to_dict
 from engine.errors import BadRequestError, ProblemError, UnusableFileError
-from engine.hardware import require_memory
+from engine.hardware import provenance, require_memory
 from engine.io import divide, read_columns, require_columns, write_columns
 from engine.problem import Check, Columns, Problem, Splits, plain, target_array
 from utils import print_line, warn
@@ -174,7 +174,10 @@ def save_data(problem: Problem[Any], config: Config, path: Path, overwrite: bool
         raise BadRequestError(f"--save-data {path}: exists already; --overwrite replaces it")
     data = load_data(problem, config)
     splits = Splits(data.train, data.val, data.test)
-    write_columns(path, splits)
+    origin = {key: value for key, value in provenance().items() if key in ("git_commit", "git_dirty", "numpy")}
+    write_columns(
+        path, splits, {"problem": problem.name, "seed": config.seed, "data": to_dict(config)["data"], **origin}
+    )
     print_line(f"{sum(len(next(iter(split.values()))) for split in splits):,} examples in {path}")
 
 

@@ -2,12 +2,13 @@
 
 import csv
 import io
+import json
 import math
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.lib import format as npy
@@ -18,8 +19,19 @@ from engine.config import Config, DataConfig
 from engine.errors import BadRequestError, UnusableFileError
 from engine.files import write_atomic
 from engine.hardware import physical_memory
-from engine.options import nearest
+from engine.options import NUMBER, nearest
 from engine.problem import Columns, Problem, Splits
+
+# Files in these formats are not read. The suffix, or the first bytes, and the section of the page with a recipe.
+OTHER_FORMATS = [
+    ((".npy",), b"\x93NUMPY", "npy-files"),
+    ((".h5", ".hdf5", ".hdf"), b"\x89HDF", "hdf5"),
+    ((".pt", ".pth"), None, "pytorch-files"),
+    ((".pkl", ".pickle", ".p"), b"\x80", "pickles"),
+    ((".txt", ".dat", ".out"), None, "text-files"),
+]
+PROVENANCE = "provenance"  # the array of a file that says how its data were generated
+RECIPES = "docs/data-files.md"
 
 NUMBERS = "biuf"  # the kinds of dtypes that are accepted: Booleans, signed and unsigned integers, floats
 
@@ -33,6 +45,7 @@ def read_columns(problem: Problem[Any], config: Config, path: str) -> Columns:
     try:
         if not Path(path).is_file():
             raise ValueError("no such file" if not Path(path).exists() else "is not a regular file")
+        _refuse_other_formats(path)
         source = _Table(path) if Path(path).suffix.lower() == ".csv" else _Archive(path)
         columns = problem.read(config, source)
         require_columns(columns)
@@ -40,6 +53,21 @@ def read_columns(problem: Problem[Any], config: Config, path: str) -> Columns:
     except Exception as error:  # a damaged or malicious file can make a reader raise almost any exception
         reason = error.args[0] if isinstance(error, KeyError) and error.args else str(error) or repr(error)
         raise UnusableFileError(f"{path}: {' '.join(str(reason).split())}") from None
+
+
+def _refuse_other_formats(path: str) -> None:
+    """Raise ValueError if a file has another format. Pickles are never loaded, because they can run code."""
+    suffix = Path(path).suffix.lower()
+    with Path(path).open("rb") as file:
+        start = file.read(8)
+    for suffixes, magic, section in OTHER_FORMATS:
+        if suffix in suffixes or (magic is not None and start.startswith(magic)):
+            kind = suffix if suffix in suffixes else suffixes[0]
+            raise ValueError(f"is a {kind} file, and must be .npz or .csv: {RECIPES}#{section} converts it")
+    if start.startswith(b"\x1f\x8b"):
+        raise ValueError("is compressed by gzip: unpack it with gunzip, and give the .npz or .csv file in it")
+    if suffix != ".csv" and not zipfile.is_zipfile(path):
+        raise ValueError(f"is not a zip file, as .npz files are, and has no suffix .csv: see {RECIPES}")
 
 
 def require_columns(columns: Columns) -> None:
@@ -66,12 +94,13 @@ class _Archive(Mapping[str, NDArray[Any]]):
     def __init__(self, path: str) -> None:
         self.path = path
         with zipfile.ZipFile(path) as archive:
-            self.names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+            names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+        self.names = [name for name in names if name != PROVENANCE]
 
     def __getitem__(self, name: str) -> NDArray[Any]:
-        if name not in self.names:
-            raise KeyError(_unknown("array", name, self.names))
         with zipfile.ZipFile(self.path) as archive:
+            if name not in self.names:
+                raise KeyError(_unknown("array", name, {each: _described(archive, each) for each in self.names}))
             _check_header(archive, name)
         with np.load(self.path, allow_pickle=False) as arrays:
             return np.asarray(arrays[f"{name}.npy"])
@@ -83,12 +112,31 @@ class _Archive(Mapping[str, NDArray[Any]]):
         return len(self.names)
 
 
+def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+    if (version := npy.read_magic(file)) not in readers:
+        raise ValueError(f"its header has the version {version[0]}.{version[1]}, and must have 1.0 or 2.0")
+    shape, _, dtype = readers[version](file)
+    return shape, dtype
+
+
+def _described(archive: zipfile.ZipFile, name: str) -> str:
+    """An array as `name (N, L, L) int8`, from its header. If the header is damaged, only its name."""
+    try:
+        with archive.open(f"{name}.npy") as file:
+            shape, dtype = _read_header(file)
+    except Exception:  # a damaged file can make a reader raise almost any exception
+        return name
+    return f"{name} {shape} {dtype}"
+
+
 def _check_header(archive: zipfile.ZipFile, name: str) -> None:
     """Raise ValueError unless an array contains numbers, has the size that its header claims, and fits in memory."""
-    readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
     with archive.open(f"{name}.npy") as file:
-        shape, _, dtype = readers[npy.read_magic(file)](file)
+        shape, dtype = _read_header(file)
         size = math.prod(shape) * dtype.itemsize
+        if dtype.kind == "O":
+            raise ValueError(f"{name} contains Python objects, which are never loaded: {RECIPES}#pickles converts them")
         if dtype.kind not in NUMBERS:
             raise ValueError(f"{name} has the dtype {dtype}: it must contain numbers")
         if 4 * size > physical_memory():  # the array, a copy, and temporary arrays of the checks
@@ -111,6 +159,8 @@ class _Table(Mapping[str, NDArray[np.float64]]):
             if not any(self.names):
                 raise ValueError("the first line is empty; it must name the columns")
             if repeated := {name for name in self.names if self.names.count(name) > 1}:
+                if all(NUMBER.fullmatch(name) for name in self.names):
+                    raise ValueError(f"the first line has numbers, and must name the columns: see {RECIPES}#tables")
                 raise ValueError(f"two columns are named {min(repeated)!r}; rename one")
             for row in rows:  # numpy.loadtxt accepts longer rows, whose values may be in the wrong columns
                 if len(row) != len(self.names) and "".join(row).strip():
@@ -118,7 +168,7 @@ class _Table(Mapping[str, NDArray[np.float64]]):
 
     def __getitem__(self, name: str) -> NDArray[np.float64]:
         if name not in self.names:
-            raise KeyError(_unknown("column", name, self.names))
+            raise KeyError(_unknown("column", name, {each: each for each in self.names}))
         options = {"delimiter": self.delimiter, "quotechar": '"', "comments": None, "encoding": "utf-8-sig"}
         place = self.names.index(name)
         with Path(self.path).open(encoding="utf-8-sig") as file:
@@ -137,16 +187,21 @@ class _Table(Mapping[str, NDArray[np.float64]]):
         return len(self.names)
 
 
-def _unknown(kind: str, name: str, names: list[str]) -> str:
-    listed = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
-    advice = nearest(name, {each: each for each in names})
-    return f"no {kind} {name!r}; " + (advice if advice.startswith("did") else f"the file has {listed}")
+def _unknown(kind: str, name: str, described: dict[str, str]) -> str:
+    """Words that name a missing array, the nearest one, and those that are there."""
+    listed = ", ".join(list(described.values())[:20]) + (", ..." if len(described) > 20 else "") or f"no {kind}s"
+    advice = nearest(name, {each: each for each in described})
+    return f"no {kind} {name!r}; " + (f"{advice} " if advice.startswith("did") else "") + f"the file has {listed}"
 
 
-def write_columns(path: Path, splits: Splits) -> None:
-    """Write all examples to an .npz file for --data: training, validation and test, in this order."""
+def write_columns(path: Path, splits: Splits, provenance: Mapping[str, Any]) -> None:
+    """Write all examples to an .npz file for --data: training, validation and test, in this order.
+
+    The file also says how they were generated, as JSON in an array of one string, which --data ignores.
+    """
     buffer = io.BytesIO()
     columns: dict[str, Any] = {name: np.concatenate([split[name] for split in splits]) for name in splits.train}
+    columns[PROVENANCE] = np.array(json.dumps(provenance, indent=2))
     np.savez_compressed(buffer, allow_pickle=False, **columns)
     write_atomic(path, buffer.getvalue())
 

@@ -177,3 +177,33 @@ def temperature_bins(temperatures: ArrayLike, n_bins: int = N_BINS) -> list[NDAr
     many = lasts - firsts >= len(values) / n
     edges = np.concatenate([lasts[np.searchsorted(lasts, ends)], firsts[many], lasts[many]])
     return np.split(order, np.setdiff1d(edges, [0, len(values)]))
+
+
+def neighbour_correlation(values: ArrayLike, temperatures: ArrayLike) -> tuple[float, float]:
+    """Correlation of values that follow each other at one temperature, and its distance from 0 in standard errors.
+
+    For independent values, each order of those at one temperature is equally likely. This gives the mean and the
+    variance of the sum of products of neighbours without any assumption about the distribution: P. A. P. Moran,
+    Biometrika 35, 255 (1948). The correlation is that of ranks, so that a few rare values do not matter. Temperatures
+    with fewer than three values, or at which half of the values are equal, contain too little information, and are left
+    out. If none remains, the result is (0, 0).
+
+    Args:
+        values, temperatures: (N,) in the order of the file. Only equal temperatures are compared.
+    """
+    series = np.asarray(values)
+    _, group, counts = np.unique(np.asarray(temperatures), return_inverse=True, return_counts=True)
+    order, ends = np.argsort(group, kind="stable"), np.cumsum(counts)
+    total = variance = pairs = 0.0
+    for end, n in zip(ends[counts > 2].tolist(), counts[counts > 2].tolist(), strict=True):
+        place = order[end - n : end]
+        _, level, repeats = np.unique(series[place], return_inverse=True, return_counts=True)
+        if 2 * repeats.max() >= n:
+            continue
+        ranks = (np.cumsum(repeats) - (repeats - 1) / 2)[level]
+        d = (ranks - ranks.mean()) / ranks.std()
+        fourth = float((d**4).sum())
+        total += float((d[1:] * d[:-1]).sum()) + 1  # -1 is its mean
+        variance += (n**2 - fourth) / n + (n**2 - 2 * fourth) / (n * (n - 1)) - 1
+        pairs += n - 1
+    return (total / pairs, total / variance**0.5) if variance > 0 else (0.0, 0.0)

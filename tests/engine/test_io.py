@@ -75,7 +75,7 @@ def refusal(path: str, problem: ToyProblem = PROBLEM) -> str:
 def test_written_data_can_be_read() -> None:
     config = ToyConfig(data=ToyDataConfig(num_train=100, num_val=20, num_test=10, cache=False))
     splits, _ = get_splits(PROBLEM, config)
-    write_columns(Path("x.npz"), splits)
+    write_columns(Path("x.npz"), splits, {"seed": 42})
     columns = plain("x.npz")
     assert set(columns) == {"points", "signs", "values", "is_far"}
     for name, column in columns.items():

@@ -1,0 +1,174 @@
+"""Ising configurations from a file of --data. Arrays of other programs are converted, with a line for each conversion.
+
+docs/data-files.md shows what can be read, and how to convert other files.
+"""
+
+import math
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.problem import Columns
+from ising import exact, lattice
+from ising.statistics import neighbour_correlation
+from utils import print_line, warn
+
+if TYPE_CHECKING:
+    from config import ExperimentConfig
+
+HOTTEST = 1e6  # the highest temperature that is accepted; spins are practically independent there
+PAGE = "docs/data-files.md"
+
+
+def read(config: "ExperimentConfig", columns: Columns) -> Columns:
+    """Read the spins and temperatures of a file, check and convert them, and print a line for each conversion.
+
+    Raises:
+        KeyError, ValueError: an array is missing or wrong.
+    """
+    names = config.data.spins_key, config.data.temperatures_key
+    spins = _look_up(columns, names, 0)
+    if config.data.temperature is None:
+        temperatures = _look_up(columns, names, 1).astype(np.float64)
+    else:
+        temperatures = np.array(config.data.temperature)
+        if names[1] in columns:
+            print_line(f"temperatures: all {config.data.temperature}, as --temperature says, instead of {names[1]!r}")
+    try:
+        spins, temperatures = _in_one_shape(spins, temperatures, names)
+        spins = _as_signs(spins, names[0])
+        _check_temperatures(temperatures, names[1])
+    except ValueError as error:
+        others = [f"{name} {shape}" for name, shape in _shapes(columns).items() if name not in names]
+        more = f"; the file also has {', '.join(others[:20])}" if others else ""
+        raise ValueError(f"{error}{more}") from None
+    _warn_of_correlations(spins, temperatures)
+    return {"spins": spins, "temperatures": temperatures}
+
+
+def _look_up(columns: Columns, names: tuple[str, str], i: int) -> NDArray[Any]:
+    """Look up the spins (i = 0) or the temperatures (i = 1). If they are missing, the error says what to type."""
+    try:
+        return columns[names[i]]
+    except KeyError as error:
+        message = str(error.args[0])
+    if len(columns) > 16:  # such as a table
+        raise KeyError(f"{message}: if it has one column per site, convert it as {PAGE}#tables shows") from None
+    shapes = _shapes(columns)
+    spins = next((name for name, shape in shapes.items() if len(shape) > 1 and math.prod(shape) >= 16), None)
+    temperatures = next((name for name, shape in shapes.items() if len(shape) == 1 and name != spins), None)
+    advice = []
+    if i == 0:
+        advice.append(f"--spins-key {spins or 'NAME'}")
+    if names[1] not in columns:
+        advice += [f"--temperatures-key {temperatures}"] if temperatures else []
+        advice += ["or --temperature 2.27 if it is that of the whole file"] if not temperatures or i == 1 else []
+    raise KeyError(f"{message}: try {' '.join(advice)}") from None
+
+
+def _shapes(columns: Columns) -> dict[str, tuple[int, ...]]:
+    """The shapes of the arrays of a file that contain numbers."""
+    shapes = {}
+    for name in columns:
+        with suppress(KeyError, ValueError):  # text, objects, or a damaged array
+            shapes[name] = columns[name].shape
+    return shapes
+
+
+def _check_temperatures(temperatures: NDArray[np.float64], name: str) -> None:
+    if not np.all((temperatures >= exact.COLDEST) & (temperatures <= HOTTEST)):
+        raise ValueError(
+            f"{name} has values from {temperatures.min():g} to {temperatures.max():g}; temperatures must be positive "
+            f"and at most {HOTTEST:.0f}, and not below {exact.COLDEST:g}: --temperatures-key names another array"
+        )
+
+
+def _in_one_shape(
+    spins: NDArray[Any], temperatures: NDArray[np.float64], names: tuple[str, str]
+) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """Bring arrays of other shapes into the shapes (N, L, L) and (N,)."""
+    given = f"{names[0]} {spins.shape} and {names[1]} {temperatures.shape}"
+    size, before = _lattice_axes(spins, temperatures, names)
+    if spins.size == 0:
+        raise ValueError(f"{names[0]} has the shape {spins.shape}: there are no configurations")
+    if size % 2 or not 4 <= size <= 1024:
+        raise ValueError(f"{names[0]} {spins.shape}: the lattices are {size} x {size}; L must be even, from 4 to 1024")
+    n = math.prod(before)
+    if spins.shape != (n, size, size):
+        print_line(f"spins: {spins.shape} reshaped to {(n, size, size)}")
+    if temperatures.size == 1 and n > 1:
+        print_line(f"temperatures: {temperatures.item():g} for all configurations")
+        return spins.reshape(n, size, size), np.full(n, temperatures.item())
+    if temperatures.shape == (n,):
+        return spins.reshape(n, size, size), temperatures
+    if temperatures.size == n and temperatures.shape in (before, (n, 1), (1, n)):
+        print_line(f"temperatures: {temperatures.shape} reshaped to {(n,)}")
+        return spins.reshape(n, size, size), temperatures.reshape(n)
+    if temperatures.size == before[0] and temperatures.shape in ((before[0],), (before[0], 1)):
+        print_line(f"temperatures: each of {temperatures.size} repeated for {n // before[0]} configurations")
+        return spins.reshape(n, size, size), np.repeat(temperatures, n // before[0])
+    if len(before) == 2 and temperatures.shape == before[1:]:
+        _refuse(given, "the temperatures belong to the second axis", f"np.swapaxes({names[0]}, 0, 1)")
+    if temperatures.ndim > 1:
+        raise ValueError(f"{given}: give one temperature per configuration, ({n},), with --temperatures-key")
+    raise ValueError(f"{given}: these are {n} configurations and {temperatures.size} temperatures; give one for each")
+
+
+def _lattice_axes(
+    spins: NDArray[Any], temperatures: NDArray[np.float64], names: tuple[str, str]
+) -> tuple[int, tuple[int, ...]]:
+    """The lattice size L, and the axes before those of the lattice, which are (..., L, L) or (..., L^2)."""
+    shape, root = spins.shape, math.isqrt(spins.shape[-1] if spins.ndim else 0)
+    given = f"{names[0]} has the shape {shape}"
+    if spins.ndim >= 3 and shape[-1] == shape[-2]:
+        return shape[-1], shape[:-2]
+    if spins.ndim == 3 and shape[0] == shape[1] and temperatures.shape == shape[2:]:
+        _refuse(given, "the configurations are on the last axis", f"np.moveaxis({names[0]}, -1, 0)")
+    if spins.ndim == 2 and shape[1] == temperatures.size > 1 and math.isqrt(shape[0]) ** 2 == shape[0]:
+        _refuse(given, "the configurations are on the last axis", f"{names[0]}.T")
+    if spins.ndim >= 2 and root**2 == shape[-1] and (shape != (root**2, root**2) or temperatures.size > 1):
+        return root, shape[:-1]
+    raise ValueError(f"{given}, and must be (N, L, L) or (N, L^2): --spins-key names another array; see {PAGE}")
+
+
+def _refuse(given: str, reason: str, fix: str) -> NoReturn:
+    raise ValueError(f"{given}: {reason}; store {fix} instead")
+
+
+def _as_signs(spins: NDArray[Any], name: str) -> NDArray[np.int8]:
+    """Convert spins to int8 in {-1, +1}: 0 and 1, Booleans, and -1 that an unsigned type has made its largest value."""
+    is_up = spins == 1
+    largest = np.iinfo(spins.dtype).max if spins.dtype.kind == "u" else 255
+    for down in (-1, 0, 255, largest):
+        if np.all(is_up | (spins == down)):
+            if down != -1:
+                given = "False and True" if spins.dtype.kind == "b" else f"{down} and 1"
+                print_line(f"spins: {given} converted to -1 and +1")
+            return np.where(is_up, np.int8(1), np.int8(-1))
+    if spins.dtype.kind == "f" and not np.isfinite(spins).all():
+        raise ValueError(f"{name} is infinite or not a number in some places, and must be -1 or +1: correct the file")
+    values: list[float] = np.unique(spins).tolist()
+    if len(values) == 2:
+        low, high = values[0], values[1]
+        raise ValueError(
+            f"{name} contains {low:g} and {high:g}, and must be -1 or +1, or 0 or 1: store "
+            f"np.where({name} == {high:g}, 1, -1) instead"
+        )
+    shown = ", ".join(f"{value:g}" for value in values[:4]) + (", ..." if len(values) > 4 else "")
+    raise ValueError(
+        f"{name} contains {len(values)} different values ({shown}), and must be -1 or +1, or 0 or 1: --spins-key names "
+        "another array"
+    )
+
+
+def _warn_of_correlations(spins: NDArray[np.int8], temperatures: NDArray[np.float64]) -> None:
+    """Warn if configurations that follow each other at one temperature seem to come from one Markov chain."""
+    correlation, z = neighbour_correlation(lattice.energy(spins), temperatures)
+    if z > 5:
+        warn(
+            f"warning: neighbouring configurations at one temperature have correlated energies ({correlation:+.2f}, "
+            f"{z:.0f} standard errors from 0): if the file is divided at random, the test error is too small; store "
+            f"one configuration per several autocorrelation times, as {PAGE}#one-markov-chain shows"
+        )

@@ -16,7 +16,7 @@ from ising.statistics import neighbour_correlation
 from utils import print_line, warn
 
 if TYPE_CHECKING:
-    from config import ExperimentConfig
+    from config import DataConfig, ExperimentConfig
 
 HOTTEST = 1e6  # the highest temperature that is accepted; spins are practically independent there
 PAGE = "docs/data-files.md"
@@ -29,9 +29,9 @@ def read(config: "ExperimentConfig", columns: Columns) -> Columns:
         KeyError, ValueError: an array is missing or wrong.
     """
     names = config.data.spins_key, config.data.temperatures_key
-    spins = _look_up(columns, names, 0)
+    spins = _look_up(config.data, columns, names[0])
     if config.data.temperature is None:
-        temperatures = _look_up(columns, names, 1).astype(np.float64)
+        temperatures = _look_up(config.data, columns, names[1]).astype(np.float64)
     else:
         temperatures = np.array(config.data.temperature)
         if names[1] in columns:
@@ -48,24 +48,26 @@ def read(config: "ExperimentConfig", columns: Columns) -> Columns:
     return {"spins": spins, "temperatures": temperatures}
 
 
-def _look_up(columns: Columns, names: tuple[str, str], i: int) -> NDArray[Any]:
-    """Look up the spins (i = 0) or the temperatures (i = 1). If they are missing, the error says what to type."""
+def _look_up(options: "DataConfig", columns: Columns, name: str) -> NDArray[Any]:
+    """Look up the spins or the temperatures. If they are missing, the error says what to type."""
     try:
-        return columns[names[i]]
+        return columns[name]
     except KeyError as error:
         message = str(error.args[0])
     if len(columns) > 16:  # such as a table
         raise KeyError(f"{message}: if it has one column per site, convert it as {PAGE}#tables shows") from None
     shapes = _shapes(columns)
-    spins = next((name for name, shape in shapes.items() if len(shape) > 1 and math.prod(shape) >= 16), None)
-    temperatures = next((name for name, shape in shapes.items() if len(shape) == 1 and name != spins), None)
-    advice = []
-    if i == 0:
-        advice.append(f"--spins-key {spins or 'NAME'}")
-    if names[1] not in columns:
-        advice += [f"--temperatures-key {temperatures}"] if temperatures else []
-        advice += ["or --temperature 2.27 if it is that of the whole file"] if not temperatures or i == 1 else []
-    raise KeyError(f"{message}: try {' '.join(advice)}") from None
+    spins = [each for each, shape in shapes.items() if len(shape) > 1 and math.prod(shape) >= 16]
+    temperatures = [each for each, shape in shapes.items() if len(shape) == 1]
+    flags = []
+    if name == options.spins_key:
+        if not spins:
+            raise KeyError(f"{message}: none has the shape (N, L, L) or (N, L^2) of spins; see {PAGE}") from None
+        flags.append(f"--spins-key {spins[0]}")
+    if options.temperature is None and options.temperatures_key not in columns:
+        one = "--temperature with the one temperature of the whole file"
+        flags.append(f"--temperatures-key {temperatures[0]}" if temperatures else one)
+    raise KeyError(f"{message}: give {' '.join(flags)}") from None
 
 
 def _shapes(columns: Columns) -> dict[str, tuple[int, ...]]:
@@ -126,7 +128,7 @@ def _lattice_axes(
         return shape[-1], shape[:-2]
     if spins.ndim == 3 and shape[0] == shape[1] and temperatures.shape == shape[2:]:
         _refuse(given, "the configurations are on the last axis", f"np.moveaxis({names[0]}, -1, 0)")
-    if spins.ndim == 2 and shape[1] == temperatures.size > 1 and math.isqrt(shape[0]) ** 2 == shape[0]:
+    if spins.ndim == 2 and shape[0] != temperatures.size == shape[1] > 1 and math.isqrt(shape[0]) ** 2 == shape[0]:
         _refuse(given, "the configurations are on the last axis", f"{names[0]}.T")
     if spins.ndim >= 2 and root**2 == shape[-1] and (shape != (root**2, root**2) or temperatures.size > 1):
         return root, shape[:-1]

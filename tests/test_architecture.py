@@ -15,10 +15,11 @@ from tests.engine.test_architecture import imported_modules
 MAY_IMPORT: dict[str, set[str]] = {
     "config": {"engine", "ising"},
     "data": {"config", "engine", "ising", "utils"},
+    "data_files": {"config", "engine", "ising", "utils"},
     "model": {"config"},
     "task": {"engine", "ising"},
     "plots": {"config", "engine", "ising", "task"},
-    "problem": {"config", "data", "engine", "ising", "model", "plots", "task"},
+    "problem": {"config", "data", "data_files", "engine", "ising", "model", "plots", "task"},
 }
 ISING_MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),

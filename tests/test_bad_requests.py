@@ -32,6 +32,12 @@ BAD_OPTIONS: list[tuple[str, list[str]]] = [
         for split in ("train", "val", "test")
         for n in (0, -5)
     ),
+    *(
+        (f"--{name} 2", [f"--{name} does nothing without --data", "give a file"])
+        for name in ("spins-key", "temperatures-key", "temperature")
+    ),
+    ("--data x.npz --temperature 0", ["--temperature 0", "above 0"]),
+    ("--data x.npz --temperature 2 --temperatures-key T", ["--temperature and --temperatures-key T", "drop one"]),
     ("--num-train none", ["--num-train", "none", "an integer, at least 1"]),
     ("--sweeps -1", ["--sweeps -1", "at least 0, or none"]),
     ("--epochs 0", ["--epochs 0", "at least 1"]),

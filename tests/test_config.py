@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from config import PRESETS, Architecture, DataConfig, ExperimentConfig, ModelConfig
 from engine.cli import build_parser, parse_args
-from engine.config import LogConfig, TrainConfig, load_config, to_json
+from engine.config import LogConfig, TrainConfig, file_options, load_config, to_json
 from engine.options import ConfigError, options_of
 from problem import PROBLEM
 
@@ -71,6 +71,9 @@ CHANGES: dict[str, tuple[list[str], Any]] = {
     "data.temp_max": (["3.5"], 3.5),
     "data.sweeps": (["7"], 7),
     "data.sampler": (["numpy"], "numpy"),
+    "data.spins_key": (["C"], "C"),
+    "data.temperatures_key": (["T"], "T"),
+    "data.temperature": (["2.27"], 2.27),
     "data.cache": ([], False),
     "data.file": (["some.npz"], "some.npz"),
     "log.run_name": (["some.name_1-2"], "some.name_1-2"),
@@ -95,10 +98,11 @@ def test_a_flag_sets_its_field_and_no_other(name: str) -> None:
     flag = OPTIONS[tuple(name.split("."))].flag
     if value is False:
         flag = "--no-" + flag[2:]
-    # Options that only one network uses also need this network.
-    network = ("--architecture", "cnn") if flag in ("--channels", "--kernel-size") else ()
-    default = dataclasses.asdict(config_of(*network))
-    changed = dataclasses.asdict(config_of(flag, *words, *network))
+    # Options that only one network uses also need this network, and those for a file need a file.
+    needed = ("--architecture", "cnn") if flag in ("--channels", "--kernel-size") else ()
+    needed = ("--data", "x.npz") if ("data", name.partition(".")[2]) in file_options(ExperimentConfig) else needed
+    default = dataclasses.asdict(config_of(*needed))
+    changed = dataclasses.asdict(config_of(flag, *words, *needed))
     *section, key = name.split(".")
     expected = default[section[0]] if section else default
     assert expected[key] != value

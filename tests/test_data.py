@@ -13,8 +13,7 @@ from config import PRESETS, DataConfig, ExperimentConfig
 from data import SPINS_PER_BLOCK, check, check_equilibrium, examples_around_tc
 from engine.config import TrainConfig
 from engine.datasets import fingerprint, get_splits, load_data, report_check, require_memory_for
-from engine.errors import BadRequestError, UnusableFileError
-from engine.io import read_columns
+from engine.errors import BadRequestError
 from engine.problem import Columns, Splits
 from ising import exact, lattice
 from ising.exact import T_CRITICAL, kaufman
@@ -232,41 +231,6 @@ def good(n: int = 500, size: int = 8) -> dict[str, Any]:
 def written(content: dict[str, Any]) -> str:
     np.savez("data.npz", **content)
     return "data.npz"
-
-
-@pytest.mark.parametrize("kind", [np.int8, np.int64, np.float32])
-def test_spins_may_have_any_signed_dtype(kind: type) -> None:
-    content = good(10)
-    columns = read_columns(PROBLEM, CONFIG, written({**content, "spins": content["spins"].astype(kind)}))
-    assert columns["spins"].dtype == np.int8
-    np.testing.assert_array_equal(columns["spins"], content["spins"])
-
-
-UNUSABLE: dict[str, tuple[dict[str, Any], str]] = {
-    "no temperatures": ({"spins": np.ones((3, 4, 4), np.int8)}, "no array 'temperatures'"),
-    "text for spins": ({**good(4), "spins": np.array(["up", "down"])}, "spins has the dtype"),
-    "zeros and ones": ({**good(4), "spins": (good(4)["spins"] + 1) // 2}, "spins must be -1 or +1"),
-    "not a number": ({**good(4), "spins": np.full((4, 8, 8), np.nan)}, "spins must be -1 or +1"),
-    "one lattice": ({"spins": np.ones((8, 8)), "temperatures": np.ones(8)}, "(N, L, L)"),
-    "rectangles": ({"spins": np.ones((3, 8, 6)), "temperatures": np.ones(3)}, "(N, L, L)"),
-    "no lattice": ({"spins": np.ones((0, 8, 8)), "temperatures": np.ones(0)}, "(N, L, L)"),
-    "odd": ({"spins": np.ones((3, 5, 5)), "temperatures": np.ones(3)}, "5 x 5"),
-    "too few temperatures": ({**good(4), "temperatures": np.ones(3)}, "(3,)"),
-    "no temperature": ({**good(4), "temperatures": np.array([1, 2, np.nan, 3])}, "positive and at most"),
-    "absolute zero": ({**good(4), "temperatures": np.array([1, 2, 0, 3])}, "positive and at most"),
-    "too cold": ({**good(4), "temperatures": np.array([1, 2, 1e-201, 3])}, "not below 1e-200"),
-    "too hot": ({**good(4), "temperatures": np.array([1, 2, 1e160, 3])}, "positive and at most"),
-    "infinite halves": ({**good(4), "temperatures": np.array([1, 2, np.inf, 3], np.float16)}, "positive and at most"),
-}
-
-
-@pytest.mark.parametrize("name", UNUSABLE)
-def test_files_with_invalid_arrays_are_refused(name: str) -> None:
-    content, message = UNUSABLE[name]
-    with pytest.raises(UnusableFileError) as refusal:
-        read_columns(PROBLEM, CONFIG, written(content))
-    assert message in str(refusal.value)
-    assert str(refusal.value).startswith("data.npz: ")
 
 
 def test_external_data_out_of_equilibrium_are_used_with_a_warning(capsys: pytest.CaptureFixture[str]) -> None:

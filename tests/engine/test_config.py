@@ -14,6 +14,7 @@ from engine.config import (
     DataConfig,
     LogConfig,
     TrainConfig,
+    file_options,
     generator_options,
     load_config,
     problem_options,
@@ -62,20 +63,22 @@ def test_config_json_has_all_keys_and_those_of_the_problem_come_first() -> None:
         "replay",
     ]
     assert list(content["data"])[:4] == ["dimension", "spread", "rounds", "corrupt"]
-    assert set(content["data"]) == {field.name for field in dataclasses.fields(ToyDataConfig)}
+    assert set(content["data"]) == {field.name for field in dataclasses.fields(ToyDataConfig)} - {"points_key"}
     assert content["train"]["patience"] is None
 
 
 def test_config_json_of_data_from_a_file_omits_generator_options(tmp_path: Path) -> None:
     config = ToyConfig(data=ToyDataConfig(file="x.npz", num_train=300))
     content = to_dict(config)
-    assert set(content["data"]) == {"num_train", "num_val", "num_test", "cache", "file"}
+    assert set(content["data"]) == {"points_key", "num_train", "num_val", "num_test", "cache", "file"}
     assert load_config(ToyConfig, write(tmp_path, to_json(config))) == config
 
 
 def test_options_that_a_problem_adds_are_found() -> None:
     assert [path[-1] for path in generator_options(ToyConfig)] == ["dimension", "spread", "rounds", "corrupt"]
     assert generator_options(Config) == []
+    assert list(file_options(ToyConfig)) == [("data", "points_key")]
+    assert file_options(Config) == {}
     assert set(problem_options(to_dict(ToyConfig()))) == {"absolute", "model"}
 
 

@@ -100,6 +100,22 @@ def test_generator_options_with_the_default_none_are_reset(tmp_path: Path) -> No
     assert request("rounded --rounds 1").config.data.rounds == 1  # type: ignore[attr-defined]
 
 
+def test_options_for_a_file_are_those_of_the_command_line_and_need_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree("checkpoints/mlp", "checkpoints/read", dirs_exist_ok=True)
+    path = Path("checkpoints/read/config.json")
+    content = json.loads(path.read_text())
+    content["data"] |= {"file": "x.npz", "points_key": "x"}
+    path.write_text(json.dumps(content))
+    file = str(tmp_path / "y.npz")
+    assert request(f"read --data {file}").config.data.points_key == "points"  # type: ignore[attr-defined]
+    assert request(f"read --data {file} --points-key z").config.data.points_key == "z"  # type: ignore[attr-defined]
+    with pytest.raises(SystemExit):
+        request("read --points-key z")
+    assert "--points-key does nothing without --data: give a file, or drop it" in capsys.readouterr().err
+
+
 def test_data_that_the_network_could_not_be_trained_on_are_evaluated() -> None:
     path = Path("checkpoints/mlp/config.json")
     assert request("mlp --num-test 1").config.data.num_test == 1

@@ -1,7 +1,10 @@
 """Files with examples: written files can be read, and other files are read correctly or refused in one line."""
 
+import gzip
 import io
+import json
 import os
+import pickle
 import tracemalloc
 import zipfile
 from collections.abc import Callable
@@ -114,11 +117,14 @@ def test_a_member_of_the_archive_that_is_not_an_array_is_ignored() -> None:
 def test_a_missing_array_is_named_with_the_nearest_one() -> None:
     content = good(4)
     content["value"] = content.pop("values")
-    assert refusal(written(content)).endswith("no array 'values'; did you mean value?")
+    listed = "points (4, 3) float32, signs (4,) int8"
+    assert refusal(written(content)).endswith(
+        f"no array 'values'; did you mean value? the file has {listed}, value (4,) float64"
+    )
     del content["value"]
-    assert refusal(written(content)).endswith("no array 'values'; the file has points, signs")
+    assert refusal(written(content)).endswith(f"no array 'values'; the file has {listed}")
     many = {f"column{i}": np.ones(4) for i in range(30)}
-    assert refusal(written(many)).endswith("column18, column19, ...")
+    assert refusal(written(many)).endswith("column18 (4,) float64, column19 (4,) float64, ...")
 
 
 class Trap:
@@ -128,13 +134,13 @@ class Trap:
         return os.mkdir, ("trapped",)
 
 
-def claiming(shape: str, content: bytes = b"") -> bytes:
+def claiming(shape: str, content: bytes = b"", version: int = 1) -> bytes:
     """An .npz file in which the header of the array `points` has this shape."""
     head = f"{{'descr': '|i1', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         head_length = len(head).to_bytes(2, "little")
-        archive.writestr("points.npy", b"\x93NUMPY\x01\x00" + head_length + head.encode() + content)
+        archive.writestr("points.npy", b"\x93NUMPY" + bytes([version, 0]) + head_length + head.encode() + content)
         archive.writestr("signs.npy", b"")
     return buffer.getvalue()
 
@@ -143,9 +149,11 @@ UNUSABLE: dict[str, tuple[bytes | dict[str, Any], str]] = {
     "empty": (b"", "not a zip file"),
     "text": (b"points", "not a zip file"),
     "only a beginning": (b"PK\x03\x04", "not a zip file"),
-    "no arrays": ({}, "no array 'points'"),
-    "objects": ({**good(4), "values": np.array([1.0, None, 2.0, 3.0])}, "values has the dtype object: it must"),
-    "code": ({**good(4), "points": np.array([Trap(), 1])}, "points has the dtype object"),
+    "no arrays": ({}, "no array 'points'; the file has no arrays"),
+    "objects": ({**good(4), "values": np.array([1.0, None, 2.0, 3.0])}, "values contains Python objects, which are"),
+    "code": ({**good(4), "points": np.array([Trap(), 1])}, "docs/data-files.md#pickles converts them"),
+    "a header of version 3": (claiming("(1,)", b"\x01", version=3), "header has the version 3.0, and must have 1.0 or"),
+    "packed by gzip": (gzip.compress(b"PK"), "is compressed by gzip: unpack it with gunzip"),
     "text for numbers": ({**good(4), "points": np.array(["up", "down"])}, "points has the dtype <U4"),
     "complex numbers": ({**good(4), "values": np.ones(4) * 1j}, "values has the dtype complex128"),
     "dates": ({**good(4), "values": np.zeros(4, "M8[s]")}, "values has the dtype datetime64[s]"),
@@ -216,7 +224,34 @@ def test_a_flipped_bit_is_detected_or_does_not_matter() -> None:
             np.testing.assert_array_equal(found[name], column)
 
 
+@pytest.mark.parametrize(("suffixes", "magic", "section"), engine_io.OTHER_FORMATS)
+def test_other_formats_are_recognised_by_suffix_or_content(
+    suffixes: tuple[str, ...], magic: bytes | None, section: str
+) -> None:
+    for name in (*(f"x{suffix}" for suffix in suffixes), f"X{suffixes[0].upper()}"):
+        assert refusal(written(b"content", name)).endswith(
+            f"must be .npz or .csv: docs/data-files.md#{section} converts it"
+        )
+    if magic is not None:
+        assert f"is a {suffixes[0]} file" in refusal(written(magic + b"...", "x.npz"))
+
+
+def test_a_pickle_is_never_loaded() -> None:
+    for name in ("x.pkl", "x.npz", "x.npy", "x.pt", "x.csv"):
+        refusal(written(pickle.dumps(Trap()), name))
+        assert not Path("trapped").exists()
+
+
+def test_how_data_were_made_is_no_column() -> None:
+    splits, _ = get_splits(PROBLEM, ToyConfig(data=ToyDataConfig(cache=False)))
+    write_columns(Path("x.npz"), splits, {"seed": 42})
+    assert "provenance" not in plain("x.npz")
+    assert json.loads(str(np.load("x.npz")["provenance"])) == {"seed": 42}
+
+
 def test_paths_that_are_not_files_are_refused() -> None:
+    Path("folder.npz").mkdir()
+    assert refusal("folder.npz").endswith("is not a regular file")
     os.mkfifo("pipe.npz")
     assert refusal("pipe.npz").endswith("is not a regular file")
     assert refusal(".").endswith("is not a regular file")
@@ -292,9 +327,13 @@ BAD_TABLES: dict[str, tuple[str | bytes, str]] = {
     "blank first line": ("\nmass,charge\n1,2\n", "the first line is empty; it must name the columns"),
     "only a header": ("mass,charge\n", "there are no rows below the header"),
     "only blank rows": ("mass,charge\n\n\n", "there are no rows below the header"),
-    "a name that is nearly right": ("Mass,charges\n1,2\n", "no column 'mass'; did you mean Mass?"),
+    "a name that is nearly right": (
+        *("Mass,charges\n1,2\n",),
+        "no column 'mass'; did you mean Mass? the file has Mass, charges",
+    ),
     "other names": ("x,y\n1,2\n", "no column 'mass'; the file has x, y"),
     "no header": ("1,2\n3,4\n", "no column 'mass'; the file has 1, 2"),
+    "no header, and equal numbers": ("1;-1;1\r\n1;1;-1\r\n", "the first line has numbers, and must name the columns"),
     "repeated names": ("mass,charge,mass\n1,2,3\n", "two columns are named 'mass'; rename one"),
     "text": ("mass,charge\n1,2\n3,heavy\n", "column 'charge': could not convert string 'heavy' to float64"),
     "an empty cell": ("mass,charge\n1,\n", "column 'charge': could not convert string ''"),

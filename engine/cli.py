@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from engine.config import Config, generator_options, load_config, require_file
+from engine.config import Config, generator_options, load_config, require_file, to_dict
 from engine.distributed import Group
 from engine.errors import ProblemError, RunError
 from engine.files import read_info
@@ -108,7 +108,7 @@ def _resolve(problem: Problem[Any], given: dict[str, Any]) -> Command:
     values = asdict(problem.presets[given.get("preset", "default")])
     if "config" in given:
         content = read_json(given["config"])
-        if "preset" in given and merge(asdict(config_type()), content) == content:
+        if "preset" in given and merge(to_dict(config_type()), content) == content:
             raise ConfigError(f"--preset {given['preset']} does nothing: {given['config']} sets every option; drop one")
         values = merge(values, content)
     flags = flags_given(given, options)

@@ -185,10 +185,11 @@ def test_the_name_depends_on_every_option_that_affects_the_data() -> None:
         "rounds": 2,
         "corrupt": True,
     }
-    assert set(changes) | {"cache", "file"} == {field.name for field in fields(ToyDataConfig)}
+    assert set(changes) | {"cache", "file", *ToyDataConfig.for_file} == {field.name for field in fields(ToyDataConfig)}
     configs = [CONFIG, *(changed(**{name: value}) for name, value in changes.items())]
     paths = {path_of(replace(config, seed=seed)) for config in configs for seed in (1, 2)}
     assert len(paths) == 2 * len(configs)
+    assert path_of(changed(points_key="x")) == path_of(CONFIG)
 
 
 def test_the_name_does_not_depend_on_other_options() -> None:

@@ -78,6 +78,7 @@ CHANGES: dict[str, tuple[list[str], Any]] = {
     "data.corrupt": ([], True),
     "data.cache": ([], False),
     "data.file": (["some.npz"], "some.npz"),
+    "data.points_key": (["x"], "x"),
     "log.run_name": (["some.name_1-2"], "some.name_1-2"),
     "log.wandb": ([], True),
     "log.checkpoints": ([], False),
@@ -99,8 +100,9 @@ def test_a_flag_sets_its_field_and_no_other(name: str) -> None:
     flag = OPTIONS[tuple(name.split("."))].flag
     if value is False:
         flag = "--no-" + flag[2:]
-    expected = dataclasses.asdict(config_of())
-    changed = dataclasses.asdict(config_of(flag, *words))
+    needed = ("--data", "x.npz") if name == "data.points_key" else ()
+    expected = dataclasses.asdict(config_of(*needed))
+    changed = dataclasses.asdict(config_of(flag, *words, *needed))
     *section, key = name.split(".")
     place = expected[section[0]] if section else expected
     assert place[key] != value

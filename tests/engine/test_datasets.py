@@ -12,7 +12,7 @@ from numpy.random import SeedSequence
 from numpy.typing import NDArray
 
 from engine import hardware
-from engine.config import Config
+from engine.config import Config, replace_unchecked
 from engine.datasets import (
     fingerprint,
     generate_split,
@@ -253,7 +253,9 @@ def test_a_batch_that_is_larger_than_the_training_split_of_a_file_is_refused() -
     save_data(PROBLEM, CONFIG, Path("x.npz"))
     config = ToyConfig(data=ToyDataConfig(num_train=70, num_val=20, num_test=10, file="x.npz"))
     load_data(PROBLEM, config)
-    automatic = Config(data=replace(Config().data, file="x.npz"), train=replace(Config().train, batch_size=81))
+    sizes = dict.fromkeys(("num_train", "num_val", "num_test"))
+    data: Any = replace_unchecked(config.data, **sizes)  # type: ignore[type-var]
+    automatic = replace_unchecked(config, data=data, train=replace(config.train, batch_size=81))
     with pytest.raises(BadRequestError, match="--batch-size 81 is above 80 training examples: lower it"):
         load_data(PROBLEM, automatic)
 

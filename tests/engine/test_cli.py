@@ -1,6 +1,7 @@
 """The command line: how a config is merged, and how a command ends."""
 
 import dataclasses
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -266,6 +267,10 @@ def test_the_hint_after_an_interruption_shows_how_to_continue() -> None:
     started, checkpoints = command_of("--run-name", "a"), Path("checkpoints")
     assert resume_hint(started, checkpoints / "a") == "nothing was saved yet"
     earlier_run()
+    record = checkpoints / "a" / "run_info.json"
+    record.write_text('{"pid": 1}')
+    assert resume_hint(started, checkpoints / "a") == "nothing was saved yet"  # it is the run to be overwritten
+    record.write_text(f'{{"pid": {os.getpid()}}}')
     assert resume_hint(started, checkpoints / "a").endswith(" --resume a continues after the last completed epoch")
     absolute = Path("checkpoints").resolve() / "a"
     assert f" --resume {absolute} continues" in resume_hint(started, absolute)

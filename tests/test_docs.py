@@ -344,7 +344,15 @@ def test_the_problem_of_the_guide_runs_with_all_documented_commands(tmp_path: Pa
         assert done.returncode == 0, done.stderr
     assert run_command("checkpoints/first", cwd=tmp_path, script="plots.py", **path).returncode == 0
     notebook = next(block for block in python if "history =" in block)
-    code = ("from decay import PROBLEM", notebook, 'assert predictions.shape == data.test["rates"].shape')
+    measured = next(block for block in python if "load_run" in block)
+    code = (
+        "from decay import PROBLEM",
+        notebook,
+        'assert predictions.shape == data.test["rates"].shape',
+        'counts = data.test["counts"]',
+        measured,
+        "assert rates.shape == (len(counts),)",
+    )
     (tmp_path / "notebook.py").write_text("\n".join(code))
     done = run_command(cwd=tmp_path, script=("notebook.py",), **path)
     assert done.returncode == 0, done.stderr

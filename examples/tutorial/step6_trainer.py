@@ -37,7 +37,7 @@ def train_and_test(problem: IsingProblem, config: ExperimentConfig) -> None:
     on_all, _ = evaluate(problem, config, model, examples)
     on_unseen, _ = evaluate(problem, config, model, select_examples(examples, is_unseen))
     row = "{mae:5.3f}  {r2:6.3f}  {exact_fraction:6.3f}   "
-    print(row.format(**on_all), row.format(**on_unseen), type(model.network).__name__)
+    print(row.format(**on_all), row.format(**on_unseen), f"{type(model.network).__name__}, lr {config.train.lr}")
 
 
 class LocalEnergies(nn.Module):
@@ -61,5 +61,6 @@ class LocalProblem(IsingProblem):
 
 
 print("all test configurations    not in training\n  mae      r2   exact      mae      r2   exact")
-train_and_test(PROBLEM, config)
-train_and_test(LocalProblem(), replace(config, train=replace(config.train, epochs=20, lr=0.03, weight_decay=0.0)))
+for train_config in (config.train, replace(config.train, epochs=20, lr=0.03, weight_decay=0.0)):
+    train_and_test(PROBLEM, replace(config, train=train_config))
+    train_and_test(LocalProblem(), replace(config, train=train_config))

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from numpy.random import SeedSequence
 
-from engine.config import Config, load_config, problem_options, to_dict
+from engine.config import Config, load_config, problem_options, replace_unchecked, require_same_run, to_dict
 from engine.datasets import generate_split
 from engine.errors import ProblemError, UnusableFileError
 from engine.files import read_checked, read_info, write_checked
@@ -63,12 +63,16 @@ def snapshot(value: Any) -> Any:
     return value
 
 
-def load(path: Path, config: Config, oldest: int = FORMAT) -> dict[str, Any]:
-    """Read a checkpoint, with all tensors on the CPU.
+def load(path: Path, config: Config, oldest: int = FORMAT, *, same_run: bool = False) -> dict[str, Any]:
+    """Read a checkpoint of a run with this config, with all tensors on the CPU.
+
+    The options of the network and the task have to be those with which the file was written. With `same_run`, this
+    holds for all options, except those that may change when a run is resumed.
 
     Raises:
         FileNotFoundError: the file does not exist.
-        UnusableFileError: the file is damaged, or was written for another network or by an incompatible version.
+        UnusableFileError: the file is damaged, or was written by an incompatible version.
+        ConfigError: it was written with other options, for example because config.json was edited.
     """
     content = read_checked(path)
     try:
@@ -87,10 +91,11 @@ def load(path: Path, config: Config, oldest: int = FORMAT) -> dict[str, Any]:
         raise UnusableFileError(
             f"{path} is not a checkpoint of this program: {' '.join(str(error).split())[:200]}"
         ) from error
-    if problem_options(to_dict(described)) != problem_options(to_dict(config)):
-        raise UnusableFileError(
-            f"{path} was not written for the network in {path.with_name('config.json')}: restore the original files"
+    if not same_run:
+        config = replace_unchecked(
+            described, **{name: getattr(config, name) for name in problem_options(to_dict(config))}
         )
+    require_same_run(described, config, source=str(path.with_name("config.json")))
     return saved
 
 
@@ -101,11 +106,12 @@ def load_last(folder: Path, config: Config) -> dict[str, Any] | None:
 
     Raises:
         UnusableFileError: there are checkpoints, but none can be used.
+        ConfigError: the config is not that of the run.
     """
     faults: list[UnusableFileError] = []
     for name in ("last.pt", "previous.pt"):
         try:
-            saved = load(folder / name, config)
+            saved = load(folder / name, config, same_run=True)
         except FileNotFoundError:
             continue
         except UnusableFileError as error:
@@ -135,6 +141,7 @@ def earlier_run(folder: Path, config: Config) -> EarlierRun:
 
     Raises:
         UnusableFileError: run_info.json or the checkpoints are damaged.
+        ConfigError: the config is not that of the run.
     """
     return EarlierRun(read_info(folder), load_last(folder, config))
 
@@ -159,9 +166,9 @@ def load_saved(folder: Path) -> SavedRun:
     problem = problem_of(folder)
     try:
         config = load_config(problem.config_type, folder / "config.json")
+        saved = load(folder / "best.pt", config, OLDEST)
     except ConfigError as error:
         raise UnusableFileError(str(error)) from None
-    saved = load(folder / "best.pt", config, OLDEST)
     try:
         shapes = shapes_in(saved) if "shapes" in saved else generated_shapes(problem, config)
         model = with_weights(problem, config, shapes, saved["model"])

@@ -10,12 +10,19 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
-from functools import reduce
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from engine.config import Config, generator_options, load_config, require_file, to_dict
+from engine.config import (
+    Config,
+    generator_options,
+    load_config,
+    project_folder,
+    require_file,
+    require_same_run,
+    to_dict,
+)
 from engine.distributed import Group
 from engine.errors import ProblemError, RunError
 from engine.files import read_info
@@ -129,10 +136,6 @@ def _resolve(problem: Problem[Any], given: dict[str, Any]) -> Command:
     )
 
 
-# Options that may change when a run is resumed: its length, the machine it runs on, and what it records.
-MAY_CHANGE = {"--epochs", "--cache", "--wandb", "--checkpoints", "--device", "--threads", "--compile", "--replay"}
-
-
 def _resolve_resume(problem: Problem[Any], given: dict[str, Any]) -> Command:
     """The request to resume a run: its config, with the changes that are allowed."""
     folder = run_folder(given["resume"])
@@ -150,15 +153,11 @@ def _resolve_resume(problem: Problem[Any], given: dict[str, Any]) -> Command:
     if not earlier.log.checkpoints:
         raise ConfigError(f"--resume {given['resume']}: nothing to resume: the run has --no-checkpoints")
     flags = flags_given(given, options)
+    if (file := flags.get("data", {}).get("file")) and not Path(file).is_absolute():
+        flags["data"]["file"] = os.path.relpath(file, project_folder(folder))
     source = str(folder / "config.json")
     config = validate(problem.config_type, merge(asdict(earlier), flags), source=source, flags=flags)
-    for path, option in options.items():
-        before, now = (reduce(getattr, path, each) for each in (earlier, config))
-        if before != now and option.flag not in MAY_CHANGE:
-            given_now = option.typed(now) if option.kind is bool else f"{option.flag} {option.typed(now)}"
-            raise ConfigError(f"{given_now}: the run has {option.typed(before)}: drop it, or start another run")
-    if config.train.epochs < earlier.train.epochs:
-        raise ConfigError(f"--epochs {config.train.epochs}: the run has {earlier.train.epochs}; give at least as many")
+    require_same_run(earlier, config)
     return Command(config, "print_config" in given, overwrite=False, save_data=None, resume=folder)
 
 

@@ -9,7 +9,9 @@ torch, so that `--help` is fast.
 import ast
 import copy
 import json
+import os
 from dataclasses import asdict
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
 
@@ -217,6 +219,39 @@ def load_config(config_type: type[C], path: str | Path) -> C:
         ConfigError: the file cannot be read, is not strict JSON, or contains an invalid config.
     """
     return validate(config_type, merge(asdict(config_type()), read_json(path)), source=str(path))
+
+
+def project_folder(run: Path) -> Path:
+    """The folder that contains the folder `checkpoints` of a run, and where the run was started.
+
+    A relative path of --data in config.json is relative to it. The whole folder can therefore be moved.
+    """
+    return Path(os.path.abspath(run)).parent.parent  # noqa: PTH100 - resolve() would follow links, as to a larger disk
+
+
+# Options that may change when a run is resumed: its length, the place of its data, the machine, and what it records.
+MAY_CHANGE = {
+    *("--epochs", "--data", "--cache", "--wandb", "--checkpoints", "--device", "--threads", "--compile", "--replay"),
+}
+
+
+def require_same_run(earlier: Config, config: Config, source: str = "") -> None:
+    """Raise ConfigError unless a run with the config `earlier` can be resumed with another config.
+
+    The message names an option by its flag or, if the other config was read from the file `source`, by its key there.
+    """
+    for path, found in options_of(type(config)).items():
+        before, now = (reduce(getattr, path, each) for each in (earlier, config))
+        if before == now:
+            continue
+        given = found.typed(now) if found.kind is bool else f"{found.flag} {found.typed(now)}"
+        has, fix = found.typed(before), "drop it"
+        if source:
+            given, has, fix = f"{source}: {'.'.join(path)} {json.dumps(now)}", json.dumps(before), "restore it"
+        if found.flag not in MAY_CHANGE or (found.flag == "--data" and None in (before, now)):
+            raise ConfigError(f"{given}: the run has {has}: {fix}, or start another run")
+        if found.flag == "--epochs" and config.train.epochs < earlier.train.epochs:
+            raise ConfigError(f"{given}: the run has {has}; give at least as many")
 
 
 def replace_unchecked(config: C, **values: Any) -> C:

@@ -44,7 +44,8 @@ def read_columns(problem: Problem[Any], config: Config, path: str) -> Columns:
     """
     try:
         if not Path(path).is_file():
-            raise ValueError("no such file" if not Path(path).exists() else "is not a regular file")
+            missing = f"no such file in {Path(path).absolute().parent}: give its path with --data"
+            raise ValueError("is not a regular file" if Path(path).exists() else missing)
         _refuse_other_formats(path)
         source = _Table(path) if Path(path).suffix.lower() == ".csv" else _Archive(path)
         columns = problem.read(config, source)

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.cache import hashes_of_code, warn_if_changed
-from engine.config import Config
+from engine.config import Config, project_folder
 from engine.datasets import Data, load_data, require_memory_for
 from engine.distributed import Group
 from engine.errors import UnusableFileError
@@ -60,12 +60,32 @@ class Run:
             UnusableFileError: the run is resumed, and its data have changed.
         """
         with timed("data", self.timings):
-            data = self.group.broadcast(lambda: load_data(self.problem, self.config))
+            data = self.group.broadcast(lambda: load_data(self.problem, self._with_file()))
         if data.sha256 != self.earlier.info.get("data_sha256", data.sha256):
             raise UnusableFileError(
                 f"the data have changed since {self.folder} was trained: restore them, or start another run"
             )
         return data
+
+    def _with_file(self) -> Config:
+        """The config, with a path of its data file that is valid in the working folder.
+
+        Raises:
+            UnusableFileError: the file is neither there nor in the folder where the run was started.
+        """
+        file = self.config.data.file
+        if not self.resume or file is None:
+            return self.config
+        places = [project_folder(self.folder) / file, Path(file).absolute()]
+        found = next((place for place in places if place.is_file()), None)
+        if found is None:
+            looked = " or ".join(dict.fromkeys(str(place.parent) for place in places))
+            raise UnusableFileError(
+                f"{Path(file).name}, the data of {self.folder}, is not in {looked}: give its new path with --data"
+            )
+        if found == Path(file).absolute():
+            return self.config
+        return replace(self.config, data=replace(self.config.data, file=str(found)))
 
     def start(self, data: Data, model: "Standardized") -> None:
         """Remove an earlier run from the folder, and begin to record this one. Call it after all checks."""

@@ -16,6 +16,7 @@ from engine import checkpoints
 from engine.config import TrainConfig, load_config, to_dict
 from engine.errors import ProblemError, UnusableFileError
 from engine.files import CHECKSUM, read_checked, write_checked
+from engine.options import ConfigError
 from evaluate import load_run
 from tests.conftest import read
 from tests.toy import PROBLEM, ToyConfig, ToyModelConfig
@@ -90,8 +91,12 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
         dataclasses.replace(CONFIG, model=ToyModelConfig(hidden=17)),
         dataclasses.replace(CONFIG, absolute=True),  # changes what the network predicts
     ):
-        with pytest.raises(UnusableFileError, match=r"was not written for the network in .*config\.json: restore"):
+        with pytest.raises(
+            ConfigError, match=r"config\.json: (model\.hidden 17: the run has 16|absolute .*): restore it"
+        ):
             checkpoints.load(path, other)
+    with pytest.raises(ConfigError, match=r"config\.json: train\.lr 0\.001: the run has 0\.01: restore it"):
+        checkpoints.load(path, longer, same_run=True)
 
 
 @pytest.mark.parametrize("version", [2, 3, 4, 5, 6])

@@ -111,6 +111,101 @@ def test_options_that_define_a_run_cannot_be_changed(
     assert contents(FIRST) == before
 
 
+@pytest.mark.parametrize(
+    ("edit", "error"),
+    [
+        (('"lr": 0.01', '"lr": 0.5'), "train.lr 0.5: the run has 0.01: restore it, or start another run"),
+        (('"optimizer": "adamw"', '"optimizer": "sgd"'), 'train.optimizer "sgd": the run has "adamw": restore it'),
+        (('"epochs": 5', '"epochs": 3'), "train.epochs 3: the run has 5; give at least as many"),
+        (('"hidden": 16', '"hidden": 8'), "model.hidden 8: the run has 16: restore it"),
+        (('"absolute": false', '"absolute": true'), "absolute true: the run has false: restore it"),
+        (('"dimension": 3', '"dimension": 4'), "data.dimension 4: the run has 3: restore it"),
+    ],
+)
+def test_a_config_that_was_edited_is_refused_like_a_flag(
+    edit: tuple[str, str], error: str, finished: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = FIRST / "config.json"
+    assert edit[0] in path.read_text()
+    path.write_text(path.read_text().replace(*edit))
+    before = contents(FIRST)
+    for flags in ([], ["--threads", "1"]):
+        assert finished("--resume", "first", *flags) == 2
+        line = capsys.readouterr().err
+        assert line.startswith(f"toy.py: error: checkpoints/first/config.json: {error}")
+        assert line.count("\n") == 1
+        assert contents(FIRST) == before
+
+
+def test_settings_in_a_config_that_may_change_can_be_edited(finished: Run, toy_run: Path) -> None:
+    path = FIRST / "config.json"
+    edited = path.read_text().replace('"epochs": 5', '"epochs": 6').replace('"threads": null', '"threads": 1')
+    path.write_text(edited)
+    assert finished("--resume", "first") == 0
+    assert read(FIRST, "results.json")["epochs_trained"] == 6
+    assert path.read_text() == edited
+
+
+# ----------------------------------------------------------------------------------------------- the file of the data
+
+
+@pytest.fixture
+def with_file(toy_in_process: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """The program, in the folder `other`. In the folder `project`, the run `r` was trained on the file data.npz."""
+    for name in ("project", "other"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "project")
+    sizes = ["--num-train", "100", "--num-val", "50", "--num-test", "50"]
+    training = ["--device", "cpu", "--epochs", "2", "--batch-size", "10"]
+    assert toy_in_process(*sizes, "--save-data", "data.npz") == 0
+    assert toy_in_process(*sizes, *training, "--data", "data.npz", "--run-name", "r") == 0
+    monkeypatch.chdir(tmp_path / "other")
+    return toy_in_process
+
+
+def test_a_run_with_a_relative_data_file_is_resumed_in_another_folder(with_file: Run) -> None:
+    assert with_file("--resume", "../project/checkpoints/r", "--epochs", "3") == 0
+    folder = Path("../project/checkpoints/r")
+    assert read(folder, "results.json")["epochs_trained"] == 3
+    assert read(folder, "config.json")["data"]["file"] == "data.npz"
+
+
+def test_a_project_can_be_moved(with_file: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "project").rename(tmp_path / "moved")
+    assert with_file("--resume", str(tmp_path / "moved" / "checkpoints" / "r"), "--epochs", "3") == 0
+    monkeypatch.chdir(tmp_path / "moved")
+    assert with_file("--resume", "r", "--epochs", "4") == 0
+
+
+def test_a_data_file_that_was_moved_is_given_with_data(
+    with_file: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "project" / "data.npz").rename("renamed.npz")
+    run = ("--resume", "../project/checkpoints/r", "--epochs", "3")
+    assert with_file(*run) == 3
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    looked = f"is not in {tmp_path / 'project'} or {tmp_path / 'other'}: give its new path with --data"
+    assert f"data.npz, the data of ../project/checkpoints/r, {looked}" in error
+    assert with_file(*run, "--data", "renamed.npz") == 0
+    assert read(Path("../project/checkpoints/r"), "config.json")["data"]["file"] == "../other/renamed.npz"
+    monkeypatch.chdir(tmp_path / "project")
+    assert with_file("--resume", "r", "--epochs", "4") == 0
+
+
+def test_a_resumed_run_only_accepts_a_file_with_the_same_data(
+    with_file: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert with_file("--num-train", "200", "--seed", "3", "--save-data", "wrong.npz") == 0
+    before = contents(Path("../project"))
+    run = ("--resume", "../project/checkpoints/r", "--epochs", "3", "--data")
+    assert with_file(*run, "wrong.npz") == 3
+    assert "the data have changed since ../project/checkpoints/r was trained" in capsys.readouterr().err
+    assert with_file(*run, "none") == 2
+    assert "--data none: the run has data.npz: drop it" in capsys.readouterr().err
+    assert contents(Path("../project")) == before
+
+
 def test_resuming_a_finished_run_changes_nothing(finished: Run, capsys: pytest.CaptureFixture[str]) -> None:
     before = contents(FIRST)
     # Flags that agree with the run, or that may be changed, are allowed.

@@ -71,6 +71,15 @@ class ModelConfig:
     dropout: float = option(0.1, "fraction of activations set to zero in training", idle=unused_by_squares, ge=0, lt=1)
     input_temperature: bool = option(False, "also give the temperature to the network")
 
+    @model_validator(mode="after")
+    def _check_width(self) -> Self:
+        if self.architecture == "residual_mlp" and self.hidden[0] == 1:
+            raise ValueError(
+                "--hidden 1: the stream of residual_mlp is as wide as the first layer, and a layer norm of one number "
+                "is constant: begin with at least 2"
+            )
+        return self
+
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class DataConfig(SharedDataConfig):
@@ -81,7 +90,7 @@ class DataConfig(SharedDataConfig):
     num_train: int = option(10_000, "configurations for training", ge=1)
     num_val: int = option(2_000, "configurations for validation, which chooses the best epoch", ge=1)
     num_test: int = option(2_000, "configurations for the test at the end", ge=1)
-    lattice_size: int = option(8, "sites along one edge of the lattice", ge=4, le=1024, multiple_of=2)
+    lattice_size: int = option(8, "sites along one edge of the lattice, L", ge=4, le=1024, multiple_of=2)
     temp_min: float = option(1.0, "lowest temperature, in J / k_B", ge=0.02, le=10)
     temp_max: float = option(4.0, "highest temperature, in J / k_B", ge=0.02, le=10)
     sweeps: int | None = option(

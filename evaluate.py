@@ -24,21 +24,11 @@ from engine.datasets import generate_split, get_splits, report_check, require_me
 from engine.distributed import quick_exit
 from engine.errors import BadRequestError, ProblemError
 from engine.files import write_atomic, write_json
+from engine.flags import Parser, add_flags, flags_given
 from engine.hardware import provenance, select_device
 from engine.io import read_columns
 from engine.loading import load_problem, problem_of
-from engine.options import (
-    ConfigError,
-    Option,
-    Parser,
-    add_flags,
-    check_name,
-    flags_given,
-    folder_name,
-    merge,
-    options_of,
-    validate,
-)
+from engine.options import ConfigError, Option, check_name, folder_name, merge, options_of, validate
 from engine.overlap import hash_inputs, load_hashes, unseen
 from engine.problem import Columns, Problem, input_arrays, plain, target_array
 from utils import print_line

@@ -26,18 +26,9 @@ from engine.config import (
 from engine.distributed import Group
 from engine.errors import ProblemError, RunError
 from engine.files import read_info
+from engine.flags import Parser, add_flags, flags_given, without_effect
 from engine.loading import module_name
-from engine.options import (
-    ConfigError,
-    Parser,
-    add_flags,
-    flags_given,
-    merge,
-    nearest,
-    options_of,
-    read_json,
-    validate,
-)
+from engine.options import ConfigError, merge, options_of, read_json, validate
 from engine.problem import Problem
 from engine.signals import Interrupted, stop_on_signals
 from utils import one_line, warn
@@ -93,11 +84,8 @@ def parse_args(problem: Problem[Any], argv: Sequence[str] | None = None, prog: s
         raise ProblemError('presets has no key "default": add a preset with this name')
     parser = build_parser(problem, prog or Path(sys.argv[0]).name)
     namespace, unknown = parser.parse_known_args(argv)
-    options = options_of(problem.config_type)
     if unknown:
-        flags = ["--preset", "--config", "--resume", "--overwrite", *(option.flag for option in options.values())]
-        advice = nearest(unknown[0].strip("-").partition("=")[0], {flag[2:]: flag for flag in flags})
-        parser.error(f"{unknown[0]}: no such option; {advice}")
+        parser.refuse(unknown[0], options_of(problem.config_type))
     try:
         return _resolve(problem, vars(namespace))
     except ConfigError as error:
@@ -141,7 +129,7 @@ def _resolve_resume(problem: Problem[Any], given: dict[str, Any]) -> Command:
     folder = run_folder(given["resume"])
     idle = [f"--{name.replace('_', '-')}" for name in ("preset", "config", "overwrite", "save_data") if name in given]
     if idle:
-        raise ConfigError(f"{', '.join(idle)} does nothing with --resume, which takes the config of the run: drop it")
+        raise ConfigError(without_effect(idle, "--resume, which takes the config of the run"))
     if folder is None:
         raise ConfigError(
             f"--resume {given['resume'][:100]}: nothing to resume: there is no such run, or it has no config.json"
@@ -176,11 +164,11 @@ def _refuse_idle(problem: Problem[Any], given: dict[str, Any], config: Config) -
     }
     for flag, idle in idle_beside.items():
         if flag in used and (found := [each for each in used if each in idle]):
-            fix = "drop one" if flag != "--data" or "data.file" in given else "drop it, or give --data none"
-            raise ConfigError(f"{', '.join(found)} does nothing with {flag}: {fix}")
+            other = f" or {flag}" if flag != "--data" or "data.file" in given else ", or give --data none"
+            raise ConfigError(without_effect(found, flag) + other)
     for option in options.values():
         if option.flag in used and (reason := option.idle(config)):
-            raise ConfigError(f"{option.flag} does nothing with {reason}: drop it")
+            raise ConfigError(without_effect([option.flag], reason))
     if "--overwrite" in used and "--save-data" not in used and config.log.run_name is None:
         raise ConfigError("--overwrite does nothing without --run-name: name the run to replace")
 

@@ -112,7 +112,7 @@ class LogConfig:
     """Where results are written."""
 
     run_name: Annotated[str, AfterValidator(check_name)] | None = option(
-        None, "name of the folder in checkpoints/; none: a name made from problem, seed and time"
+        None, "name of the output folder in checkpoints/; none: a name made from problem, seed and time"
     )
     wandb: bool = option(False, "also log to Weights & Biases")
     checkpoints: bool = option(True, "save the weights (.pt files)")
@@ -128,7 +128,9 @@ class Config:
     seed: int = option(
         42, "random seed of the data, the initial weights and the order of the batches", ge=0, le=2**64 - 1
     )
-    device: Device = option("auto", "device to train on; auto: the first available one of cuda, mps, cpu")
+    device: Device = option(
+        "auto", "device to train on, such as a GPU; auto: the first available one of cuda, mps, cpu"
+    )
     threads: int | None = option(None, "CPU threads; none: all cores, but one thread for small networks", ge=1, le=1024)
     compile: bool = option(False, "compile the network with torch.compile; not faster on the CPU")
     replay: bool = option(

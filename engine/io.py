@@ -19,8 +19,9 @@ from engine.config import Config, DataConfig
 from engine.errors import BadRequestError, UnusableFileError
 from engine.files import write_atomic
 from engine.hardware import physical_memory
-from engine.options import NUMBER, nearest
+from engine.options import NUMBER
 from engine.problem import Columns, Problem, Splits
+from engine.suggestions import Known, suggest
 
 # Files in these formats are not read. The suffix, or the first bytes, and the section of the page with a recipe.
 OTHER_FORMATS = [
@@ -191,8 +192,8 @@ class _Table(Mapping[str, NDArray[np.float64]]):
 def _unknown(kind: str, name: str, described: dict[str, str]) -> str:
     """Words that name a missing array, the nearest one, and those that are there."""
     listed = ", ".join(list(described.values())[:20]) + (", ..." if len(described) > 20 else "") or f"no {kind}s"
-    advice = nearest(name, {each: each for each in described})
-    return f"no {kind} {name!r}; " + (f"{advice} " if advice.startswith("did") else "") + f"the file has {listed}"
+    advice = suggest(name, [Known(each, (each,)) for each in described], "")
+    return f"no {kind} {name!r}; {f'{advice} ' if advice else ''}the file has {listed}"
 
 
 def write_columns(path: Path, splits: Splits, provenance: Mapping[str, Any]) -> None:

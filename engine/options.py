@@ -1,25 +1,23 @@
-"""Options from dataclass fields: flags, strict JSON and one-line errors for any config made of pydantic dataclasses.
+"""Options from dataclass fields: strict JSON and one-line errors for any config made of pydantic dataclasses.
 
 A config is a dataclass of values and of sections, which are dataclasses of values. An option is identified by its path:
 ("train", "lr") for a value in a section, ("seed",) for a value at the top level. This file does not depend on which
 options there are. To add an option, add a field to a config; you do not change this file.
 """
 
-import argparse
-import difflib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import NoneType
-from typing import Annotated, Any, Literal, NamedTuple, NoReturn, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_origin
 
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import is_pydantic_dataclass
 from pydantic.fields import FieldInfo
 
 from engine.errors import BadRequestError
-from utils import one_line
+from engine.suggestions import Known, suggest
 
 Config = TypeVar("Config")
 
@@ -35,9 +33,11 @@ BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most", "mult
 RESERVED_NAMES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{i}" for port in ("COM", "LPT") for i in range(1, 10))}
 
 
-def folder_name(label: str) -> str:
-    """Make a label part of a file name: replace characters that some systems do not allow by _."""
-    return re.sub(r"[^A-Za-z0-9._-]", "_", label)[:40] or "_"
+def folder_name(label: str, length: int = 40) -> str:
+    """Make a label a valid folder name (see check_name): replace other characters by _, and cut it at a length."""
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", label)[:length]
+    is_reserved = name.partition(".")[0].upper() in RESERVED_NAMES
+    return f"_{name}"[:length] if is_reserved or name[:1] in ("", ".", "-") else name
 
 
 def check_name(name: str) -> str:
@@ -101,6 +101,11 @@ class Option(NamedTuple):
     def is_list(self) -> bool:
         """Whether the flag takes several values."""
         return get_origin(self.kind) is tuple
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The words that are allowed, if there is a list of them."""
+        return get_args(self.kind) if get_origin(self.kind) is Literal else ()
 
     @property
     def allowed(self) -> str:
@@ -254,8 +259,12 @@ def _fault(
     if error["type"] == "json_invalid":
         return f"{source or 'command line'}: text that is not Unicode, or nested too deeply; a config has two levels"
     if error["type"] == "unexpected_keyword_argument":
-        places = {section: section for section, *_ in options} | {path[-1]: ".".join(path) for path in options}
-        return f"{source}: {'.'.join(path)}: no such key; {nearest(path[-1], places)}"
+        known = [
+            Known(".".join(key), (key[-1], ".".join(key)), each.info.description or "") for key, each in options.items()
+        ]
+        known += [Known(section, (section,)) for section in dict.fromkeys(section for section, *_ in options)]
+        meant = suggest(path[-1], known, "--print-config shows all options")
+        return f"{source}: {'.'.join(path)}: no such key; {meant}"
     if error["type"] == "value_error" and option is None:  # options that contradict each other; the text names them
         by_flag = _holds(flags, path) and flags
         return str(error["ctx"]["error"]) if by_flag or not source else f"{source}: {error['ctx']['error']}"
@@ -270,58 +279,3 @@ def _fault(
 def _holds(values: Any, path: tuple[str, ...]) -> bool:
     """Whether nested dictionaries have a value at this path."""
     return path == () or (isinstance(values, dict) and path[0] in values and _holds(values[path[0]], path[1:]))
-
-
-def nearest(word: str, names: Mapping[str, str]) -> str:
-    """Suggest the known name that is closest to an unknown word. `names` maps known names to what to write instead."""
-    close = difflib.get_close_matches(word, names, n=1)
-    return f"did you mean {names[close[0]]}?" if close else "--print-config shows all options"
-
-
-# ------------------------------------------------------------------------------------------------------------- flags
-
-
-class Parser(argparse.ArgumentParser):
-    """An ArgumentParser without abbreviations, and with one-line errors. Its result only has flags that were given."""
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(argument_default=argparse.SUPPRESS, allow_abbrev=False, **settings)
-        # By default, argparse only recognises plain negative numbers as values. With this pattern, -1e-3 and -inf are
-        # also values of the flag before them. If they are invalid, the error message can then name the flag.
-        self._negative_number_matcher = re.compile("-[^-]")
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {one_line(message)}\n")
-
-
-def add_flags(
-    parser: Parser, options: Mapping[tuple[str, ...], Option], top: str, defaults: Mapping[str, str] | None = None
-) -> None:
-    """Add a flag for every option to the parser, grouped by section. Top-level options are in the group `top`.
-
-    `defaults` maps flags to descriptions of their defaults, where these are not the defaults of the fields.
-    """
-    groups: dict[str, Any] = {}
-    for option in options.values():
-        section = option.path[0] if len(option.path) > 1 else top
-        if section not in groups:
-            groups[section] = parser.add_argument_group(section)
-        shape: dict[str, Any] = {"metavar": "X"}
-        if option.kind is bool:
-            shape = {"action": argparse.BooleanOptionalAction}
-        elif option.is_list:
-            shape |= {"nargs": "+"}
-        default = (defaults or {}).get(option.flag, option.default)
-        text = f"{option.info.description} ({option.allowed}; default: {default})"
-        dest = ".".join(option.path)
-        groups[section].add_argument(option.flag, dest=dest, help=text.replace("%", "%%"), **shape)
-
-
-def flags_given(given: Mapping[str, Any], options: Mapping[tuple[str, ...], Option]) -> dict[str, Any]:
-    """The values of the flags that were given, in sections, for `merge`. `given` is the result of the parser."""
-    values: dict[str, Any] = {}
-    for path, option in options.items():
-        if (words := given.get(".".join(path))) is not None:
-            section = values if len(path) == 1 else values.setdefault(path[0], {})
-            section[path[-1]] = option.value(words)
-    return values

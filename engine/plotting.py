@@ -19,8 +19,8 @@ from engine.config import Config, load_config
 from engine.distributed import quick_exit
 from engine.errors import BadRequestError, ProblemError, UnusableFileError
 from engine.figures import training_curves
+from engine.flags import Parser
 from engine.loading import problem_of
-from engine.options import Parser
 from engine.problem import Problem
 from utils import print_line
 

@@ -74,13 +74,17 @@ BAD_OPTIONS: list[tuple[str, list[str]]] = [
     ("--architecture symmetric_mlp --hidden 8 --dropout 0", ["--dropout does nothing with symmetric_mlp", "drop"]),
     ("--architecture symmetric_mlp --hidden 8 --activation relu", ["--activation does nothing with symmetric_mlp"]),
     ("--kernel-size 3", ["--kernel-size does nothing with --architecture mlp", "drop"]),
+    *(
+        (f"--architecture residual_mlp --hidden {n}", ["--hidden 1", "residual_mlp", "at least 2"])
+        for n in ("1", "1 8")
+    ),
     ("--architecture cnn --kernel-size 0", ["--kernel-size 0", "at least 1"]),
     ("--architecture cnn --kernel-size 9", ["--kernel-size 9", "--lattice-size 8", "lower"]),
     ("--architecture cnn --channels 0", ["--channels 0", "at least 1"]),
     ("--warmup-epochs 100", ["--warmup-epochs 100", "--epochs 100", "lower"]),
     ("--warmup-epochs 7 --patience 8 --epochs 5", ["--warmup-epochs 7", "--patience 8", "--epochs 5", "lower"]),
     ("--sampler wolff", ["wolff", "multispin, numpy"]),
-    ("--data x.npz --sweeps 5 --no-cache", ["--sweeps, --cache does nothing with --data", "drop"]),
+    ("--data x.npz --sweeps 5 --no-cache", ["--sweeps, --cache do nothing with --data", "drop them"]),
     *(
         (f"--data x.npz {flags}", [f"{flags.split()[0]} does nothing with --data", "drop"])
         for flags in ("--lattice-size 8", "--temp-min 1", "--temp-max 4", "--sampler numpy")
@@ -91,13 +95,19 @@ BAD_OPTIONS: list[tuple[str, list[str]]] = [
     ("--save-data x.npz --print-config", ["--save-data does nothing with --print-config", "drop"]),
     ("--save-data x.npz --run-name a", ["--run-name does nothing with --save-data", "drop"]),
     ("--epoch 3", ["--epoch", "--epochs"]),
+    ("--model cnn", ["did you mean --architecture?"]),
+    ("--arch cnn", ["did you mean --architecture?"]),
+    ("--cnn", ["did you mean --architecture cnn?"]),
+    ("--L 16", ["did you mean --lattice-size?"]),
+    ("--size 16", ["did you mean --kernel-size, --batch-size or --lattice-size?"]),
+    ("--temp 3", ["did you mean --input-temperature, --temp-min or --temp-max?"]),
     ("--epochs 1_0", ["1_0", "an integer"]),
     ("--epochs \uff11\uff10", ["--epochs", "an integer"]),
     ("--lr 1_0.5", ["1_0.5", "a number"]),
     (f"--seed {'9' * 5000}", ["--seed", "an integer"]),
     ("--config none.json", ["none.json", "No such file"]),
     ("--config .", [".", "Is a directory"]),
-    ("--print-config --overwrite", ["--overwrite", "--print-config", "drop one"]),
+    ("--print-config --overwrite", ["--overwrite", "--print-config", "drop it"]),
     ("--overwrite", ["--overwrite", "--run-name"]),
     ("--run-name -x", ["--run-name", "-x"]),
     ("--hidden 8 -8", ["--hidden -8", "at least 1"]),

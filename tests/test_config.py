@@ -144,7 +144,7 @@ configs = st.builds(
     model=st.builds(
         ModelConfig,
         architecture=st.sampled_from(get_args(Architecture)),
-        hidden=st.lists(st.integers(1, 4096), min_size=1, max_size=32).map(tuple),
+        hidden=st.lists(st.integers(2, 4096), min_size=1, max_size=32).map(tuple),
         dropout=st.floats(0, 1, exclude_max=True),
     ),
     train=st.builds(

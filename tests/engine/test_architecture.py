@@ -19,17 +19,19 @@ LAYERS: list[dict[str, set[str]]] = [
         "engine.signals": set(),
         "engine.compiler": set(),
         "engine.recording": set(),
+        "engine.suggestions": set(),
         "engine.surroundings": set(),
     },
     {
         "engine.replay": {"utils", "engine.recording", "engine.surroundings"},
-        "engine.options": {"utils", "engine.errors"},
+        "engine.options": {"engine.errors", "engine.suggestions"},
         "engine.files": {"engine.errors"},
         "engine.hardware": {"engine.errors"},
         "engine.distributed": {"engine.errors", "engine.signals"},
     },
     {
         "engine.config": {"engine.options"},
+        "engine.flags": {"utils", "engine.options", "engine.suggestions"},
         "engine.problem": {"engine.config", "engine.errors", "engine.figures"},
         "engine.loading": {"engine.errors", "engine.files", "engine.problem"},
         "engine.baselines": {"engine.problem"},
@@ -38,10 +40,11 @@ LAYERS: list[dict[str, set[str]]] = [
         "engine.cli": {
             "engine.files",
             *("utils", "engine.config", "engine.distributed", "engine.errors", "engine.options", "engine.problem"),
-            *("engine.loading", "engine.signals"),
+            *("engine.flags", "engine.loading", "engine.signals"),
         },
         "engine.io": {
-            *("engine.config", "engine.errors", "engine.files", "engine.hardware", "engine.options", "engine.problem"),
+            *("engine.config", "engine.errors", "engine.files", "engine.hardware", "engine.problem"),
+            "engine.suggestions",
         },
         "engine.cache": {"utils", "engine.config", "engine.files", "engine.loading", "engine.problem"},
         "engine.datasets": {
@@ -54,7 +57,7 @@ LAYERS: list[dict[str, set[str]]] = [
         },
         "engine.plotting": {
             *("utils", "engine.cli", "engine.config", "engine.distributed", "engine.errors", "engine.figures"),
-            *("engine.loading", "engine.options", "engine.problem"),
+            *("engine.flags", "engine.loading", "engine.problem"),
         },
     },
     {

@@ -243,7 +243,10 @@ def test_flags_that_repeat_the_config_of_the_run_are_accepted() -> None:
         ("--absolute", "--absolute: the run has --no-absolute: drop it"),
         ("--epochs 4", "--epochs 4: the run has 5; give at least as many"),
         ("--preset debug", "--preset does nothing with --resume, which takes the config of the run: drop it"),
-        ("--config c.json --overwrite", "--config, --overwrite does nothing with --resume"),
+        (
+            "--config c.json --overwrite",
+            "--config, --overwrite do nothing with --resume, which takes the config of the run: drop them",
+        ),
         ("--save-data x.npz", "--save-data does nothing with --resume"),
     ],
 )

@@ -8,19 +8,8 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from engine.config import STRICT
-from engine.options import (
-    ConfigError,
-    Parser,
-    add_flags,
-    check_name,
-    flags_given,
-    merge,
-    nearest,
-    option,
-    options_of,
-    read_json,
-    validate,
-)
+from engine.flags import Parser, add_flags, flags_given
+from engine.options import ConfigError, check_name, folder_name, merge, option, options_of, read_json, validate
 
 Widths = tuple[Annotated[int, Field(ge=1, le=4096)], ...]
 
@@ -215,10 +204,21 @@ def test_merge_replaces_values_section_by_section() -> None:
     assert base == {"a": 1, "inner": {"b": 2, "c": [3]}}
 
 
-def test_the_nearest_word_is_suggested_if_one_is_close() -> None:
-    names = {"epochs": "--epochs", "rate": "--rate"}
-    assert nearest("epoch", names) == "did you mean --epochs?"
-    assert nearest("colour", names) == "--print-config shows all options"
+@pytest.mark.parametrize(
+    ("label", "name"),
+    [
+        ("my data", "my_data"),
+        (".hidden", "_.hidden"),
+        ("-1", "_-1"),
+        ("con.txt", "_con.txt"),
+        ("", "_"),
+        ("\u00e9t\u00e9", "_t_"),
+        ("x" * 99, "x" * 40),
+        ("." * 99, "_" + "." * 39),
+    ],
+)
+def test_any_label_becomes_a_valid_folder_name(label: str, name: str) -> None:
+    assert folder_name(label) == check_name(name) == name
 
 
 @pytest.mark.parametrize("name", ["x" * 64, "0", "_", "a.b-c_d", "CONSOLE", "COM10", "nullable"])

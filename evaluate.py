@@ -2,36 +2,31 @@
 
 python evaluate.py RUN --num-test 10000 --name more
 python evaluate.py RUN --data measured.npz
-python evaluate.py RUN --help                        lists the options of the problem of the run
+python evaluate.py RUN --help                        lists the options of the generator of the run, too
 """
 
-import hashlib
 import io
 import json
 import os
-import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
 from engine.cache import warn_if_changed
-from engine.cli import ExitCode, run_folder
-from engine.config import Config, data_options, load_config, not_from_run, replace_unchecked, require_file, to_dict
-from engine.datasets import generate_split, get_splits, report_check, require_memory_for
+from engine.cli import ExitCode
+from engine.config import Config, to_dict
+from engine.datasets import fingerprint, generate_split, get_splits, report_check, require_memory_for
 from engine.distributed import quick_exit
-from engine.errors import BadRequestError, ProblemError
-from engine.files import write_atomic, write_json
-from engine.flags import Parser, add_flags, flags_given
+from engine.errors import BadRequestError
+from engine.evaluation import Request, parse_args
+from engine.files import read_info, write_atomic, write_json
 from engine.hardware import provenance, select_device
 from engine.io import read_columns
-from engine.loading import load_problem, problem_of
-from engine.options import ConfigError, Option, check_name, folder_name, merge, options_of, validate
 from engine.overlap import hash_inputs, load_hashes, unseen
-from engine.problem import Columns, Problem, input_arrays, plain, target_array
-from utils import print_line
+from engine.problem import Columns, input_arrays, plain, target_array
+from utils import print_line, warn
 
 if TYPE_CHECKING:
     from engine.checkpoints import SavedRun
@@ -50,106 +45,6 @@ def load_run(run_dir: str | Path) -> tuple[Any, "Standardized"]:
     return saved.config, saved.model
 
 
-class Request(NamedTuple):
-    """What a command line requests."""
-
-    folder: Path  # of the run
-    problem: Problem[Any]
-    config: Config  # that of the run, with the data, seed, device and threads of the evaluation
-    name: str  # of the files with the result
-    options: str  # the options of the data on the command line
-
-
-def evaluation_options(problem: Problem[Any]) -> dict[tuple[str, ...], Option]:
-    """The options that an evaluation can change."""
-    options = options_of(problem.config_type)
-    shared = [("data", "num_test"), ("data", "cache"), ("data", "file"), ("seed",), ("device",), ("threads",)]
-    return {path: options[path] for path in [*data_options(problem.config_type), *shared]}
-
-
-def build_parser(problem: Problem[Any] | None) -> Parser:
-    """Create the parser of evaluate.py for a run of the problem."""
-    parser = Parser(
-        prog="evaluate.py",
-        usage="evaluate.py RUN [options]",
-        description="Evaluate the network of a saved run on new data. The result is written to the folder of the run.",
-    )
-    parser.add_argument(
-        "run", metavar="RUN", help="name or folder of the run; RUN --help lists the options of its problem"
-    )
-    parser.add_argument(
-        "--name", help="name of the result (default: name of the --data file, or a short description of the data)"
-    )
-    if problem is not None:
-        options = evaluation_options(problem)
-        defaults = dict.fromkeys((option.flag for option in options.values()), "that of the run")
-        defaults |= {option.flag: option.default for option in not_from_run(problem.config_type).values()}
-        defaults |= {"--seed": "that of the run plus one", "--data": "none"}
-        add_flags(parser, options, "evaluation", defaults)
-    return parser
-
-
-def parse_args(argv: Sequence[str] | None = None) -> Request:
-    """Parse and check a command line. An error ends the program with one line on stderr and exit code 2.
-
-    Raises:
-        RunError: the problem of the run cannot be loaded.
-    """
-    words = list(sys.argv[1:] if argv is None else argv)
-    folder = next(filter(None, (run_folder(word) for word in words if not word.startswith("-"))), None)
-    problem = _problem_of(folder)
-    parser = build_parser(problem)
-    namespace, unknown = parser.parse_known_args(words)
-    given = vars(namespace)
-    try:
-        if folder is None or run_folder(given["run"]) != folder or problem is None:
-            raise ConfigError(f"{given['run'][:100]}: not a run: give the name of a run in checkpoints, or its folder")
-        if unknown:
-            parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-        return _resolve(folder, problem, given)
-    except ConfigError as error:
-        parser.error(str(error))
-
-
-def _problem_of(folder: Path | None) -> Problem[Any] | None:
-    if folder is not None:
-        return problem_of(folder)
-    try:
-        return load_problem("problem")
-    except (BadRequestError, ProblemError):
-        return None
-
-
-def _resolve(folder: Path, problem: Problem[Any], given: dict[str, Any]) -> Request:
-    options = evaluation_options(problem)
-    of_data = list(data_options(problem.config_type).values())
-    earlier = load_config(problem.config_type, folder / "config.json")
-    flags = flags_given(given, options)
-    used = [option for path, option in options.items() if ".".join(path) in given]
-    file = flags.get("data", {}).get("file")
-    require_file(problem.config_type, flags, file)
-    if file is not None:
-        kept = {"file", "device", "threads", *earlier.data.for_file}
-        if idle := [option.flag for option in used if option.path[-1] not in kept]:
-            raise ConfigError(f"{', '.join(idle)} does nothing with --data: all examples of the file are used; drop it")
-    automatic = {path[-1]: option.info.default for path, option in not_from_run(problem.config_type).items()}
-    sizes = {"num_train": 1, "num_val": 1, "num_test": earlier.data.num_test or 1}
-    data = merge(asdict(earlier.data), {"file": None, **automatic, **sizes})
-    values = {"data": data, "seed": (earlier.seed + 1) % 2**64, "device": earlier.device, "threads": earlier.threads}
-    values = merge(merge(asdict(problem.config_type()), {**values, "train": {"batch_size": 1}}), flags)
-    checked = validate(problem.config_type, values, source=str(folder / "config.json"), flags=flags)
-    shown = [f"{each.flag} {each.typed(getattr(checked.data, each.path[-1]))}" for each in of_data if each in used]
-    config = replace_unchecked(
-        earlier, **{name: getattr(checked, name) for name in ("data", "seed", "device", "threads")}
-    )
-    name = str(given.get("name", Path(file).stem if file else folder_name(problem.data_label(config))))
-    try:
-        check_name(name)
-    except ValueError as error:
-        raise ConfigError(f"--name {name}: {error}") from None
-    return Request(folder, problem, config, name, " ".join(shown))
-
-
 def fit_to(saved: "SavedRun", request: Request, columns: Columns) -> "Standardized":
     """The network of a run for data with the shapes of these columns, which may be empty.
 
@@ -166,10 +61,10 @@ def fit_to(saved: "SavedRun", request: Request, columns: Columns) -> "Standardiz
         return saved.model
     if shapes.target != saved.shapes.target:
         raise BadRequestError(
-            f"{config.data.file or request.options}: the target of an example has the shape {shapes.target}, and this "
+            f"{request.subject}: the target of an example has the shape {shapes.target}, and this "
             f"network was trained with {saved.shapes.target}: use such data"
         )
-    asked = f"{config.data.file or request.options}: the inputs have the shape {_in_words(shapes.inputs)}"
+    asked = f"{request.subject}: the inputs have the shape {_in_words(shapes.inputs)}"
     try:
         return with_weights(problem, config, shapes, saved.model.state_dict())
     except RuntimeError:
@@ -200,22 +95,57 @@ def new_data(request: Request) -> tuple[Columns, str]:
 
 
 def described(config: Config) -> dict[str, Any]:
-    """The values that identify an evaluation: its seed, and the options of its data."""
-    data = {name: value for name, value in to_dict(config)["data"].items() if name not in ("num_train", "num_val")}
-    return {"seed": config.seed, "data": data}
+    """The values that identify the data of an evaluation: its seed, and the options of its data."""
+    left_out = ("num_train", "num_val", "cache")
+    return {
+        "seed": config.seed,
+        "data": {name: value for name, value in to_dict(config)["data"].items() if name not in left_out},
+    }
 
 
-def require_no_other(path: Path, config: Config) -> None:
-    """Raise BadRequestError if the file has the result of an evaluation with another seed or other data."""
+def require_no_other(request: Request, identity: Mapping[str, Any]) -> None:
+    """Raise BadRequestError if there is a result of the same name with another identity, unless it may be replaced."""
+    path = request.folder / "evaluations" / f"{request.name}.json"
+    if request.overwrite or not path.exists():
+        return
     try:
         earlier = json.loads(path.read_bytes())
-        is_other = any(earlier[key] != value for key, value in json.loads(json.dumps(described(config))).items())
-    except FileNotFoundError:
-        return
-    except (ValueError, KeyError, TypeError):  # not a complete result
+        is_other = any(earlier.get(key) != value for key, value in json.loads(json.dumps(identity)).items())
+    except (ValueError, AttributeError):  # not a complete result
         return
     if is_other:
-        raise BadRequestError(f"{path} has the result of another evaluation: choose another --name, or remove it")
+        raise BadRequestError(
+            f"{path} has the result of another evaluation: --overwrite replaces it, another --name keeps it"
+        )
+
+
+STATES = {"running": "has not finished", "interrupted": "was interrupted", "diverged": "diverged", "failed": "failed"}
+
+
+def status_of(folder: Path, saved: "SavedRun") -> str | None:
+    """The status of a run, if it is known. Warn if training has not finished."""
+    status = read_info(folder).get("status")
+    if status in STATES:
+        try:
+            n_epochs = len(json.loads((folder / "epoch_metrics.json").read_bytes()))
+        except (OSError, ValueError):
+            n_epochs = saved.epoch
+        warn(
+            f"warning: {folder} {STATES[status]} after epoch {n_epochs} of {saved.config.train.epochs}: "
+            f"evaluating the best epoch so far, epoch {saved.epoch}"
+        )
+    return status
+
+
+def warn_if_trained_on_a_file(request: Request, saved: "SavedRun") -> None:
+    """Say with which options data are generated for a run that was trained on a file, which may differ from them."""
+    if saved.config.data.file is not None:
+        defaults = f"the defaults {request.defaults}" if request.defaults else ""
+        used = " and ".join(filter(None, (request.options, defaults))) or "no options"
+        warn(
+            f"warning: {request.folder} was trained on {saved.config.data.file}, and these data are generated with "
+            f"{used}: give a file with --data"
+        )
 
 
 def results_on_unseen(
@@ -223,7 +153,8 @@ def results_on_unseen(
 ) -> dict[str, Any]:
     """The number and the metrics of the examples whose inputs do not occur in the training data of the run.
 
-    If some inputs do occur there, print a line. Both results are None if the training data are not known.
+    If some inputs do occur there, print a line. It is a warning if all of them do, or if the examples are from a file.
+    Both results are None if the training data are not known.
     """
     from engine.prediction import metrics_on_unseen
 
@@ -236,7 +167,11 @@ def results_on_unseen(
     n, n_unseen = len(is_unseen), int(is_unseen.sum())
     if n_unseen < n:
         others = f"; the other {n_unseen:,}: {_shown(metrics)}" if metrics else ""
-        print_line(f"the inputs of {n - n_unseen:,} of these examples also occur in the training data{others}")
+        line = f"the inputs of {n - n_unseen:,} of these {n:,} examples also occur in the training data{others}"
+        if n_unseen == 0 or config.data.file is not None:
+            warn(f"warning: {line}")
+        else:
+            print_line(line)
     return {"n_unseen": n_unseen, "metrics_unseen": metrics}
 
 
@@ -253,7 +188,6 @@ def evaluate_run(request: Request) -> dict[str, Any]:
     problem, config, place = request.problem, request.config, request.folder / "evaluations"
     if not os.access(place if place.exists() else request.folder, os.W_OK) or place.is_file():
         raise PermissionError(f"{place} cannot be written to")
-    require_no_other(place / f"{request.name}.json", config)
     warn_if_changed(problem, request.folder, training=False)
 
     import torch
@@ -263,11 +197,17 @@ def evaluate_run(request: Request) -> dict[str, Any]:
     from engine.prediction import evaluate, prepare
 
     saved = load_saved(request.folder)
+    identity = {**described(config), "weights_sha256": saved.sha256}
+    require_no_other(request, identity)
     device = select_device(config.device)
+    status = status_of(request.folder, saved)
     if config.data.file is None:
-        require_memory_for(problem, config)
+        require_memory_for(problem, config, flags="--num-test")
+        warn_if_trained_on_a_file(request, saved)
         fit_to(saved, request, generate_split(problem, config, 0, SeedSequence(0)))  # check the shapes early
     columns, source = new_data(request)
+    identity["data_sha256"] = fingerprint([columns])
+    require_no_other(request, identity)
     model = fit_to(saved, request, columns).to(device)
     print_line(f"data {source}")
     check = problem.check(config, columns)
@@ -286,8 +226,9 @@ def evaluate_run(request: Request) -> dict[str, Any]:
         **report,
         "check": plain("check", check.numbers),
         "source": source,
-        **described(config),
-        "weights_sha256": hashlib.sha256((request.folder / "best.pt").read_bytes()).hexdigest(),
+        "epoch": saved.epoch,
+        "run_status": status,
+        **identity,
         **provenance(),
     }
     arrays = {**columns, "targets": examples.physical_targets, "predictions": predictions}

@@ -131,22 +131,29 @@ class PhaseTask:
           classifier is better on average.
         """
         target = self.target(train)
-        share = (target.sum() + 0.5) / (len(target) + 1)
         energies, size = lattice.energy(test["spins"]), test["spins"].shape[-1]
         return {
-            "majority": np.full(len(energies), math.log(share / (1 - share))),
+            "majority": majority_log_odds(target, len(energies)),
             "magnetization": _logistic_regression(train["spins"], target, test["spins"]),
             "bayes": exact.phase_log_odds(energies, train["temperatures"], size),
         }
 
     def report(self, columns: Columns, predictions: Array) -> dict[str, Any]:
-        """The loss and the metrics of Bayes' rule, which no classifier can beat on average.
+        """The loss and the metrics of two classifiers that know the temperatures of these data, but not of training.
 
-        The prior is the distribution of temperatures in these data. The network has learned that of its training data.
+        - `majority`: always the phase that is more common in these data.
+        - `bayes`: Bayes' rule, which no classifier can beat on average. The prior is the distribution of temperatures in
+          these data. The network has learned that of its training data.
         """
-        targets, odds = self.target(columns), bayes_log_odds(columns)
-        loss = float((np.logaddexp(0, odds) - targets * odds).mean())
-        return {"bayes": {"loss": loss, **self.metrics(columns, odds, targets)}}
+        targets = self.target(columns)
+        classifiers = {"majority": majority_log_odds(targets, len(targets)), "bayes": bayes_log_odds(columns)}
+        return {
+            name: {
+                "loss": float((np.logaddexp(0, odds) - targets * odds).mean()),
+                **self.metrics(columns, odds, targets),
+            }
+            for name, odds in classifiers.items()
+        }
 
 
 TASKS: dict[str, Task] = {"energy": EnergyTask(), "phase": PhaseTask()}
@@ -165,6 +172,12 @@ def by_temperature(task: Task, columns: Columns, predictions: Array) -> list[Met
 def total_energy_errors(columns: Columns, predictions: Array, targets: Array) -> Array:
     """Absolute errors of the total energy in J, (N,), from energies per spin."""
     return np.asarray(np.abs(predictions - targets) * columns["spins"][0].size)
+
+
+def majority_log_odds(targets: Array, n: int) -> Array:
+    """The log-odds of the share of configurations below T_c among targets (N,), for n configurations: (n,)."""
+    share = (targets.sum() + 0.5) / (len(targets) + 1)
+    return np.full(n, math.log(share / (1 - share)))
 
 
 def bayes_log_odds(columns: Columns) -> Array:

@@ -1,5 +1,6 @@
 """Checkpoints: files with a checksum that contain tensors and plain values. Reading one never runs code from it."""
 
+import hashlib
 import io
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -12,7 +13,7 @@ from numpy.random import SeedSequence
 from engine.config import Config, load_config, problem_options, replace_unchecked, require_same_run, to_dict
 from engine.datasets import generate_split
 from engine.errors import ProblemError, UnusableFileError
-from engine.files import read_checked, read_info, write_checked
+from engine.files import read_checked, read_info, with_checksum, write_checked
 from engine.loading import problem_of
 from engine.options import ConfigError, merge, validate
 from engine.prediction import Shapes, Standardized, new_model
@@ -64,7 +65,7 @@ def snapshot(value: Any) -> Any:
 
 
 def load(path: Path, config: Config, oldest: int = FORMAT, *, same_run: bool = False) -> dict[str, Any]:
-    """Read a checkpoint of a run with this config, with all tensors on the CPU.
+    """Read a checkpoint of a run with this config, with all tensors on the CPU. `sha256` is the hash of the file.
 
     The options of the network and the task have to be those with which the file was written. With `same_run`, this
     holds for all options, except those that may change when a run is resumed.
@@ -96,7 +97,7 @@ def load(path: Path, config: Config, oldest: int = FORMAT, *, same_run: bool = F
             described, **{name: getattr(config, name) for name in problem_options(to_dict(config))}
         )
     require_same_run(described, config, source=str(path.with_name("config.json")))
-    return saved
+    return saved | {"sha256": hashlib.sha256(with_checksum(content)).hexdigest()}
 
 
 def load_last(folder: Path, config: Config) -> dict[str, Any] | None:
@@ -153,6 +154,8 @@ class SavedRun(NamedTuple):
     config: Config
     model: Standardized
     shapes: Shapes  # of one example of the training data
+    epoch: int  # in which these weights were saved
+    sha256: str  # of best.pt
 
 
 def load_saved(folder: Path) -> SavedRun:
@@ -175,7 +178,7 @@ def load_saved(folder: Path) -> SavedRun:
     except (KeyError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise UnusableFileError(f"{folder / 'best.pt'} does not contain weights of this network: {reason}") from None
-    return SavedRun(problem, config, model, shapes)
+    return SavedRun(problem, config, model, shapes, saved["epoch"], saved["sha256"])
 
 
 def shapes_in(saved: Mapping[str, Any]) -> Shapes:

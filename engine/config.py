@@ -54,6 +54,7 @@ Device = Literal["auto", "cuda", "mps", "cpu"]
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 C = TypeVar("C", bound="Config")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -256,8 +257,8 @@ def require_same_run(earlier: Config, config: Config, source: str = "") -> None:
             raise ConfigError(f"{given}: the run has {has}; give at least as many")
 
 
-def replace_unchecked(config: C, **values: Any) -> C:
-    """A copy of the config with other values. Checks that compare sections are skipped.
+def replace_unchecked(config: T, **values: Any) -> T:
+    """A copy of a config, or of a section, with other values. Checks that compare sections are skipped.
 
     An evaluation may combine sections that are invalid for training, such as a batch size and fewer examples than that.
     """

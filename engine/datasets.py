@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, cast
 
@@ -119,12 +119,17 @@ def _sizes(problem: Problem[Any], config: Config) -> list[int]:
     return cast(list[int], list(sizes.values()))
 
 
-def require_memory_for(problem: Problem[Any], config: Config) -> None:
-    """Raise BadRequestError if the data to generate would not fit in memory. No examples are generated."""
+def require_memory_for(
+    problem: Problem[Any], config: Config, *, flags: str = "--num-train, --num-val or --num-test"
+) -> None:
+    """Raise BadRequestError if the data to generate would not fit in memory. No examples are generated.
+
+    The message advises to lower the values of `flags`.
+    """
     if config.data.file is None:
         n, one = sum(_sizes(problem, config)), generate_split(problem, config, 0, SeedSequence(0))
         per_example = sum(int(np.prod(column.shape[1:])) * column.dtype.itemsize for column in one.values())
-        require_memory(5 * n * per_example)  # the data, and copies for checks, tensors and the shuffled epoch
+        require_memory(5 * n * per_example, flags)  # the data, and copies for checks, tensors and the shuffled epoch
 
 
 def load_data(problem: Problem[Any], config: Config) -> Data:
@@ -181,7 +186,7 @@ def save_data(problem: Problem[Any], config: Config, path: Path, overwrite: bool
     print_line(f"{sum(len(next(iter(split.values()))) for split in splits):,} examples in {path}")
 
 
-def fingerprint(splits: Splits) -> str:
+def fingerprint(splits: Iterable[Columns]) -> str:
     """SHA-256 of all columns with their names, dtypes and shapes: equal if and only if the data are equal."""
     digest = hashlib.sha256()
     for columns in splits:

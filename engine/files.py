@@ -48,7 +48,12 @@ def write_checked(path: Path, content: bytes) -> None:
 
     Readers of zip archives, such as torch.load and numpy.load, ignore bytes that follow the archive.
     """
-    write_atomic(path, content + CHECKSUM + hashlib.sha256(content).hexdigest().encode())
+    write_atomic(path, with_checksum(content))
+
+
+def with_checksum(content: bytes) -> bytes:
+    """The bytes of a file that write_checked writes."""
+    return content + CHECKSUM + hashlib.sha256(content).hexdigest().encode()
 
 
 def read_checked(path: Path) -> bytes:

@@ -23,13 +23,13 @@ def physical_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def require_memory(n_bytes: int) -> None:
+def require_memory(n_bytes: int, flags: str) -> None:
     """Raise BadRequestError if the machine has less than `n_bytes` of physical memory."""
     available = physical_memory()
     if n_bytes > available:
         raise BadRequestError(
             f"the data need {n_bytes / 2**30:,.1f} GiB of memory and this machine has {available / 2**30:,.1f} GiB: "
-            "lower --num-train, --num-val or --num-test, or the size of an example"
+            f"lower {flags}, or the size of an example"
         )
 
 

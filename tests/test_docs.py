@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-import evaluate
 from benchmarks import sampler, training
 from config import ExperimentConfig
+from engine import evaluation
 from engine.cli import build_parser, parse_args
 from engine.config import to_json
 from engine.options import options_of
@@ -114,7 +114,7 @@ def test_the_programs_accept_every_command(page: str, tmp_path: Path, monkeypatc
             continue
         if script == "evaluate.py":
             problem = PROGRAMS["decay.py" if PAGES[page] is GUIDE else "main.py"]
-            assert evaluate.build_parser(problem).parse_args(arguments).run
+            assert evaluation.build_parser(problem).parse_args(arguments).run
         elif script not in PROGRAMS:
             assert (
                 script == "pytest" or (ROOT / script).exists() or (ROOT / (script.replace(".", "/") + ".py")).exists()

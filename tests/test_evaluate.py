@@ -1,6 +1,7 @@
 """Evaluation of Ising runs on new data: other sizes and temperatures, files, and the accuracy of the preset `exact`."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import torch
 import main
 from engine.cli import parse_args as parse_main
 from engine.errors import BadRequestError, RunError
+from engine.evaluation import parse_args
 from engine.problem import Columns
-from evaluate import evaluate_run, load_run, new_data, parse_args
+from evaluate import evaluate_run, load_run, new_data
 from ising import lattice
+from ising.exact import T_CRITICAL
 from problem import PROBLEM
 from tests.conftest import run_command
 
@@ -48,8 +51,8 @@ def evaluated(line: str) -> dict[str, Any]:
 def test_the_written_results_are_those_of_the_new_data(capsys: pytest.CaptureFixture[str]) -> None:
     result = evaluated("cnn --lattice-size 12 --num-test 300")
     place = Path("checkpoints/cnn/evaluations")
-    assert json.loads((place / "L12.json").read_text()) == result
-    assert (place / "L12.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((place / "L12-num-test300.json").read_text()) == result
+    assert (place / "L12-num-test300.png").read_bytes().startswith(b"\x89PNG")
     assert {"lattice_size", "n", "metrics", "by_temperature", "check", "worst_error"} <= set(result)
     assert (result["n_unseen"], result["metrics_unseen"]) == (300, result["metrics"])  # all of another size
     assert (result["lattice_size"], result["n"]) == (12, 300)
@@ -97,6 +100,9 @@ def test_a_classifier_is_compared_with_bayes_rule() -> None:
     result = evaluated("phase --num-test 400")
     assert 0.5 < result["metrics"]["accuracy"] <= 1
     assert result["bayes"]["accuracy"] > 0.8
+    share = np.mean([row["temperature"] < T_CRITICAL for row in result["by_temperature"] for _ in range(row["n"])])
+    assert result["majority"]["accuracy"] == pytest.approx(max(share, 1 - share), abs=0.05)
+    assert result["majority"]["loss"] == pytest.approx(math.log(2), abs=0.05)
     assert "worst_error" not in result
     assert evaluated("phase --num-test 50 --temp-max 2 --name cold")["n"] == 50  # one phase
 
@@ -142,6 +148,6 @@ def test_the_preset_exact_predicts_every_energy_level_at_every_size(tmp_path: Pa
             "exact", "--lattice-size", str(size), "--num-test", "100", cwd=tmp_path, script="evaluate.py"
         )
         assert done.returncode == 0, done.stderr
-        result = json.loads((folder / "evaluations" / f"L{size}.json").read_text())
+        result = json.loads((folder / "evaluations" / f"L{size}-num-test100.json").read_text())
         assert result["metrics"]["exact_fraction"] == 1
         assert result["worst_error"] < 1

@@ -14,6 +14,7 @@ import pytest
 
 import evaluate
 import main
+from engine import evaluation
 from engine.cli import parse_args
 from engine.config import load_config, to_json
 from engine.datasets import get_splits
@@ -56,7 +57,7 @@ def test_its_network_predicts_the_same(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_it_can_be_evaluated_on_new_data(old: Path) -> None:
     line = [str(old), "--num-test", "100", "--temp-min", "2", "--temp-max", "3", "--no-cache", "--name", "new"]
-    result = evaluate.evaluate_run(evaluate.parse_args(line))
+    result = evaluate.evaluate_run(evaluation.parse_args(line))
     assert result["n"] == 100
     assert (result["n_unseen"], result["metrics_unseen"]) == (None, None)  # it did not store its training inputs
     assert read(old / "evaluations", "new.json")["metrics"] == result["metrics"]

@@ -61,6 +61,9 @@ LAYERS: list[dict[str, set[str]]] = [
         },
     },
     {
+        "engine.evaluation": {
+            *("engine.cli", "engine.config", "engine.flags", "engine.loading", "engine.options", "engine.problem"),
+        },
         "engine.checkpoints": {
             *("utils", "engine.config", "engine.datasets", "engine.errors", "engine.files", "engine.options"),
             *("engine.loading", "engine.prediction", "engine.problem"),

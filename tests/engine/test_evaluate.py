@@ -12,13 +12,16 @@ import pytest
 import torch
 
 import main
-from engine.datasets import get_splits
+from engine import checkpoints
+from engine.datasets import get_splits, save_data
 from engine.errors import BadRequestError, RunError, UnusableFileError
-from evaluate import Request, evaluate_run, load_run, new_data, parse_args
+from engine.evaluation import Request, parse_args
+from evaluate import evaluate_run, load_run, new_data
 from tests.conftest import run_command
 from tests.toy import PROBLEM, ToyConfig, ToyModelConfig
 
 DEBUG = replace(PROBLEM.presets["debug"], device="cpu")
+DEBUG_POOLED: ToyConfig = replace(DEBUG, model=ToyModelConfig(kind="pooled"))
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +53,8 @@ def test_the_result_that_is_written_is_correct(capsys: pytest.CaptureFixture[str
     asked = request("pooled --dimension 7 --num-test 300")
     result = evaluate_run(asked)
     place = Path("checkpoints/pooled/evaluations")
-    assert json.loads((place / "d7.json").read_text()) == result
-    assert (place / "d7.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((place / "d7-num-test300.json").read_text()) == result
+    assert (place / "d7-num-test300.png").read_bytes().startswith(b"\x89PNG")
     weights = Path("checkpoints/pooled/best.pt").read_bytes()
     assert result["weights_sha256"] == hashlib.sha256(weights).hexdigest()
     assert {"n", "metrics", "check", "source", "seed", "data", "git_commit", "torch", "worst_error"} <= set(result)
@@ -137,11 +140,17 @@ def test_a_network_for_other_shapes_is_refused_before_data_are_generated() -> No
         ("mlp --dimension 0", ["--dimension 0", "at least 1"]),
         ("mlp --num-test 0", ["--num-test 0", "at least 1"]),
         ("mlp --spread -1", ["--spread -1", "above 0"]),
-        ("mlp --data x.npz --num-test 5", ["--num-test does nothing with --data", "drop"]),
+        (
+            "mlp --data x.npz --num-test 5",
+            ["--num-test does nothing with --data, of which all examples are used: drop it"],
+        ),
+        ("mlp --data x.npz --seed 5 --num-test 5", ["--num-test, --seed do nothing with --data", "drop them"]),
         ("mlp --data x.npz --dimension 5", ["--dimension does nothing with --data", "drop"]),
         ("mlp --name ../x", ["--name ../x", "letter"]),
         ("mlp --name=", ["--name", "letter"]),
-        ("mlp --epochs 5", ["--epochs"]),
+        ("mlp --epochs 5", ["--epochs: no such option"]),
+        ("mlp --n-test 5", ["--n-test: no such option; did you mean --num-test?"]),
+        ("unknown --dimension 5", ["unknown: not a run"]),
         ("mlp --device tpu", ["tpu", "cpu"]),
         ("x" * 300, ["not a run"]),
     ],
@@ -161,7 +170,7 @@ def test_a_bad_request_is_refused_in_one_line(line: str, named: list[str], capsy
 @pytest.mark.parametrize(
     ("line", "code", "named"),
     [
-        ("mlp --num-test 10000000 --dimension 1000000", 2, "GiB of memory"),
+        ("mlp --num-test 10000000 --dimension 1000000", 2, "GiB of memory.*: lower --num-test, or the size"),
         ("mlp --corrupt", 2, "the values are not those of the points"),
         ("mlp --data missing.npz", 3, "missing.npz: no such file"),
     ],
@@ -174,14 +183,169 @@ def test_errors_that_are_found_later_write_nothing(line: str, code: int, named: 
     assert contents() == before
 
 
-def test_the_result_of_another_evaluation_is_not_replaced() -> None:
+def test_the_result_of_another_evaluation_is_only_replaced_with_overwrite() -> None:
+    path = Path("checkpoints/pooled/evaluations/kept.json")
     first = evaluate_run(request("pooled --num-test 60 --name kept"))
-    with pytest.raises(
-        BadRequestError, match=r"kept\.json has the result of another evaluation: choose another --name"
-    ):
+    advice = r"kept\.json has the result of another evaluation: --overwrite replaces it, another --name keeps it"
+    with pytest.raises(BadRequestError, match=advice):
         evaluate_run(request("pooled --num-test 70 --name kept"))
-    assert json.loads(Path("checkpoints/pooled/evaluations/kept.json").read_text()) == first
-    assert evaluate_run(request("pooled --num-test 60 --name kept"))["metrics"] == first["metrics"]
+    assert json.loads(path.read_text()) == first
+    assert evaluate_run(request("pooled --num-test 60 --name kept --no-cache"))["metrics"] == first["metrics"]
+    evaluate_run(request("pooled --num-test 70 --name kept --overwrite"))
+    assert json.loads(path.read_text())["n"] == 70
+
+
+@pytest.mark.parametrize("what", ["weights", "file"])
+def test_a_result_of_other_weights_or_of_a_changed_file_is_not_replaced(what: str) -> None:
+    folder = Path("checkpoints/changing")
+    shutil.copytree("checkpoints/pooled", folder)
+    save_data(PROBLEM, replace(DEBUG, seed=7), Path("changing.npz"), overwrite=True)
+    evaluate_run(request("changing --data changing.npz"))
+    if what == "weights":
+        shutil.copy(folder / "best.pt", folder / "good.pt")
+        content = checkpoints.load(folder / "best.pt", DEBUG_POOLED)
+        content["model"]["network.last.bias"] += 1
+        checkpoints.save(folder / "best.pt", DEBUG_POOLED, {key: content[key] for key in ("epoch", "shapes", "model")})
+    else:
+        save_data(PROBLEM, replace(DEBUG, seed=8), Path("changing.npz"), overwrite=True)
+    with pytest.raises(BadRequestError, match=r"changing\.json has the result of another evaluation"):
+        evaluate_run(request("changing --data changing.npz"))
+    shutil.rmtree(folder)
+
+
+def test_the_hash_of_the_weights_is_that_of_the_weights_that_were_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path("checkpoints/overwritten")
+    shutil.copytree("checkpoints/pooled", folder)
+    before = hashlib.sha256((folder / "best.pt").read_bytes()).hexdigest()
+
+    def then_overwritten(asked: Request) -> Any:
+        (folder / "best.pt").write_bytes(b"by a run that is still training")
+        return new_data(asked)
+
+    monkeypatch.setattr("evaluate.new_data", then_overwritten)
+    assert evaluate_run(request("overwritten"))["weights_sha256"] == before
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize(
+    ("flags", "name"),
+    [
+        ("", "d3"),
+        ("--dimension 7", "d7"),  # the label of the data shows it
+        ("--dimension 3 --seed 43 --num-test 50", "d3"),  # those of an evaluation without flags
+        ("--seed 7", "d3-seed7"),
+        ("--dimension 7 --spread 2 --corrupt --seed 7", "d7-spread2.0-corrupt-seed7"),
+        ("--num-test 20 --device cpu --no-cache", "d3-num-test20"),
+        ("--data measured.npz", "measured"),
+        ("--data some/con.npz", "_con"),
+        (f"--data {'x' * 100}.npz", "x" * 64),
+    ],
+)
+def test_the_default_name_says_what_is_special(flags: str, name: str) -> None:
+    assert request(f"pooled {flags}").name == name
+
+
+def test_the_name_of_any_file_becomes_a_valid_name() -> None:
+    assert parse_args(["pooled", "--data", "my data (2).npz"]).name == "my_data__2_"
+
+
+def test_the_value_of_an_option_may_be_the_name_of_a_run() -> None:
+    asked = request("--name mlp pooled")
+    assert (asked.folder, asked.name) == (Path("checkpoints/pooled"), "mlp")
+
+
+# ---------------------------------------------------------------------------------------------------- what is said
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        ("interrupted", "was interrupted"),
+        ("running", "has not finished"),
+        ("diverged", "diverged"),
+        ("failed", "failed"),
+    ],
+)
+def test_an_unfinished_run_is_named_as_such(
+    status: str, words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path("checkpoints/unfinished")
+    shutil.copytree("checkpoints/pooled", folder)
+    info = json.loads((folder / "run_info.json").read_text())
+    (folder / "run_info.json").write_text(json.dumps({**info, "status": status}))
+    rows = json.loads((folder / "epoch_metrics.json").read_text())
+    (folder / "epoch_metrics.json").write_text(json.dumps(rows[:4]))
+    best = checkpoints.load(folder / "best.pt", DEBUG_POOLED)["epoch"]
+    result = evaluate_run(request("unfinished"))
+    shutil.rmtree(folder)
+    line = f"{folder} {words} after epoch 4 of 5: evaluating the best epoch so far, epoch {best}"
+    assert capsys.readouterr().err == f"warning: {line}\n"
+    assert (result["run_status"], result["epoch"]) == (status, best)
+
+
+def test_a_finished_run_gives_no_warning(capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate_run(request("pooled --name quiet"))["run_status"] == "finished"
+    assert capsys.readouterr().err == ""
+
+
+@pytest.fixture(scope="module")
+def _run_on_a_file(runs: Path) -> None:
+    """A run `measured`, which was trained on points of dimension 5 in a file."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(runs)
+        data = replace(DEBUG.data, dimension=5)
+        save_data(PROBLEM, replace(DEBUG, data=data), Path("five.npz"))
+        config = replace(DEBUG, data=replace(DEBUG.data, file="five.npz"))
+        main.run(PROBLEM, config, Path("checkpoints/measured"))
+
+
+@pytest.mark.usefixtures("_run_on_a_file")
+def test_generated_data_for_a_run_on_a_file_are_announced(capsys: pytest.CaptureFixture[str]) -> None:
+    evaluate_run(request("measured --dimension 5 --name generated"))
+    line = (
+        "checkpoints/measured was trained on five.npz, and these data are generated with --dimension 5 and the "
+        "defaults --spread 1.0 --rounds none --no-corrupt: give a file with --data"
+    )
+    assert capsys.readouterr().err == f"warning: {line}\n"
+    with pytest.raises(BadRequestError, match=r"^the data without options: the inputs have the shape \(3,\)"):
+        evaluate_run(request("measured"))
+    assert "generated with the defaults --dimension 3 --spread 1.0" in capsys.readouterr().err
+    evaluate_run(request("measured --data five.npz"))
+    assert "generated" not in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------------------- help
+
+
+def help_of(*words: str, capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as end:
+        parse_args([*words, "--help"])
+    assert end.value.code == 0
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_the_help_of_a_run_has_the_options_of_its_generator(capsys: pytest.CaptureFixture[str]) -> None:
+    text = help_of("pooled", capsys=capsys)
+    assert "--dimension X coordinates of a point (an integer, at least 1, at most 1000000; default: that of the" in text
+    assert (
+        "--rounds X decimal places of the coordinates; none: all of them (an integer, at least 0, or none; def" in text
+    )
+    assert "RUN --help" not in text
+
+
+def test_the_help_without_a_run_says_how_to_see_more(capsys: pytest.CaptureFixture[str]) -> None:
+    text = help_of(capsys=capsys)
+    assert "--dimension" not in text
+    assert "--lattice-size" not in text
+    assert "`evaluate.py RUN --help` also lists the options of the generator of a run." in text
+
+
+@pytest.mark.parametrize("words", [[], ["pooled"]])
+def test_the_help_is_about_evaluation(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    text = help_of(*words, capsys=capsys)
+    for phrase in ("--num-test X examples to evaluate", "--seed X random seed of the generated data", "--overwrite"):
+        assert phrase in text
+    assert not {"train", "epoch", "batches", "weights", "test"} & set(text.replace("--num-test", "").split())
 
 
 def test_a_damaged_run_is_refused() -> None:

@@ -18,9 +18,10 @@ import main
 from engine.cli import parse_args as parse_main
 from engine.datasets import get_splits, save_data
 from engine.errors import ProblemError
+from engine.evaluation import parse_args
 from engine.overlap import hash_inputs, load_hashes, save_hashes, select, unseen
 from engine.problem import Columns
-from evaluate import evaluate_run, parse_args
+from evaluate import evaluate_run
 from tests.conftest import DEBUG, TOY, read, run_command
 from tests.engine.test_distributed import torchrun
 from tests.toy import PROBLEM, ToyConfig, ToyProblem
@@ -280,7 +281,9 @@ def test_the_training_data_of_a_run_are_found_in_any_dtype(capsys: pytest.Captur
     np.savez("train.npz", **columns)
     result = evaluated("first --data train.npz")
     assert (result["n"], result["n_unseen"], result["metrics_unseen"]) == (200, 0, None)
-    assert "the inputs of 200 of these examples also occur in the training data\n" in capsys.readouterr().out
+    assert capsys.readouterr().err == (
+        "warning: the inputs of 200 of these 200 examples also occur in the training data\n"
+    )
 
 
 @pytest.mark.usefixtures("beside_a_run")
@@ -296,13 +299,11 @@ def test_unseen_examples_of_a_file_are_evaluated_separately(capsys: pytest.Captu
     expected = evaluated("first --data unseen.npz --name unseen")
     assert result["metrics_unseen"] == pytest.approx(expected["metrics"], rel=1e-6)
     assert expected["metrics_unseen"] == expected["metrics"]
-    shown = capsys.readouterr().out
-    line = next(
-        line for line in shown.splitlines() if line.startswith("the inputs of 200 of these examples also occur")
-    )
+    line = capsys.readouterr().err
+    assert line.startswith("warning: the inputs of 200 of these 300 examples also occur in the training data")
     assert "; the other 100: loss " in line
     assert f", mae {result['metrics_unseen']['mae']:.4g}, " in line
-    assert shown.count("also occur") == 1
+    assert line.count("\n") == 1
 
 
 @pytest.mark.usefixtures("beside_a_run")

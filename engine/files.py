@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -116,31 +116,47 @@ def require_free(folder: Path, overwrite: bool = False) -> None:
 def lock_run(folder: Path, overwrite: bool = False) -> Iterator[None]:
     """Create the folder of a run, and lock it against other processes while the block runs.
 
-    With `overwrite`, the folder may already exist.
+    With `overwrite`, the folder may already exist. If nothing is written to it, it is removed at the end.
 
     Raises:
-        BadRequestError: see require_free. Also raised if another process locks the folder at the same moment.
+        BadRequestError: see require_free. Also raised if another process uses the folder at the same moment.
     """
-    require_free(folder, overwrite)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    removed = f"{folder} has just been removed by another process: run the command again"
+    has_parent = folder.parent.exists()
     try:
-        folder.mkdir()
-    except FileExistsError:
         require_free(folder, overwrite)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            require_free(folder, overwrite)
+        lock = (folder / ".lock").open("a")
+    except FileNotFoundError:
+        raise BadRequestError(removed) from None
     # The kernel releases the lock when the process ends, even if it is killed: that does not block the next run.
-    with (folder / ".lock").open("a") as lock:
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise BadRequestError(
                 f"{folder} has just been locked by another process: choose another --run-name"
             ) from None
+        if os.fstat(lock.fileno()).st_nlink == 0:  # the file was removed after it had been opened here
+            raise BadRequestError(removed)
         lock.truncate(0)
         lock.write(f"{os.getpid()}\n")
         lock.flush()
         for left_over in folder.glob(".*.tmp"):  # from a process that was killed while it was writing
             left_over.unlink()
-        yield
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # while the folder is being removed, another process may begin to use it
+                if [entry.name for entry in folder.iterdir()] == [".lock"]:
+                    (folder / ".lock").unlink()
+                    folder.rmdir()
+                    if not has_parent:
+                        folder.parent.rmdir()
 
 
 def empty_folder(folder: Path) -> None:

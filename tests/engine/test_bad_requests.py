@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ import torch
 from numpy.random import SeedSequence
 
 from engine.config import to_json
+from engine.errors import BadRequestError
+from engine.files import lock_run
 from engine.hardware import physical_memory
 from engine.problem import Columns
 from tests.conftest import DEBUG, TOY, Program, environment, run_command
@@ -302,9 +305,48 @@ def test_wrong_data_do_not_replace_an_earlier_run(
     assert Path("checkpoints/good/best.pt").read_bytes() == (toy_run / "best.pt").read_bytes()
 
 
-def test_a_refused_run_does_not_block_the_next_one(toy_in_process: Run) -> None:
+def test_a_refused_run_leaves_nothing_and_does_not_block_the_next_one(toy_in_process: Run) -> None:
     for flags, code in ((["--corrupt"], 2), ([], 0)):
         assert toy_in_process(*DEBUG, *flags, "--run-name", "new", "--epochs", "1") == code
+        assert Path("checkpoints").exists() == (code == 0)
+
+
+def test_a_network_that_is_refused_leaves_nothing(
+    toy_in_process: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def network(self: ToyProblem, *_: object) -> None:
+        raise ValueError("use points of another dimension")
+
+    monkeypatch.setattr(ToyProblem, "network", network)
+    Path("checkpoints/killed").mkdir(parents=True)
+    Path("checkpoints/killed/.lock").write_text("123\n")  # of a run that was killed when it started
+    for name in ("new", "killed"):
+        assert toy_in_process(*DEBUG, "--run-name", name) == 2
+        assert capsys.readouterr().err == "toy.py: error: use points of another dimension\n"
+        assert not (Path("checkpoints") / name).exists()
+    assert list(Path("checkpoints").iterdir()) == []  # this folder existed before
+
+
+def test_processes_that_create_and_remove_a_folder_at_once_exclude_each_other(tmp_path: Path) -> None:
+    folder, inside, entered = tmp_path / "checkpoints" / "r", [], []
+
+    def use(number: int) -> None:
+        for _ in range(100):
+            try:
+                with lock_run(folder):
+                    inside.append(number)
+                    assert inside == [number]
+                    assert (folder / ".lock").exists()
+                    inside.remove(number)
+                    entered.append(number)
+            except BadRequestError as error:
+                assert "process" in str(error)  # noqa: PT017 - others are allowed to be refused
+
+    with ThreadPoolExecutor(4) as pool:
+        for future in [pool.submit(use, number) for number in range(4)]:
+            future.result()
+    assert entered
+    assert not folder.exists()
 
 
 # ------------------------------------------------------------------------------------------------------------- files
@@ -321,7 +363,7 @@ def test_an_unusable_file_ends_the_run_with_exit_code_3(
     shown = name.replace("\n", "\\n")
     assert printed.err.startswith(f"toy.py: error: {shown}: ")
     assert printed.err.count("\n") == 1
-    assert not list(Path().glob("checkpoints/*/config.json"))
+    assert not Path("checkpoints").exists()
 
 
 # ------------------------------------------------------------------------------------------------------ whole programs

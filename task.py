@@ -142,8 +142,8 @@ class PhaseTask:
         """The loss and the metrics of two classifiers that know the temperatures of these data, but not of training.
 
         - `majority`: always the phase that is more common in these data.
-        - `bayes`: Bayes' rule, which no classifier can beat on average. The prior is the distribution of temperatures in
-          these data. The network has learned that of its training data.
+        - `bayes`: Bayes' rule, which no classifier can beat on average. The prior is the distribution of temperatures
+          in these data. The network has learned that of its training data.
         """
         targets = self.target(columns)
         classifiers = {"majority": majority_log_odds(targets, len(targets)), "bayes": bayes_log_odds(columns)}

@@ -100,7 +100,7 @@ BAD_OPTIONS: list[tuple[str, list[str]]] = [
     ("--cnn", ["did you mean --architecture cnn?"]),
     ("--L 16", ["did you mean --lattice-size?"]),
     ("--size 16", ["did you mean --kernel-size, --batch-size or --lattice-size?"]),
-    ("--temp 3", ["did you mean --input-temperature, --temp-min or --temp-max?"]),
+    ("--temp 3", ["did you mean --temperature?"]),
     ("--epochs 1_0", ["1_0", "an integer"]),
     ("--epochs \uff11\uff10", ["--epochs", "an integer"]),
     ("--lr 1_0.5", ["1_0.5", "a number"]),

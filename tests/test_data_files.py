@@ -21,6 +21,7 @@ from engine.cli import parse_args
 from engine.config import TrainConfig, to_dict
 from engine.datasets import load_data, save_data
 from engine.errors import UnusableFileError
+from engine.evaluation import parse_args as parse_evaluation
 from engine.hardware import provenance
 from engine.io import OTHER_FORMATS, read_columns
 from engine.problem import Columns
@@ -219,14 +220,14 @@ def test_the_options_are_kept_with_the_run_compared_when_resumed_and_not_used_fo
         parse_args(PROBLEM, ["--resume", "one", "--spins-key", "X"], "main.py")
     assert "--spins-key X: the run has C: drop it" in capsys.readouterr().err
 
-    assert evaluate.evaluate_run(evaluate.parse_args(["one", "--data", "other.npz"]))["n"] == 120
+    assert evaluate.evaluate_run(parse_evaluation(["one", "--data", "other.npz"]))["n"] == 120
     words = ["one", "--data", "one.npz", "--spins-key", "C", "--temperature", "2.5", "--name", "again"]
-    result = evaluate.evaluate_run(evaluate.parse_args(words))
+    result = evaluate.evaluate_run(parse_evaluation(words))
     assert (result["data"]["spins_key"], result["data"]["temperature"]) == ("C", 2.5)
     with pytest.raises(UnusableFileError, match="give --spins-key C --temperatures-key T"):
-        evaluate.evaluate_run(evaluate.parse_args(["one", "--data", "one.npz"]))
+        evaluate.evaluate_run(parse_evaluation(["one", "--data", "one.npz"]))
     with pytest.raises(SystemExit):
-        evaluate.parse_args(["one", "--temperature", "2"])
+        parse_evaluation(["one", "--temperature", "2"])
     assert "--temperature does nothing without --data: give a file, or drop it" in capsys.readouterr().err
 
 

@@ -43,7 +43,7 @@ LAYERS: list[dict[str, set[str]]] = [
             *("engine.flags", "engine.loading", "engine.signals"),
         },
         "engine.io": {
-            *("engine.config", "engine.errors", "engine.files", "engine.hardware", "engine.problem"),
+            *("engine.config", "engine.errors", "engine.files", "engine.hardware", "engine.options", "engine.problem"),
             "engine.suggestions",
         },
         "engine.cache": {"utils", "engine.config", "engine.files", "engine.loading", "engine.problem"},

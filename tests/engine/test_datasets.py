@@ -254,7 +254,7 @@ def test_a_batch_that_is_larger_than_the_training_split_of_a_file_is_refused() -
     config = ToyConfig(data=ToyDataConfig(num_train=70, num_val=20, num_test=10, file="x.npz"))
     load_data(PROBLEM, config)
     sizes = dict.fromkeys(("num_train", "num_val", "num_test"))
-    data: Any = replace_unchecked(config.data, **sizes)  # type: ignore[type-var]
+    data: Any = replace_unchecked(config.data, **sizes)
     automatic = replace_unchecked(config, data=data, train=replace(config.train, batch_size=81))
     with pytest.raises(BadRequestError, match="--batch-size 81 is above 80 training examples: lower it"):
         load_data(PROBLEM, automatic)

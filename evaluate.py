@@ -9,6 +9,7 @@ import io
 import json
 import os
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from engine.files import read_info, write_atomic, write_json
 from engine.hardware import provenance, select_device
 from engine.io import read_columns
 from engine.overlap import hash_inputs, load_hashes, unseen
+from engine.plotting import draw_if_possible
 from engine.problem import Columns, input_arrays, plain, target_array
 from utils import print_line, warn
 
@@ -232,12 +234,10 @@ def evaluate_run(request: Request) -> dict[str, Any]:
         **provenance(),
     }
     arrays = {**columns, "targets": examples.physical_targets, "predictions": predictions}
-    figure = next(iter(problem.figures(config, arrays).values()))
-    picture = io.BytesIO()
-    figure.savefig(picture, dpi=120)
     place.mkdir(exist_ok=True)
-    write_atomic(place / f"{request.name}.png", picture.getvalue())
     write_json(place / f"{request.name}.json", result)
+    for image in draw_if_possible(lambda: dict(islice(problem.figures(config, arrays).items(), 1))).values():
+        write_atomic(place / f"{request.name}.png", image)
     return result
 
 

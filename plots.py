@@ -6,11 +6,10 @@ python plots.py checkpoints/myrun
 from collections.abc import Mapping
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from config import DataConfig, ExperimentConfig
-from engine.figures import parity
+from engine.figures import Figure, parity
 from engine.plotting import main
 from engine.problem import Columns
 from ising.exact import T_CRITICAL, phase_accuracy

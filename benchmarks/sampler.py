@@ -191,6 +191,7 @@ def plot(results: dict[str, Any]) -> None:
     import matplotlib.style
     from matplotlib.figure import Figure
 
+    matplotlib.rcdefaults()  # no settings of the user
     matplotlib.style.use("petroff6")  # colours that colour-blind readers can distinguish
     figure = Figure(figsize=(10, 8), layout="constrained")
     left, right, bottom = figure.subplot_mosaic("AB;CC").values()

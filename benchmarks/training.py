@@ -211,6 +211,7 @@ def plot(results: dict[str, Any]) -> None:
     import matplotlib.style
     from matplotlib.figure import Figure
 
+    matplotlib.rcdefaults()  # no settings of the user
     matplotlib.style.use("petroff6")  # colours that colour-blind readers can distinguish
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)

@@ -201,6 +201,10 @@ class ExitCode(AbstractContextManager["ExitCode"]):
 
     def __enter__(self) -> Self:
         stop_on_signals()
+        # A command writes its figures to files. The backend of the user may be that of a notebook, or need a screen.
+        os.environ["MPLBACKEND"] = "agg"
+        if matplotlib := sys.modules.get("matplotlib"):
+            matplotlib.use("agg")
         return self
 
     def __exit__(

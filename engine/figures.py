@@ -1,12 +1,50 @@
 """Figures that every problem has. The functions take arrays and return a Figure."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
+from engine.errors import ProblemError
+
+with contextlib.suppress(ValueError):
+    # If MPLBACKEND names an unknown backend, `import matplotlib` raises this error. Figures in files need no backend.
+    backend = "" if "matplotlib" in sys.modules else os.environ.pop("MPLBACKEND", "")
+    import matplotlib
+
+    if backend:
+        os.environ["MPLBACKEND"] = matplotlib.rcParams["backend"] = backend
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
+
+__all__ = ["Figure", "draw", "parity", "training_curves"]
+
+
+def draw(make: Callable[[], Any]) -> dict[str, bytes]:
+    """Call `make`, which returns figures by name, and return them as PNG images by name.
+
+    The settings of matplotlib are its defaults while this function runs. A matplotlibrc or a style of the user has no
+    effect.
+
+    Raises:
+        ProblemError: `make` did not return a dictionary.
+    """
+    with matplotlib.rc_context(matplotlib.rcParamsDefault):
+        figures = make()
+        if not isinstance(figures, Mapping):
+            raise ProblemError(f"figures returned {type(figures).__name__}: return a dictionary of figures by name")
+        return {name: _png(figure) for name, figure in figures.items()}
+
+
+def _png(figure: Figure) -> bytes:
+    image = io.BytesIO()
+    figure.savefig(image, dpi=120)
+    return image.getvalue()
 
 
 def training_curves(rows: Sequence[Mapping[str, float]], best_epoch: int, loss_name: str = "loss") -> Figure:

@@ -7,7 +7,7 @@ import io
 import json
 import sys
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -17,30 +17,64 @@ import numpy as np
 from engine.cli import ExitCode, run_folder
 from engine.config import Config, load_config
 from engine.distributed import quick_exit
-from engine.errors import BadRequestError, ProblemError, UnusableFileError
-from engine.figures import training_curves
+from engine.errors import BadRequestError, UnusableFileError
+from engine.files import write_atomic
 from engine.flags import Parser
 from engine.loading import problem_of
 from engine.problem import Problem
-from utils import print_line
+from utils import one_line, print_line, warn
+
+Draw = Callable[[Callable[[], Any]], dict[str, bytes]]
 
 
-def plot_run(problem: Problem[Any], config: Config, folder: Path) -> list[Path]:
-    """Plot the figures of a finished run from its files. Write them to its folder `figures`, and return their paths."""
-    rows = json.loads((folder / "epoch_metrics.json").read_text())
-    results = json.loads((folder / "results.json").read_text())
-    with np.load(io.BytesIO((folder / "predictions.npz").read_bytes()), allow_pickle=False) as file:
-        arrays = {name: file[name] for name in file.files}
-    figures = {"training_curves": training_curves(rows, results["best_epoch"], problem.loss_name(config))}
-    own: Any = problem.figures(config, arrays)
-    if not isinstance(own, Mapping):
-        raise ProblemError(f"figures returned {type(own).__name__}: return a dictionary of figures by name")
-    figures |= own
+def draw(make: Callable[[], Any]) -> dict[str, bytes]:
+    """The images of the figures that `make` returns: see figures.draw."""
+    from engine.figures import draw  # loads matplotlib, which fails if the user's matplotlibrc cannot be read
+
+    return draw(make)
+
+
+def draw_if_possible(make: Callable[[], Any], hint: str = "") -> dict[str, bytes]:
+    """Like `draw`, but an error of any type only prints a warning, because the numbers do not depend on figures."""
+    try:
+        return draw(make)
+    except Exception as error:
+        warn(f"warning: a figure is missing ({one_line(' '.join(repr(error).split()))[:300]}){hint}")
+        return {}
+
+
+def plot_run(problem: Problem[Any], config: Config, folder: Path, draw: Draw = draw) -> list[Path]:
+    """Plot the figures of a finished run from its files. Write them to its folder `figures`, and return their paths.
+
+    Raises:
+        BadRequestError: the folder does not contain the files of a finished run.
+        UnusableFileError: one of these files is damaged.
+    """
+    rows, results, arrays = _read(folder)
+
+    def curves() -> Any:
+        from engine.figures import training_curves
+
+        return {"training_curves": training_curves(rows, results["best_epoch"], problem.loss_name(config))}
+
+    images = draw(curves) | draw(lambda: problem.figures(config, arrays))
     (folder / "figures").mkdir(exist_ok=True)
-    paths = [folder / "figures" / f"{name}.png" for name in figures]
-    for path, figure in zip(paths, figures.values(), strict=True):
-        figure.savefig(path, dpi=120)
-    return paths
+    for name, image in images.items():
+        write_atomic(folder / "figures" / f"{name}.png", image)
+    return [folder / "figures" / f"{name}.png" for name in images]
+
+
+def _read(folder: Path) -> tuple[list[dict[str, float]], dict[str, Any], dict[str, Any]]:
+    """The rows of metrics, the results, and the arrays of a finished run."""
+    try:
+        rows = json.loads((folder / "epoch_metrics.json").read_text())
+        results = dict(json.loads((folder / "results.json").read_text()))
+        with np.load(io.BytesIO((folder / "predictions.npz").read_bytes()), allow_pickle=False) as file:
+            return rows, results, {name: file[name] for name in file.files}
+    except OSError as error:
+        raise BadRequestError(f"{folder} is not the folder of a finished run: {error}") from None
+    except (ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error) as error:
+        raise UnusableFileError(f"{folder} contains a damaged file ({error}): run it again with --overwrite") from None
 
 
 def plot_saved_run(folder: Path) -> list[Path]:
@@ -54,11 +88,10 @@ def plot_saved_run(folder: Path) -> list[Path]:
         raise BadRequestError(f"{folder} is not the folder of a finished run: it has no results.json")
     try:
         problem = problem_of(folder)
-        return plot_run(problem, load_config(problem.config_type, folder / "config.json"), folder)
+        config = load_config(problem.config_type, folder / "config.json")
     except (OSError, BadRequestError) as error:
         raise BadRequestError(f"{folder} is not the folder of a finished run: {error}") from None
-    except (ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error) as error:
-        raise UnusableFileError(f"{folder} contains a damaged file ({error}): run it again with --overwrite") from None
+    return plot_run(problem, config, folder)
 
 
 def main() -> None:

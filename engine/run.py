@@ -4,9 +4,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engine import plotting
 from engine.cache import hashes_of_code, warn_if_changed
 from engine.config import Config, project_folder
 from engine.datasets import Data, load_data, require_memory_for
@@ -117,17 +119,17 @@ class Run:
         save_hashes(self.folder, hash_inputs(self.problem, self.config, data.train))
 
     def finish(self, results: dict[str, Any], arrays: dict[str, Any]) -> None:
-        """Record the results and plot the figures."""
+        """Record the results, print a summary, and plot the figures. If a figure fails, the run is still finished."""
         from logger import RunLogger
 
         assert isinstance(self.logger, RunLogger)
         self.logger.log_arrays("predictions", arrays)
         self.logger.log_results(results)
+        print_line(f"\n{self.logger.summary(results)}\n")
+        hint = f"; python -m engine.plotting {self.folder} plots the figures again, and shows the error"
         with timed("figures", self.timings):
-            from engine.plotting import plot_run  # loads matplotlib
-
-            plot_run(self.problem, self.config, self.folder)
-        print_line(f"\n{self.logger.summary(results)}\n\n{self.folder}")
+            plotting.plot_run(self.problem, self.config, self.folder, partial(plotting.draw_if_possible, hint=hint))
+        print_line(str(self.folder))
 
 
 @contextmanager

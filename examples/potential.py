@@ -10,7 +10,6 @@ lowest eigenvalue of H.
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.random import SeedSequence, default_rng
 from numpy.typing import NDArray
 from pydantic.dataclasses import dataclass
@@ -20,7 +19,7 @@ from tqdm import tqdm
 
 from engine.baselines import least_squares
 from engine.config import STRICT, Config, DataConfig, TrainConfig
-from engine.figures import parity
+from engine.figures import Figure, parity
 from engine.options import option
 from engine.problem import Check, Columns, Problem, Shape
 from main import main

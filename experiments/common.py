@@ -69,6 +69,7 @@ class Study:
         parser.add_argument("--quick", action="store_true", help="run a small version; its results are not kept")
         self.quick: bool = parser.parse_args().quick
         stop_on_signals()
+        matplotlib.rcdefaults()  # no settings of the user
         matplotlib.style.use("petroff6")  # colours that colour-blind readers can distinguish
         name = Path(file).stem
         folder = Path(mkdtemp()) if self.quick else None

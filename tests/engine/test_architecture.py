@@ -15,7 +15,6 @@ LAYERS: list[dict[str, set[str]]] = [
     {
         "utils": set(),
         "engine.errors": set(),
-        "engine.figures": set(),
         "engine.signals": set(),
         "engine.compiler": set(),
         "engine.recording": set(),
@@ -26,6 +25,7 @@ LAYERS: list[dict[str, set[str]]] = [
         "engine.replay": {"utils", "engine.recording", "engine.surroundings"},
         "engine.options": {"engine.errors", "engine.suggestions"},
         "engine.files": {"engine.errors"},
+        "engine.figures": {"engine.errors"},
         "engine.hardware": {"engine.errors"},
         "engine.distributed": {"engine.errors", "engine.signals"},
     },
@@ -57,7 +57,7 @@ LAYERS: list[dict[str, set[str]]] = [
         },
         "engine.plotting": {
             *("utils", "engine.cli", "engine.config", "engine.distributed", "engine.errors", "engine.figures"),
-            *("engine.flags", "engine.loading", "engine.problem"),
+            *("engine.files", "engine.flags", "engine.loading", "engine.problem"),
         },
     },
     {

@@ -3,17 +3,23 @@
 import io
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 import engine.plotting
-from engine.errors import BadRequestError, UnusableFileError
-from engine.figures import parity, training_curves
+import main
+from engine.errors import BadRequestError, ProblemError, UnusableFileError
+from engine.figures import Figure, parity, training_curves
 from engine.plotting import plot_saved_run
-from tests.conftest import Program, read
+from engine.problem import Columns
+from evaluate import evaluate_run, parse_args
+from tests.conftest import DEBUG, Program, read
+from tests.toy import PROBLEM, ToyProblem
 
 RUN_FIGURES = ["parity.png", "training_curves.png"]
 
@@ -76,6 +82,74 @@ def test_a_damaged_file_is_reported(toy_run: Path, tmp_path: Path) -> None:
                 plot_saved_run(folder)
         (folder / name).write_bytes(intact)
     assert pictures(folder) == before
+
+
+class WithFigures(ToyProblem):
+    """The toy problem, with figures that a test sets."""
+
+    def __init__(self, figures: Any) -> None:
+        self.own_figures = figures
+
+    def figures(self, config: Any, arrays: Columns) -> Any:
+        return self.own_figures(arrays)
+
+
+def in_tex(arrays: Columns) -> dict[str, Figure]:
+    """A figure whose title needs LaTeX and a file that does not exist."""
+    figure = parity(arrays["targets"], arrays["predictions"])
+    figure.suptitle(r"\input{missing}", usetex=True)
+    return {"parity": figure}
+
+
+@pytest.mark.parametrize("fault", [lambda _: 1 / 0, lambda arrays: arrays["nothing"], lambda _: 3, in_tex])
+def test_a_figure_that_fails_is_a_warning_and_the_run_is_finished(
+    fault: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "r"
+    main.run(WithFigures(fault), replace(PROBLEM.presets["debug"], device="cpu"), folder)
+    shown = capsys.readouterr()
+    assert shown.err.startswith("warning: a figure is missing (")
+    assert shown.err.endswith(f"; python -m engine.plotting {folder} plots the figures again, and shows the error\n")
+    assert shown.err.count("\n") == 1
+    assert "| mean" in shown.out
+    assert shown.out.endswith(f"\n{folder}\n")
+    assert read(folder, "run_info.json")["status"] == "finished"
+    assert {"results.json", "predictions.npz", "best.pt"} < {path.name for path in folder.iterdir()}
+    assert list(pictures(folder)) == ["training_curves.png"]
+    with pytest.raises((ArithmeticError, KeyError, ProblemError, RuntimeError)):  # the error itself, not "damaged file"
+        engine.plotting.plot_run(WithFigures(fault), PROBLEM.presets["debug"], folder)
+
+
+def test_a_figure_that_fails_does_not_prevent_the_numbers_of_an_evaluation(
+    toy_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "r"
+    shutil.copytree(toy_run, folder)
+    monkeypatch.setattr(ToyProblem, "figures", lambda *_: 1 / 0)
+    evaluate_run(parse_args([str(folder), "--name", "new"]))
+    assert [path.name for path in (folder / "evaluations").iterdir()] == ["new.json"]
+    assert capsys.readouterr().err == "warning: a figure is missing (ZeroDivisionError('division by zero'))\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["nonsense", "module://missing.backend", "tkagg"])
+def test_settings_of_the_user_do_not_change_figures(backend: str, toy_run: Path, toy: Program, tmp_path: Path) -> None:
+    settings = "axes.facecolor: black\ntext.usetex: True\nsavefig.dpi: 17\nsavefig.bbox: tight\n"
+    (tmp_path / "matplotlibrc").write_text(settings)
+    shutil.copytree(toy_run, tmp_path / "r")
+    done = toy("r", script=("-m", "engine.plotting"), MPLBACKEND=backend, DISPLAY="")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert pictures(tmp_path / "r") == pictures(toy_run)
+
+
+@pytest.mark.slow
+def test_settings_that_cannot_be_read_cost_only_the_figures(toy: Program, tmp_path: Path) -> None:
+    (tmp_path / "matplotlibrc").write_bytes(b"axes.facecolor: \xff\n")
+    done = toy(*DEBUG, "--epochs", "1", "--run-name", "r")
+    assert done.returncode == 0, done.stderr
+    assert "warning: a figure is missing (UnicodeDecodeError" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout.endswith("checkpoints/r\n")
 
 
 def test_an_array_of_objects_is_not_unpickled(toy_run: Path, tmp_path: Path) -> None:

@@ -321,7 +321,6 @@ class Answering(ToyProblem):
         ("target", np.zeros(3), r"target is float64 \(3,\): return a NumPy array of numbers with 200 entries"),
         ("inputs", (np.zeros(200), [1, 2]), "array 1 of inputs is list"),
         ("baselines", {"best": np.zeros((50, 1))}, r"the predictions of the baseline best have the shape \(50, 1\)"),
-        ("figures", 3, "figures returned int: return a dictionary of figures"),
         ("check", Check({"worst": np.float64("inf")}), "check: worst is inf"),
     ],
 )

@@ -28,7 +28,7 @@ from engine.files import write_atomic, write_json
 from engine.hardware import provenance
 from engine.loading import module_name
 from engine.problem import Problem
-from engine.signals import Interrupted, uninterrupted
+from engine.signals import uninterrupted
 from utils import print_line, warn
 
 SECONDS_BETWEEN_WRITES = 1.0  # the shortest time between two writes of metrics and checkpoints, if epochs are short
@@ -105,10 +105,9 @@ class RunLogger(NullLogger):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        endings: dict[Any, str] = {None: "finished", Interrupted: "interrupted", DivergedError: "diverged"}
         self._close_bar()
         with uninterrupted():
-            for record in (self.flush, partial(self.note, status=endings.get(kind, "failed"))):
+            for record in (self.flush, partial(self.note, status=_ending(kind))):
                 # These errors, a full disk or a state that cannot be saved, have already been reported.
                 with contextlib.suppress(OSError, ProblemError):
                     record()
@@ -211,6 +210,15 @@ class RunLogger(NullLogger):
         times = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in self.timings.items())
         table = "\n\n".join(tables)
         return f"{table}\n\n`{command}`{processes}  \ncommit {commit}; seed {self.config.seed}; {times}"
+
+
+def _ending(kind: type[BaseException] | None) -> str:
+    """How a run ended, from the type of the exception that ended it."""
+    if kind is None:
+        return "finished"
+    if issubclass(kind, KeyboardInterrupt):  # Interrupted, or Ctrl-C in a notebook
+        return "interrupted"
+    return "diverged" if issubclass(kind, DivergedError) else "failed"
 
 
 def _table(title: str, rows: Mapping[str, Mapping[str, float]], columns: Sequence[str]) -> str:

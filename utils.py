@@ -1,29 +1,60 @@
 """Small helpers: messages on the terminal, random seeds, timings. Importing this file does not load torch."""
 
+import io
 import os
 import random
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 
 
 def print_line(text: str) -> None:
-    """Print a line on stdout. If stdout has been closed, as by `| head`, continue without output."""
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """Print a line on stdout. If that fails, continue without output: see `flush`."""
+    _print(text, sys.stdout)
 
 
 def warn(text: str) -> None:
-    """Print a line on stderr. A closed stderr does not change the exit code."""
+    """Print a line on stderr. If that fails, continue without output: see `flush`."""
+    _print(text, sys.stderr)
+
+
+def _print(text: str, stream: TextIO | None) -> None:
+    with suppress(OSError):
+        print(text, file=stream)
+    flush(stream)
+
+
+def flush(stream: TextIO | None) -> None:
+    """Flush a stream. If that fails, discard this and all further output to it.
+
+    The reader may have gone, as after `| head`, the terminal may have been closed, or the disk may be full.
+    """
+    if stream is None:
+        return
     try:
-        print(text, file=sys.stderr, flush=True)
+        stream.flush()
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+        with Path(os.devnull).open("w") as nothing:
+            os.dup2(nothing.fileno(), stream.fileno())
+        stream.flush()
+
+
+def repair_streams() -> None:
+    """Discard the output to a stream that was closed when the program started, as by `>&-`.
+
+    Otherwise the next file that is opened would get its number, and receive what libraries print. Also print every
+    character: those that the encoding of stdout lacks are escaped.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 - open until the program ends
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def one_line(message: str) -> str:

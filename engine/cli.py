@@ -31,7 +31,7 @@ from engine.loading import module_name
 from engine.options import ConfigError, merge, options_of, read_json, validate
 from engine.problem import Problem
 from engine.signals import Interrupted, stop_on_signals
-from utils import one_line, warn
+from utils import flush, one_line, repair_streams, warn
 
 
 def run_folder(run: str) -> Path | None:
@@ -200,6 +200,7 @@ class ExitCode(AbstractContextManager["ExitCode"]):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def __enter__(self) -> Self:
+        repair_streams()
         stop_on_signals()
         # A command writes its figures to files. The backend of the user may be that of a notebook, or need a screen.
         os.environ["MPLBACKEND"] = "agg"
@@ -221,4 +222,6 @@ class ExitCode(AbstractContextManager["ExitCode"]):
             if self.is_main:
                 warn(f"{prog}: interrupted: {self.hint()}")
             self.code = error.exit_code
+        flush(sys.stdout)
+        flush(sys.stderr)
         return isinstance(error, RunError | OSError | Interrupted)

@@ -1,7 +1,7 @@
 """Errors that end a run with one line on stderr. Each class sets the exit code of the program.
 
 The exit codes are: 0 success, 1 a bug, 2 a bad request, 3 an unusable file, 4 training diverged, 5 a disk error
-(OSError), 130 and 143 a signal (signals.py).
+(OSError), 129, 130 and 143 a signal (signals.py).
 """
 
 

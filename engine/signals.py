@@ -1,11 +1,14 @@
 """Signals: the first one stops a run, which saves its state first; the second one ends the process at once."""
 
 import signal
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)  # SIGHUP: the terminal was closed
+Handler = Callable[[int, FrameType | None], Any] | signal.Handlers
 
 
 class Interrupted(KeyboardInterrupt):
@@ -20,18 +23,33 @@ class Interrupted(KeyboardInterrupt):
 
 
 def stop_on_signals() -> None:
-    """Make the first SIGINT, SIGTERM or SIGUSR1 raise Interrupted, and the second one end the process at once.
+    """Make the first of STOP_SIGNALS raise Interrupted, and the second one end the process at once.
 
     All files are complete at any time. State that has not been saved is saved before the program ends (logger.py).
     """
 
     def stop(number: int, frame: FrameType | None) -> None:
-        for each in STOP_SIGNALS:
-            signal.signal(each, signal.SIG_DFL)
+        _handle(signal.SIG_DFL)
         raise Interrupted(number)
 
-    for number in STOP_SIGNALS:
-        signal.signal(number, stop)
+    _handle(stop)
+
+
+def _handle(handler: Handler) -> dict[int, Any]:
+    """Set a handler for all of STOP_SIGNALS, and return the earlier handlers.
+
+    Python only handles signals in the main thread. In other threads, this changes nothing. A SIGHUP that is ignored, as
+    after `nohup`, stays ignored.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    ignored = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else set()
+    return {number: signal.signal(number, handler) for number in STOP_SIGNALS if number not in ignored}
+
+
+def _restore(handlers: dict[int, Any]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @contextmanager
@@ -40,23 +58,21 @@ def default_handlers() -> Iterator[None]:
 
     This also works while the process waits inside a library, where Python would not run a handler.
     """
-    handlers = {number: signal.signal(number, signal.SIG_DFL) for number in STOP_SIGNALS}
+    handlers = _handle(signal.SIG_DFL)
     try:
         yield
     finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+        _restore(handlers)
 
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
     """Delay signals until the end of a short block, such as a block that records how a run ended."""
     received: list[int] = []
-    handlers = {number: signal.signal(number, lambda number, _: received.append(number)) for number in STOP_SIGNALS}
+    handlers = _handle(lambda number, _: received.append(number))
     try:
         yield
     finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+        _restore(handlers)
         for late in received:
             signal.raise_signal(late)

@@ -1,6 +1,7 @@
 """Signals: the first one stops a run, which prints how to resume it; the second one ends the process at once."""
 
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -14,13 +15,13 @@ from engine import checkpoints
 from engine.replay import Step
 from engine.signals import STOP_SIGNALS, Interrupted, stop_on_signals, uninterrupted
 from evaluate import load_run
-from tests.conftest import DEBUG, ROOT, read, start_command, wait_for
+from tests.conftest import DEBUG, ROOT, TOY, environment, read, start_command, wait_for
 from tests.toy import ToyProblem
 from trainer import Trainer
 
 Run = Callable[..., int]
 
-CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 143}
+CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 143, "SIGHUP": 129}
 
 
 def raise_in_epoch(number: int, epoch: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,6 +140,33 @@ def test_an_interrupt_while_data_are_generated_stops_a_command(tmp_path: Path) -
         process.send_signal(signal.SIGINT)
         assert process.stderr.read() == "toy.py: interrupted: nothing was saved yet\n"
     assert process.returncode == 130
+
+
+@pytest.mark.slow
+def test_a_run_under_nohup_continues_when_its_terminal_is_closed(tmp_path: Path) -> None:
+    parent, child = pty.openpty()
+    command = (*TOY, *DEBUG, "--epochs", "300", "--run-name", "i")
+    # A new session, of which the terminal is the controlling terminal: closing it sends SIGHUP.
+    process = subprocess.Popen(
+        ["nohup", sys.executable, *command],
+        cwd=tmp_path,
+        env=environment(),
+        stdin=child,
+        stdout=subprocess.PIPE,
+        stderr=child,
+        text=True,
+        start_new_session=True,
+    )
+    os.close(child)
+    with process:
+        metrics = tmp_path / "checkpoints" / "i" / "epoch_metrics.json"
+        while not metrics.exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGHUP)
+        os.close(parent)  # from now on, writing to stderr fails
+        assert process.wait(60) == 0
+    assert len(read(metrics.parent, "epoch_metrics.json")) == 300
 
 
 def test_signals_are_delayed_during_a_block_and_delivered_after_it(toy_in_process: Run) -> None:

@@ -93,13 +93,18 @@ class RunLogger(NullLogger):
         write_atomic(folder / "config.json", to_json(config).encode())
         if earlier.state:  # the other files may be damaged, or from a later epoch than the checkpoint
             self._write_metrics_and_best(earlier.state)
-        wandb_id = earlier.info.get("wandb_id")
-        self.note(wandb_id=wandb_id)
-        self.wandb = _start_wandb(folder, problem, config, wandb_id) if config.log.wandb else None
-        if self.wandb:
-            self.note(wandb_id=self.wandb.id)
+        self.wandb: Any = None
+        self.note(wandb_id=earlier.info.get("wandb_id"))
 
     def __enter__(self) -> Self:
+        if self.config.log.wandb:
+            try:
+                self.wandb = _start_wandb(self.folder, self.problem, self.config, self.info["wandb_id"])
+            except BaseException as error:  # a signal, while W&B connects
+                self.__exit__(type(error), error, error.__traceback__)
+                raise
+        if self.wandb:
+            self.note(wandb_id=self.wandb.id)
         return self
 
     def __exit__(
@@ -244,25 +249,38 @@ def _warn_about_wandb(error: Exception, folder: Path) -> None:
     warn(f"warning: no W&B ({reason}); logging continues in {folder}")
 
 
+# The settings of W&B that this file sets, and the environment variables with which the user can set them instead.
+WANDB_VARIABLES = {
+    "project": "WANDB_PROJECT",
+    "name": "WANDB_NAME",
+    "group": "WANDB_RUN_GROUP",
+    "tags": "WANDB_TAGS",
+    "dir": "WANDB_DIR",
+}
+
+
 def _start_wandb(folder: Path, problem: Problem[Any], config: Config, run_id: str | None = None) -> Any:
     """Start a W&B run. If this fails, print a warning and return None: the files of the run do not depend on W&B.
 
-    WANDB_MODE, WANDB_PROJECT and the other environment variables of W&B have their usual effect. Runs that only differ
-    in their seed are in the same group.
+    All environment variables of W&B have their usual effect. Runs that only differ in their seed are in the same group.
     """
     label = problem.label(config)
+    ours: dict[str, Any] = {
+        "project": problem.name,
+        "name": folder.name,
+        "group": f"{label}-{hash_without_seed(config)}",
+        "tags": [*label.split("-"), config.train.optimizer, config.train.scheduler],
+        "dir": folder,
+    }
     try:
         import wandb
 
+        _require_login(wandb)
         run = wandb.init(
-            project=os.environ.get("WANDB_PROJECT", problem.name),
-            name=folder.name,
-            group=f"{label}-{hash_without_seed(config)}",
-            tags=[*label.split("-"), config.train.optimizer, config.train.scheduler],
+            **{key: value for key, value in ours.items() if not os.environ.get(WANDB_VARIABLES[key])},
             config=to_dict(config),
             id=run_id,
             resume="allow" if run_id else None,
-            dir=folder,
             settings=wandb.Settings(init_timeout=20, finish_timeout=20, silent=True),
         )
         run.define_metric("epoch")
@@ -271,3 +289,17 @@ def _start_wandb(folder: Path, problem: Problem[Any], config: Config, run_id: st
     except Exception as error:  # of any type: no package, no login, no network
         _warn_about_wandb(error, folder)
         return None
+
+
+def _require_login(wandb: Any) -> None:
+    """Raise an error if the user is not logged in. In a terminal, wandb.init would ask what to do, and wait."""
+    session = wandb.setup().settings
+    if session.mode in ("offline", "dryrun", "disabled") or wandb.run is not None:
+        return
+    silent, session.silent = session.silent, True  # otherwise, login asks the server for the name of the user
+    try:
+        is_logged_in = wandb.login(prompt=False, verify=False)
+    finally:
+        session.silent = silent
+    if not is_logged_in:
+        raise RuntimeError("not logged in: run `wandb login`, or set WANDB_MODE=offline")

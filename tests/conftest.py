@@ -1,5 +1,6 @@
 """Helpers and fixtures that the tests share. They run programs as real commands, each in a separate folder."""
 
+import contextlib
 import gc
 import json
 import os
@@ -68,6 +69,16 @@ def wait_for(words: str, lines: IO[str] | None) -> None:
 def read(folder: Path, name: str) -> Any:
     """Read a JSON file of a run."""
     return json.loads((folder / name).read_text())
+
+
+def read_all(terminal: int) -> bytes:
+    """Read what is written to the other end of a pseudo-terminal until that end is closed."""
+    content = b""
+    with contextlib.suppress(OSError):  # how Linux reports that the other end is closed; other systems return b""
+        while chunk := os.read(terminal, 4096):
+            content += chunk
+    os.close(terminal)
+    return content
 
 
 @pytest.fixture

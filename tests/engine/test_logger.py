@@ -1,6 +1,5 @@
 """The record of a run: complete files, strict JSON, how the run ended, and the output on a terminal."""
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -25,7 +24,7 @@ from engine.errors import DivergedError, ProblemError
 from engine.files import write_json
 from engine.signals import Interrupted
 from logger import NullLogger, RunLogger, hash_without_seed
-from tests.conftest import DEBUG, TOY, environment, read
+from tests.conftest import DEBUG, TOY, environment, read, read_all
 from tests.toy import PROBLEM, ToyConfig
 from utils import timed
 
@@ -291,16 +290,6 @@ def test_the_summary_has_a_second_table_if_test_examples_occur_in_training(tmp_p
         table, sentence, _ = run.summary(results | nothing | {"n_unseen": n}).split("\n\n")
         assert table == first
         assert sentence == f"The inputs of {n_seen} of the 2,000 test examples also occur in training."
-
-
-def read_all(terminal: int) -> bytes:
-    """Read what is written to the other end of a pseudo-terminal until that end is closed."""
-    content = b""
-    with contextlib.suppress(OSError):  # how Linux reports that the other end is closed; other systems return b""
-        while chunk := os.read(terminal, 4096):
-            content += chunk
-    os.close(terminal)
-    return content
 
 
 def test_without_a_terminal_every_epoch_prints_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

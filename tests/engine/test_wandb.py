@@ -1,7 +1,10 @@
 """W&B: what real runs log, and that no failure of W&B costs a run more than a minute."""
 
 import json
+import os
+import pty
 import re
+import signal
 import struct
 import subprocess
 import sys
@@ -16,7 +19,7 @@ import pytest
 
 from engine.config import LogConfig
 from logger import RunLogger
-from tests.conftest import DEBUG, TOY, Program, environment, read, wait_for
+from tests.conftest import DEBUG, TOY, Program, environment, read, read_all, wait_for
 from tests.toy import PROBLEM, ToyConfig
 
 ROW = {"epoch": 1, "step": 10, "train_loss": 0.5, "val_loss": 0.25, "val_mae": 0.1, "learning_rate": 0.001}
@@ -84,6 +87,19 @@ def test_wandb_gets_one_row_per_epoch_the_config_and_the_summary(toy: Program, t
 
 
 @pytest.mark.slow
+def test_the_environment_variables_of_wandb_are_honoured(toy: Program, tmp_path: Path) -> None:
+    variables = {"ENTITY": "us", "PROJECT": "p", "NAME": "n", "RUN_GROUP": "g", "TAGS": "a,b", "NOTES": "as before"}
+    (tmp_path / "logs").mkdir()
+    environ = {f"WANDB_{name}": value for name, value in variables.items()}
+    done = toy(*DEBUG, "--wandb", "--run-name", "w", WANDB_MODE="offline", WANDB_DIR=str(tmp_path / "logs"), **environ)
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "checkpoints" / "w" / "wandb").exists()
+    run = next(record.run for record in wandb_records(tmp_path / "logs") if record.WhichOneof("record_type") == "run")
+    found = (run.entity, run.project, run.display_name, run.run_group, ",".join(run.tags), run.notes)
+    assert found == tuple(variables.values())
+
+
+@pytest.mark.slow
 def test_a_resumed_run_continues_its_wandb_run(toy: Program, tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints" / "w"
     assert toy(*DEBUG, "--wandb", "--run-name", "w", WANDB_MODE="offline").returncode == 0
@@ -107,7 +123,7 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self, *, silent: bool) -> None:
         super().__init__(("127.0.0.1", 0), Answer)
-        self.silent = threading.Event()
+        self.silent, self.asked = threading.Event(), threading.Event()
         if silent:
             self.silent.set()
         self.environment = {"WANDB_BASE_URL": f"http://127.0.0.1:{self.server_port}", "WANDB_API_KEY": "0" * 40}
@@ -118,6 +134,7 @@ class Answer(BaseHTTPRequestHandler):
     server: Server
 
     def do_POST(self) -> None:
+        self.server.asked.set()
         if self.server.silent.is_set():
             time.sleep(300)
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -181,10 +198,34 @@ def test_a_server_that_does_not_answer_costs_less_than_a_minute(tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_wandb_without_login_prints_a_warning_and_does_not_prompt(toy: Program, tmp_path: Path) -> None:
-    done = toy(*DEBUG, "--wandb", "--run-name", "w", HOME=str(tmp_path), WANDB_API_KEY="")
-    assert done.returncode == 0, done.stderr
-    assert "warning: no W&B" in done.stderr
+def test_ctrl_c_while_wandb_connects_interrupts_the_run(tmp_path: Path) -> None:
+    server = Server(silent=True)
+    with start("w", server, tmp_path) as process:
+        assert process.stderr is not None
+        assert server.asked.wait(60)
+        process.send_signal(signal.SIGINT)
+        error = process.stderr.read()
+        assert process.wait(20) == 130
+    assert error.endswith("interrupted: python -m tests.toy --resume w continues after the last completed epoch\n")
+    assert read(tmp_path / "checkpoints" / "w", "run_info.json")["status"] == "interrupted"
+
+
+@pytest.mark.slow
+def test_wandb_without_login_prints_a_warning_and_does_not_prompt(tmp_path: Path) -> None:
+    parent, child = pty.openpty()  # in a terminal, W&B would ask what to do
+    with subprocess.Popen(
+        [sys.executable, *TOY, *DEBUG, "--wandb", "--run-name", "w"],
+        cwd=tmp_path,
+        env=environment(HOME=str(tmp_path), WANDB_API_KEY=""),
+        stdin=child,
+        stdout=subprocess.DEVNULL,
+        stderr=child,
+    ) as process:
+        os.close(child)
+        shown = read_all(parent).decode()
+        assert process.wait(60) == 0, shown
+    assert "warning: no W&B (RuntimeError('not logged in: run `wandb login`, or set WANDB_MODE=offline'))" in shown
+    assert "(1)" not in shown
     assert read(tmp_path / "checkpoints" / "w", "run_info.json")["wandb_id"] is None
     assert len(read(tmp_path / "checkpoints" / "w", "epoch_metrics.json")) == 5
 

@@ -61,8 +61,8 @@ def _sample_multispin(
             print_line(f"compiled the sampler in {seconds:.1f} s, once for all runs")
     except Exception as error:  # Numba is missing, or a file in its own cache is damaged
         raise BadRequestError(
-            f"--sampler multispin: Numba fails ({error!r}): reinstall numba, remove ising/__pycache__ if it is "
-            "damaged, or use --sampler numpy, which is slower"
+            f"--sampler multispin: Numba fails ({error!r}): check its settings, reinstall numba, remove "
+            "ising/__pycache__ if it is damaged, or use --sampler numpy, which is slower"
         ) from None
     size, sweeps = options.lattice_size, n_sweeps(options)
     with _progress(options, len(temperatures)) as bar:

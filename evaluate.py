@@ -23,7 +23,7 @@ from engine.distributed import quick_exit
 from engine.errors import BadRequestError
 from engine.evaluation import Request, parse_args
 from engine.files import read_info, write_atomic, write_json
-from engine.hardware import provenance, select_device
+from engine.hardware import one_blas_thread, provenance, select_device
 from engine.io import read_columns
 from engine.overlap import hash_inputs, load_hashes, unseen
 from engine.plotting import draw_if_possible
@@ -212,13 +212,15 @@ def evaluate_run(request: Request) -> dict[str, Any]:
     require_no_other(request, identity)
     model = fit_to(saved, request, columns).to(device)
     print_line(f"data {source}")
-    check = problem.check(config, columns)
+    with one_blas_thread():
+        check = problem.check(config, columns)
     report_check("new", check, is_external=config.data.file is not None)
 
     torch.set_num_threads(config.threads or torch.get_num_threads())
     examples = prepare(problem, config, model, columns)
     metrics, predictions = evaluate(problem, config, model, examples)
-    report = plain("report", problem.report(config, columns, predictions))
+    with one_blas_thread():
+        report = plain("report", problem.report(config, columns, predictions))
     numbers = metrics | {name: value for name, value in report.items() if isinstance(value, float)}
     print_line(f"{len(predictions):,} examples: {_shown(numbers)}")
     result = {

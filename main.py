@@ -18,6 +18,7 @@ from engine.config import Config, to_json
 from engine.datasets import Data, save_data
 from engine.distributed import SINGLE_PROCESS, Group, group_from_environment
 from engine.files import read_info
+from engine.hardware import one_blas_thread
 from engine.overlap import hash_inputs, unseen
 from engine.problem import Problem
 from engine.run import default_name, open_run
@@ -85,7 +86,7 @@ def test(
 
     examples = prepare(problem, config, model, data.test)
     metrics, predictions = evaluate(problem, config, model, examples)
-    with timed("baselines", timings):
+    with timed("baselines", timings), one_blas_thread():
         baselines = problem.baselines(config, data.train, data.test)
     is_unseen = unseen(hash_inputs(problem, config, data.train), hash_inputs(problem, config, data.test))
     results: dict[str, Any] = {

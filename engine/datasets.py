@@ -12,7 +12,7 @@ from numpy.random import SeedSequence
 from engine import cache
 from engine.config import Config, to_dict
 from engine.errors import BadRequestError, ProblemError, UnusableFileError
-from engine.hardware import provenance, require_memory
+from engine.hardware import one_blas_thread, provenance, require_memory
 from engine.io import divide, read_columns, require_columns, write_columns
 from engine.problem import Check, Columns, Problem, Splits, plain, target_array
 from utils import print_line, warn
@@ -51,7 +51,8 @@ def generate_split(problem: Problem[Any], config: Config, n: int, seed: SeedSequ
     Raises:
         ProblemError: the generator did not return valid arrays with n examples.
     """
-    columns: Any = problem.generate(cast(Any, _GeneratorConfig(config)), n, seed)
+    with one_blas_thread():
+        columns: Any = problem.generate(cast(Any, _GeneratorConfig(config)), n, seed)
     if not isinstance(columns, Mapping):
         raise ProblemError(f"generate returned {type(columns).__name__}: return a dictionary of named arrays")
     for name, column in columns.items():
@@ -142,7 +143,8 @@ def load_data(problem: Problem[Any], config: Config) -> Data:
     print_line(f"data {source}")
     checks = {}
     for name, columns in splits._asdict().items():
-        check = problem.check(config, columns)
+        with one_blas_thread():
+            check = problem.check(config, columns)
         report_check(name, check, is_external=config.data.file is not None)
         checks[name] = plain("check", check.numbers)
     n_train = len(next(iter(splits.train.values())))

@@ -4,6 +4,8 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,10 +79,24 @@ def choose_num_threads(network: "nn.Module", batch_size: int, input_size: int) -
     return 1 if max(work, default=0) < MIN_WORK_FOR_THREADS else torch.get_num_threads()
 
 
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Let NumPy and SciPy use one thread for linear algebra while the block runs.
+
+    The order of sums, and therefore the last digits of a result, would otherwise depend on OMP_NUM_THREADS and on the
+    number of cores.
+    """
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1, user_api="blas"):
+        yield
+
+
 def provenance() -> dict[str, Any]:
     """The origin of a result: the commit, versions and machine."""
     root = Path(__file__).parent.parent
-    changes = _git(root, "status", "--porcelain", "--", "*.py", "requirements.txt")  # only files that affect results
+    files = ("*.py", "requirements.txt")  # those that affect results
+    changes = _git(root, "status", "--porcelain", "--untracked-files=normal", "--", *files)
     return {
         "git_commit": _git(root, "rev-parse", "HEAD"),
         "git_dirty": None if changes is None else changes != "",
@@ -93,8 +109,20 @@ def provenance() -> dict[str, Any]:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
+    """The output of a git command, or None if it fails. The environment and the settings of the user have no effect."""
+    # Without these settings, git refuses a repository of another user, and may start a program that watches files.
+    settings = ("-c", "safe.directory=*", "-c", "core.fsmonitor=false", "--no-optional-locks")
     try:
-        done = subprocess.run(["git", "-C", folder, *arguments], capture_output=True, text=True, timeout=10, check=True)
+        done = subprocess.run(
+            ["git", "-C", folder, *settings, *arguments],
+            env={name: value for name, value in os.environ.items() if not name.startswith("GIT_")},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=10,
+            check=True,
+        )
     except (OSError, subprocess.SubprocessError):  # no git, or a copy without a repository
         return None
     return done.stdout.strip()

@@ -191,3 +191,13 @@ def test_main_accepts_the_commands_of_a_wandb_sweep(k: int) -> None:
 def test_the_metric_of_the_wandb_sweep_is_logged(finished_run: Path) -> None:
     metric = (ROOT / "sweep.yaml").read_text().partition("metric:\n  name: ")[2].split()[0]
     assert metric in read(finished_run, "epoch_metrics.json")[0]
+
+
+@pytest.mark.slow
+def test_the_numbers_of_a_run_do_not_depend_on_the_threads_that_the_environment_asks_for(
+    finished_run: Path, tmp_path: Path
+) -> None:
+    done = run_command(*DEBUG, "--threads", "1", "--run-name", "r", cwd=tmp_path, script="main.py", OMP_NUM_THREADS="2")
+    assert done.returncode == 0, done.stderr
+    for name in REPRODUCIBLE:  # those of one thread
+        assert (tmp_path / "checkpoints" / "r" / name).read_bytes() == (finished_run / name).read_bytes()

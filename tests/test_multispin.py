@@ -320,3 +320,10 @@ def test_numpy_integers_are_accepted() -> None:
 def test_the_sampler_is_only_compiled_once() -> None:
     multispin.get_ready()
     assert multispin.get_ready() is None
+
+
+def test_without_a_compiler_sampling_is_refused_because_it_would_take_hours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("numba.config.DISABLE_JIT", 1)  # as NUMBA_DISABLE_JIT=1 does
+    for call in (multispin.get_ready, lambda: sample(4, [1.0], 1, seed=0)):
+        with pytest.raises(RuntimeError, match=r"NUMBA_DISABLE_JIT .* switches the compiler off: unset it"):
+            call()

@@ -166,6 +166,33 @@ def test_only_changed_code_makes_a_commit_dirty(tmp_path: Path, monkeypatch: pyt
     assert provenance()["git_dirty"] is False
     code.write_text("2")
     assert provenance()["git_dirty"] is True
+    code.write_text("1")
+    (tmp_path / "new.py").touch()
+    assert provenance()["git_dirty"] is True
+    (tmp_path / "new.py").unlink()
+
+    # Variables and settings of the user have no effect.
+    before = provenance()
+    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY"):  # git sets these for its hooks
+        monkeypatch.setenv(name, str(tmp_path / "elsewhere"))
+    assert provenance() == before
+    settings = tmp_path / "settings"
+    settings.write_text(f"[core]\nfsmonitor = touch {tmp_path}/ran; false\n[status]\nshowUntrackedFiles = no\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    settings.rename(tmp_path / ".gitconfig")
+    assert provenance() == before
+    assert not (tmp_path / "ran").exists()
+    (tmp_path / "new.py").touch()
+    assert provenance()["git_dirty"] is True
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to another user")
+def test_the_commit_is_found_in_a_repository_of_another_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    subprocess.run(["git", "init", tmp_path], check=True, capture_output=True)
+    monkeypatch.setattr(engine.hardware, "__file__", str(tmp_path / "engine" / "hardware.py"))
+    for path in (tmp_path, tmp_path / ".git"):
+        os.chown(path, 65534, 65534)
+    assert engine.hardware.provenance()["git_dirty"] is False
 
 
 @pytest.mark.parametrize(

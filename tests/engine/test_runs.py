@@ -5,18 +5,23 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from threadpoolctl import threadpool_info, threadpool_limits
 
+import main
 from engine.cli import parse_args
 from engine.config import load_config
 from engine.datasets import get_splits
+from engine.problem import Check, Columns
 from evaluate import load_run
 from tests.conftest import DEBUG, TOY, Program, environment, read
-from tests.toy import PROBLEM, ToyConfig
+from tests.toy import PROBLEM, ToyConfig, ToyProblem
 
 Run = Callable[..., int]
 
@@ -273,3 +278,45 @@ def test_a_reader_that_closes_the_output_early_does_not_stop_the_run(tmp_path: P
 def test_a_locale_without_unicode_works(toy: Program) -> None:
     done = toy(*DEBUG, "--epochs", "1", LC_ALL="C", PYTHONUTF8="0", PYTHONIOENCODING="ascii")
     assert done.returncode == 0, done.stderr
+
+
+def blas_threads() -> set[int]:
+    """The numbers of threads of all loaded libraries for linear algebra, apart from those that cannot be set."""
+    return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+
+
+def test_problems_use_one_thread_for_linear_algebra(tmp_path: Path) -> None:
+    found: dict[str, set[int]] = {}
+
+    class Observed(ToyProblem):
+        """The toy problem, which records the number of threads in the methods that may use linear algebra."""
+
+        def generate(self, config: Any, n: int, seed: Any) -> Columns:
+            found["generate"] = blas_threads()
+            return super().generate(config, n, seed)
+
+        def check(self, config: ToyConfig, columns: Columns) -> Check:
+            found["check"] = blas_threads()
+            return super().check(config, columns)
+
+        def baselines(self, config: ToyConfig, train: Columns, test: Columns) -> Any:
+            found["baselines"] = blas_threads()
+            return super().baselines(config, train, test)
+
+    config = replace(PROBLEM.presets["debug"], device="cpu", threads=1)
+    with threadpool_limits(2, user_api="blas"):  # as on a machine with two cores
+        if blas_threads() != {2}:
+            pytest.skip("the number of threads cannot be set")
+        main.run(Observed(), replace(config, data=replace(config.data, cache=False)), tmp_path / "r")
+        assert blas_threads() == {2}
+    assert found == {"generate": {1}, "check": {1}, "baselines": {1}}
+
+
+@pytest.mark.slow
+def test_settings_of_python_do_not_matter(toy: Program, toy_run: Path, tmp_path: Path) -> None:
+    settings = {"PYTHONOPTIMIZE": "2", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONWARNINGS": "error"}
+    assert toy("--help", **settings).stdout.startswith("usage: ")
+    done = toy(*DEBUG, "--run-name", "r", **settings)
+    assert (done.returncode, done.stderr) == (0, "")
+    results = tmp_path / "checkpoints" / "r" / "results.json"
+    assert results.read_bytes() == (toy_run / "results.json").read_bytes()

@@ -81,7 +81,7 @@ class RunLogger(NullLogger):
         self.info: dict[str, Any] = {
             "status": "running",
             "problem": module_name(problem),
-            "argv": sys.argv,
+            "argv": sys.argv if hasattr(sys.modules["__main__"], "__file__") else [],  # nothing in a notebook
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             **provenance(),
             "timings": self.timings,
@@ -209,7 +209,7 @@ class RunLogger(NullLogger):
             else:
                 rows = {label: results["test_unseen"], **results["baselines_unseen"]}
                 tables += [f"{seen} Without these:", _table(f"on {n_unseen:,} test examples", rows, names)]
-        command = f"{invocation()} {shlex.join(info['argv'][1:])}".rstrip()
+        command = f"{invocation()} {shlex.join(info['argv'][1:])}".rstrip() if info["argv"] else "main.run(...)"
         commit = (info["git_commit"] or "none")[:10] + (", with changes" if info["git_dirty"] else "")
         processes = f", in {info['processes']} processes" if info.get("processes", 1) > 1 else ""
         times = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in self.timings.items())

@@ -30,7 +30,7 @@ from engine.flags import Parser, add_flags, flags_given, without_effect
 from engine.loading import module_name
 from engine.options import ConfigError, merge, options_of, read_json, validate
 from engine.problem import Problem
-from engine.signals import Interrupted, stop_on_signals
+from engine.signals import Interrupted, restore, stop_on_signals
 from utils import flush, one_line, repair_streams, warn
 
 
@@ -190,6 +190,7 @@ class ExitCode(AbstractContextManager["ExitCode"]):
 
     def __init__(self) -> None:
         self.code = 0
+        self.is_interactive = hasattr(sys, "ps1")  # the session continues afterwards, as after %run in a notebook
         self.is_main, self.place = True, Path()
         self.hint: Callable[[], str] = lambda: "nothing was saved"
 
@@ -201,11 +202,12 @@ class ExitCode(AbstractContextManager["ExitCode"]):
 
     def __enter__(self) -> Self:
         repair_streams()
-        stop_on_signals()
-        # A command writes its figures to files. The backend of the user may be that of a notebook, or need a screen.
-        os.environ["MPLBACKEND"] = "agg"
-        if matplotlib := sys.modules.get("matplotlib"):
-            matplotlib.use("agg")
+        self.handlers = stop_on_signals()
+        if not self.is_interactive:
+            # Figures are written to files. The user's backend may be that of a notebook, or need a screen.
+            os.environ["MPLBACKEND"] = "agg"
+            if matplotlib := sys.modules.get("matplotlib"):
+                matplotlib.use("agg")
         return self
 
     def __exit__(
@@ -224,4 +226,6 @@ class ExitCode(AbstractContextManager["ExitCode"]):
             self.code = error.exit_code
         flush(sys.stdout)
         flush(sys.stderr)
+        if self.is_interactive:
+            restore(self.handlers)
         return isinstance(error, RunError | OSError | Interrupted)

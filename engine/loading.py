@@ -20,6 +20,8 @@ def module_name(problem: Problem[Any]) -> str:
     main = sys.modules["__main__"]
     if main.__spec__ is not None:  # python -m package.module
         return main.__spec__.name
+    if not hasattr(main, "__file__"):  # defined in a notebook, whose session is the only one that has it
+        return name
     path = Path(str(main.__file__)).resolve()
     return ".".join(path.relative_to(ROOT).with_suffix("").parts) if path.is_relative_to(ROOT) else path.stem
 

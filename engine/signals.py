@@ -22,17 +22,20 @@ class Interrupted(KeyboardInterrupt):
         self.exit_code = 128 + (signal.SIGTERM if number == signal.SIGUSR1 else number)
 
 
-def stop_on_signals() -> None:
+def stop_on_signals() -> dict[int, Any]:
     """Make the first of STOP_SIGNALS raise Interrupted, and the second one end the process at once.
 
     All files are complete at any time. State that has not been saved is saved before the program ends (logger.py).
+
+    Returns:
+        The earlier handlers, for `restore`.
     """
 
     def stop(number: int, frame: FrameType | None) -> None:
         _handle(signal.SIG_DFL)
         raise Interrupted(number)
 
-    _handle(stop)
+    return _handle(stop)
 
 
 def _handle(handler: Handler) -> dict[int, Any]:
@@ -47,7 +50,8 @@ def _handle(handler: Handler) -> dict[int, Any]:
     return {number: signal.signal(number, handler) for number in STOP_SIGNALS if number not in ignored}
 
 
-def _restore(handlers: dict[int, Any]) -> None:
+def restore(handlers: dict[int, Any]) -> None:
+    """Set the handlers of some signals again."""
     for number, handler in handlers.items():
         signal.signal(number, handler)
 
@@ -62,7 +66,7 @@ def default_handlers() -> Iterator[None]:
     try:
         yield
     finally:
-        _restore(handlers)
+        restore(handlers)
 
 
 @contextmanager
@@ -73,6 +77,6 @@ def uninterrupted() -> Iterator[None]:
     try:
         yield
     finally:
-        _restore(handlers)
+        restore(handlers)
         for late in received:
             signal.raise_signal(late)

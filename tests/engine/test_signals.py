@@ -7,16 +7,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+import main
 from engine import checkpoints
 from engine.replay import Step
 from engine.signals import STOP_SIGNALS, Interrupted, stop_on_signals, uninterrupted
 from evaluate import load_run
 from tests.conftest import DEBUG, ROOT, TOY, environment, read, start_command, wait_for
-from tests.toy import ToyProblem
+from tests.toy import PROBLEM, ToyProblem
 from trainer import Trainer
 
 Run = Callable[..., int]
@@ -167,6 +170,37 @@ def test_a_run_under_nohup_continues_when_its_terminal_is_closed(tmp_path: Path)
         os.close(parent)  # from now on, writing to stderr fails
         assert process.wait(60) == 0
     assert len(read(metrics.parent, "epoch_metrics.json")) == 300
+
+
+def test_ctrl_c_in_a_notebook_interrupts_a_run_that_can_be_resumed(
+    toy_in_process: Run, toy_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, folder = replace(PROBLEM.presets["debug"], device="cpu"), Path("checkpoints") / "i"
+    with monkeypatch.context() as patch:
+        raise_in_epoch(signal.SIGINT, 3, patch)
+        with pytest.raises(KeyboardInterrupt):  # a notebook has the handler of Python
+            main.run(PROBLEM, config, folder)
+    assert read(folder, "run_info.json")["status"] == "interrupted"
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+    main.run(PROBLEM, config, folder, resume=True)
+    assert (folder / "results.json").read_bytes() == (toy_run / "results.json").read_bytes()
+
+
+def test_a_run_works_in_a_thread_which_cannot_handle_signals(toy_in_process: Run, toy_run: Path) -> None:
+    folder = Path("checkpoints") / "i"
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(main.run, PROBLEM, replace(PROBLEM.presets["debug"], device="cpu"), folder).result()
+    assert (folder / "results.json").read_bytes() == (toy_run / "results.json").read_bytes()
+
+
+def test_an_interactive_session_keeps_its_handlers_after_a_command(
+    toy_in_process: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "ps1", "In : ", raising=False)
+    monkeypatch.setenv("MPLBACKEND", "svg")
+    assert toy_in_process(*DEBUG, "--run-name", "i") == 0
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+    assert os.environ["MPLBACKEND"] == "svg"
 
 
 def test_signals_are_delayed_during_a_block_and_delivered_after_it(toy_in_process: Run) -> None:

@@ -81,7 +81,7 @@ class RunLogger(NullLogger):
         self.info: dict[str, Any] = {
             "status": "running",
             "problem": module_name(problem),
-            "argv": sys.argv if hasattr(sys.modules["__main__"], "__file__") else [],  # nothing in a notebook
+            "argv": [] if hasattr(sys, "ps1") else sys.argv,  # ps1: in an interactive session, such as a notebook
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             **provenance(),
             "timings": self.timings,

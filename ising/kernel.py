@@ -86,6 +86,12 @@ def compiled(function: Function) -> Function:
         return cast(Function, numba.njit(nogil=True)(function))
 
 
+def require_compiler() -> None:
+    """Raise RuntimeError if the settings of Numba switch compilation off. Sampling would take hours."""
+    if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
+        raise RuntimeError("NUMBA_DISABLE_JIT or .numba_config.yaml switches the compiler off: unset it")
+
+
 @compiled
 def _next(a: uint64, b: uint64, c: uint64, d: uint64) -> tuple[uint64, uint64, uint64, uint64, uint64]:
     """The next word of a random stream, and its new state (xoshiro256++)."""

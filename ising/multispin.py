@@ -10,7 +10,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -68,7 +67,7 @@ def sample(
             of sweeps is not an integer of at least 0, the seed is neither an integer of at least 0 nor a SeedSequence,
             or the number of threads is not an integer of at least 1.
     """
-    require_compiler()
+    kernel.require_compiler()
     n_threads = available_cores() if n_threads is None else n_threads
     check_lattice_size(lattice_size)
     check_integer("n_sweeps", n_sweeps, 0)
@@ -107,15 +106,9 @@ def sample(
     return spins
 
 
-def require_compiler() -> None:
-    """Raise RuntimeError if the settings of Numba switch compilation off. Sampling would take hours."""
-    if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
-        raise RuntimeError("NUMBA_DISABLE_JIT or .numba_config.yaml switches the compiler off: unset it")
-
-
 def get_ready() -> float | None:
     """Compile the sampler unless its machine code is cached. Return the seconds this took, or None if it was cached."""
-    require_compiler()
+    kernel.require_compiler()
     compiled: list[Any] = [kernel.start, kernel.sweep, kernel.unpack]
 
     def missed() -> int:

@@ -222,7 +222,10 @@ def test_wandb_without_login_prints_a_warning_and_does_not_prompt(tmp_path: Path
         stderr=child,
     ) as process:
         os.close(child)
+        end = threading.Timer(100, process.kill)  # if it waits for an answer
+        end.start()
         shown = read_all(parent).decode()
+        end.cancel()
         assert process.wait(60) == 0, shown
     assert "warning: no W&B (RuntimeError('not logged in: run `wandb login`, or set WANDB_MODE=offline'))" in shown
     assert "(1)" not in shown

@@ -5,7 +5,6 @@ python evaluate.py RUN --data measured.npz
 python evaluate.py RUN --help                        lists the options of the generator of the run, too
 """
 
-import io
 import json
 import os
 from collections.abc import Mapping, Sequence

@@ -233,9 +233,9 @@ def project_folder(run: Path) -> Path:
 
 
 # Options that may change when a run is resumed: its length, the place of its data, the machine, and what it records.
-MAY_CHANGE = {
-    *("--epochs", "--data", "--cache", "--wandb", "--checkpoints", "--device", "--threads", "--compile", "--replay"),
-}
+MAY_CHANGE = frozenset(
+    ("--epochs", "--data", "--cache", "--wandb", "--checkpoints", "--device", "--threads", "--compile", "--replay")
+)
 
 
 def require_same_run(earlier: Config, config: Config, source: str = "") -> None:

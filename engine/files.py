@@ -122,7 +122,6 @@ def lock_run(folder: Path, overwrite: bool = False) -> Iterator[None]:
         BadRequestError: see require_free. Also raised if another process uses the folder at the same moment.
     """
     removed = f"{folder} has just been removed by another process: run the command again"
-    has_parent = folder.parent.exists()
     try:
         require_free(folder, overwrite)
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -155,8 +154,6 @@ def lock_run(folder: Path, overwrite: bool = False) -> Iterator[None]:
                 if [entry.name for entry in folder.iterdir()] == [".lock"]:
                     (folder / ".lock").unlink()
                     folder.rmdir()
-                    if not has_parent:
-                        folder.parent.rmdir()
 
 
 def empty_folder(folder: Path) -> None:

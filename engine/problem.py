@@ -159,7 +159,7 @@ class Problem(ABC, Generic[C]):
         return self.name
 
     def data_label(self, config: C) -> str:
-        """A short description of the generator options. By default, it is the name of the result of an evaluation."""
+        """A short description of the generator options. The name of the result of an evaluation begins with it."""
         return "new"
 
 

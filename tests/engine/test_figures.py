@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 import engine.plotting
 import main
 from engine.errors import BadRequestError, ProblemError, UnusableFileError
+from engine.evaluation import parse_args
 from engine.figures import Figure, parity, training_curves
 from engine.plotting import plot_saved_run
 from engine.problem import Columns
-from evaluate import evaluate_run, parse_args
+from evaluate import evaluate_run
 from tests.conftest import DEBUG, Program, read
 from tests.toy import PROBLEM, ToyProblem
 

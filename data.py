@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from engine.errors import BadRequestError
+from engine.hardware import available_cores
 from engine.problem import Check, Columns
 from ising import exact, lattice, metropolis
 from ising.statistics import temperature_bins
@@ -66,7 +67,7 @@ def _sample_multispin(
         ) from None
     size, sweeps = options.lattice_size, n_sweeps(options)
     with _progress(options, len(temperatures)) as bar:
-        return multispin.sample(size, temperatures, sweeps, seed, n_threads, advance=bar.update)
+        return multispin.sample(size, temperatures, sweeps, seed, n_threads or available_cores(), advance=bar.update)
 
 
 def _sample_numpy(

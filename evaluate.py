@@ -18,11 +18,11 @@ from engine.cache import warn_if_changed
 from engine.cli import ExitCode
 from engine.config import Config, to_dict
 from engine.datasets import fingerprint, generate_split, get_splits, report_check, require_memory_for
-from engine.distributed import quick_exit
+from engine.distributed import group_from_environment, quick_exit
 from engine.errors import BadRequestError
 from engine.evaluation import Request, parse_args
 from engine.files import read_info, write_atomic, write_json
-from engine.hardware import one_blas_thread, provenance, select_device
+from engine.hardware import default_num_threads, one_blas_thread, provenance, select_device
 from engine.io import read_columns
 from engine.overlap import hash_inputs, load_hashes, unseen
 from engine.plotting import draw_if_possible
@@ -215,7 +215,7 @@ def evaluate_run(request: Request) -> dict[str, Any]:
         check = problem.check(config, columns)
     report_check("new", check, is_external=config.data.file is not None)
 
-    torch.set_num_threads(config.threads or torch.get_num_threads())
+    torch.set_num_threads(config.threads or default_num_threads())
     examples = prepare(problem, config, model, columns)
     metrics, predictions = evaluate(problem, config, model, examples)
     with one_blas_thread():
@@ -245,10 +245,11 @@ def evaluate_run(request: Request) -> dict[str, Any]:
 def main() -> None:
     """Do the evaluation that the command line requests, and end the program with its exit code."""
     with ExitCode() as end:
-        request = parse_args()
-        end.place = request.folder
-        evaluate_run(request)
-        print_line(f"{request.folder / 'evaluations' / request.name}.json")
+        if group_from_environment().is_main:  # torchrun also starts other processes, which have nothing to do
+            request = parse_args()
+            end.place = request.folder
+            evaluate_run(request)
+            print_line(f"{request.folder / 'evaluations' / request.name}.json")
     quick_exit(end.code)
 
 

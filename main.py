@@ -21,7 +21,7 @@ from engine.files import read_info
 from engine.hardware import one_blas_thread
 from engine.overlap import hash_inputs, unseen
 from engine.problem import Problem
-from engine.run import default_name, open_run
+from engine.run import default_name, is_restart, open_run
 from utils import print_line, timed
 
 if TYPE_CHECKING:
@@ -134,7 +134,8 @@ def main(problem: Problem[Any]) -> None:
         if command.print_config:
             print_line(to_json(config).rstrip())
         elif not command.save_data:
-            run(problem, config, folder, group, overwrite=command.overwrite, resume=command.resume is not None)
+            resume = command.resume is not None or is_restart(folder)
+            run(problem, config, folder, group, overwrite=command.overwrite, resume=resume)
         elif group.is_main:
             save_data(problem, config, command.save_data, command.overwrite)
     group.exit(exit_code.code)

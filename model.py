@@ -33,7 +33,7 @@ def activation_gain(activation: nn.Module) -> float:
 
     The expectation is computed as a sum over a fine grid. For relu, the factor is sqrt 2, as in He et al. (2015).
     """
-    z = torch.linspace(-8, 8, 4001, dtype=torch.float64)
+    z = torch.linspace(-8, 8, 4001, dtype=torch.float64, device="cpu")  # also while a network is built on "meta"
     weights = torch.exp(-(z**2) / 2)
     return float((weights.sum() / (weights * activation(z) ** 2).sum()).sqrt())
 

@@ -107,7 +107,8 @@ def hash_of_file(start: Path) -> str:
             waiting += [file for file in imported if not _is_machinery(file)]
     # Use relative paths, so that a copy of the repository, or of the folder, has the same hash.
     named = [
-        (os.path.relpath(path, ROOT if path.is_relative_to(ROOT) else start.parent), trees[path]) for path in trees
+        (Path(os.path.relpath(path, ROOT if path.is_relative_to(ROOT) else start.parent)).as_posix(), trees[path])
+        for path in trees
     ]
     return hashlib.sha256(repr(sorted(named)).encode()).hexdigest()
 

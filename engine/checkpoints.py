@@ -13,7 +13,7 @@ from numpy.random import SeedSequence
 from engine.config import Config, load_config, problem_options, replace_unchecked, require_same_run, to_dict
 from engine.datasets import generate_split
 from engine.errors import ProblemError, UnusableFileError
-from engine.files import read_checked, read_info, with_checksum, write_checked
+from engine.files import read_checked, read_info, replace, with_checksum, write_checked
 from engine.loading import problem_of
 from engine.options import ConfigError, merge, validate
 from engine.prediction import Shapes, Standardized, new_model
@@ -34,7 +34,7 @@ def save(path: Path, config: Config, content: Mapping[str, Any], keep: Path | No
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, "config": to_dict(config), **content}, buffer)
     if keep is not None and path.exists():
-        path.replace(keep)  # this file remains if the process is killed before write_checked has finished
+        replace(path, keep)  # this file remains if the process is killed before write_checked has finished
     write_checked(path, buffer.getvalue())
 
 
@@ -120,7 +120,7 @@ def load_last(folder: Path, config: Config) -> dict[str, Any] | None:
             continue
         for fault in faults:
             warn(f"warning: {fault}: continuing from {name}, after epoch {saved['epoch']}")
-            (folder / name).replace(folder / "last.pt")  # otherwise the next save would keep the damaged file instead
+            replace(folder / name, folder / "last.pt")  # otherwise the next save would keep the damaged file instead
         return saved
     if faults:
         raise faults[0]

@@ -27,6 +27,7 @@ from engine.distributed import Group
 from engine.errors import ProblemError, RunError
 from engine.files import read_info
 from engine.flags import Parser, add_flags, flags_given, without_effect
+from engine.hardware import is_out_of_memory
 from engine.loading import module_name
 from engine.options import ConfigError, merge, options_of, read_json, validate
 from engine.problem import Problem
@@ -36,7 +37,7 @@ from utils import flush, one_line, repair_streams, warn
 
 def run_folder(run: str) -> Path | None:
     """Find the folder of a run from its name or its folder. The result is None if there is no such run."""
-    folder = Path(run) if "/" in run else Path("checkpoints") / run
+    folder = Path(run) if "/" in run or os.sep in run else Path("checkpoints") / run
     try:
         return folder if (folder / "config.json").is_file() else None
     except OSError:  # for example, because the name is too long
@@ -217,6 +218,11 @@ class ExitCode(AbstractContextManager["ExitCode"]):
         if isinstance(error, RunError):
             warn(f"{prog}: error: {one_line(str(error))}")
             self.code = error.exit_code
+        elif is_out_of_memory(error):
+            warn(
+                f"{prog}: error: not enough memory ({one_line(str(error))[:200]}): use a smaller network or fewer data"
+            )
+            self.code = 2
         elif isinstance(error, OSError):
             warn(f"{prog}: error: {error}: free space on the disk, or make {self.place} writable")
             self.code = 5
@@ -228,4 +234,4 @@ class ExitCode(AbstractContextManager["ExitCode"]):
         flush(sys.stderr)
         if self.is_interactive:
             restore(self.handlers)
-        return isinstance(error, RunError | OSError | Interrupted)
+        return isinstance(error, RunError | OSError | Interrupted) or is_out_of_memory(error)

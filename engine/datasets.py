@@ -130,7 +130,8 @@ def require_memory_for(
     if config.data.file is None:
         n, one = sum(_sizes(problem, config)), generate_split(problem, config, 0, SeedSequence(0))
         per_example = sum(int(np.prod(column.shape[1:])) * column.dtype.itemsize for column in one.values())
-        require_memory(5 * n * per_example, flags)  # the data, and copies for checks, tensors and the shuffled epoch
+        n_bytes = 5 * n * per_example  # the data, and copies for checks, tensors and the shuffled epoch
+        require_memory(n_bytes, "the data need", f"lower {flags}, or the size of an example")
 
 
 def load_data(problem: Problem[Any], config: Config) -> Data:

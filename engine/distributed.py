@@ -8,14 +8,16 @@ waits until all others have called them too.
 import gc
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from engine.errors import BadRequestError, RunError
 from engine.signals import default_handlers
+from utils import warn
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +28,8 @@ T = TypeVar("T")
 # A collective operation fails after this time. It is long because rank 0 may generate data for hours while the others
 # wait. If a process dies, the others do not wait that long: they notice at once that its connections are closed.
 TIMEOUT = timedelta(days=1)
+
+SECONDS_TO_NOTICE = 60.0  # a process that waits longer than this for others to connect prints a line
 
 
 @dataclass(frozen=True)
@@ -55,8 +59,21 @@ class Group:
         # gloo transfers data between CPUs, nccl between GPUs. The device of a tensor selects one of the two: arrays and
         # predictions are on the CPU, gradients are on the device of the network.
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        with _connection(), self._waiting():
-            distributed.init_process_group(backend, timeout=TIMEOUT)
+        address = f"{os.environ['MASTER_ADDR']}:{os.environ.get('MASTER_PORT', '')}"
+        notice = threading.Timer(
+            SECONDS_TO_NOTICE,
+            lambda: warn(
+                f"process {self.rank} of {self.size} (RANK, WORLD_SIZE) still waits for the others, which connect to "
+                f"{address}: start them, or stop this one"
+            ),
+        )
+        notice.daemon = True
+        notice.start()
+        try:
+            with _connection(), default_handlers():  # nothing has been saved, so a signal may end this process at once
+                distributed.init_process_group(backend, timeout=TIMEOUT)
+        finally:
+            notice.cancel()
         try:
             yield
         finally:
@@ -166,6 +183,23 @@ def _connection() -> Iterator[None]:
     except RuntimeError as error:  # from the connection, because nothing is computed in such a block
         reason = " ".join(str(error).split())[:200]
         raise RunError(f"another process of this run has ended, or cannot be reached ({reason})") from error
+
+
+def torchrun_start() -> datetime | None:
+    """The time at which the torchrun that started this process was started, or None without torchrun.
+
+    It is the same in all processes of this machine, and after torchrun has restarted them (--max-restarts).
+    """
+    if "TORCHELASTIC_RESTART_COUNT" not in os.environ:
+        return None
+    import psutil
+
+    return datetime.fromtimestamp(psutil.Process(os.getppid()).create_time())
+
+
+def is_restarted() -> bool:
+    """Whether torchrun has restarted the processes, because one of them failed."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
 
 
 def group_from_environment() -> Group:

@@ -1,39 +1,70 @@
 """Atomic writes, files with a checksum, and a lock that only lets one process write to the folder of a run."""
 
-import fcntl
+import errno
 import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import BadRequestError, UnusableFileError
+from utils import warn
+
+if TYPE_CHECKING:
+    from filelock import FileLock
+
+# The errors of file systems, often of networks, that cannot lock a file, or cannot write a list of names to the disk.
+UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
 
 CHECKSUM = b"\nsha256 "  # separates the content of a file from its checksum
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file such that it has, at any moment, its old or its new content, even after a crash or a power cut."""
+    """Write a file such that it has, at any moment, its old or its new content, even after a crash or a power cut.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())  # the content has to be on the disk before the file gets its name
-        temporary.replace(path)
-        sync_folder(path.parent)
+        replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def replace(source: Path, target: Path) -> None:
+    """Rename a file, which replaces the target, and write the new name to the disk.
+
+    On Windows, this fails while another process reads one of the files. It is therefore tried for about a second.
+    """
+    for seconds in (0.01, 0.05, 0.2, 0.8):
+        try:
+            source.replace(target)
+            break
+        except PermissionError:
+            time.sleep(seconds)
+    else:
+        source.replace(target)
+    if os.name != "nt":  # Windows cannot open a folder
+        sync_folder(target.parent)
+
+
 def sync_folder(folder: Path) -> None:
-    """Write the list of names in a folder to the disk, for example after a file has been renamed."""
+    """Write the list of names in a folder to the disk, if its file system can do that."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
     finally:
         os.close(descriptor)
 
@@ -88,6 +119,10 @@ def require_free(folder: Path, overwrite: bool = False) -> None:
 
     The folder has to be new. With `overwrite`, it may also be the folder of an earlier run.
     """
+    if os.path.lexists(folder.parent) and not folder.parent.is_dir():
+        raise BadRequestError(
+            f"{folder.parent} is a file, or a link to a missing folder: remove it, or restore the folder"
+        )
     if folder.is_symlink() or folder.is_file():
         raise BadRequestError(f"{folder} is a link or a file: remove it, or choose another --run-name")
     if not folder.exists():
@@ -96,13 +131,9 @@ def require_free(folder: Path, overwrite: bool = False) -> None:
     if all(name == ".lock" or name.endswith(".tmp") for name in names):  # from a run that was killed when it started
         overwrite = True
     if ".lock" in names:
-        with (folder / ".lock").open() as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # fails if lock_run holds the lock in another process
-            except BlockingIOError:
-                raise BadRequestError(
-                    f"{folder} is being written by process {lock.read().strip()}: wait, or choose another --run-name"
-                ) from None
+        lock = _lock(folder)  # fails if lock_run holds the lock in another process
+        if lock is not None:
+            lock.release()
     if not overwrite:
         raise BadRequestError(
             f"{folder} exists already: --resume {folder.name} continues it, --overwrite replaces it, "
@@ -129,31 +160,63 @@ def lock_run(folder: Path, overwrite: bool = False) -> Iterator[None]:
             folder.mkdir()
         except FileExistsError:
             require_free(folder, overwrite)
-        lock = (folder / ".lock").open("a")
+        lock = _lock(folder)
     except FileNotFoundError:
         raise BadRequestError(removed) from None
-    # The kernel releases the lock when the process ends, even if it is killed: that does not block the next run.
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BadRequestError(
-                f"{folder} has just been locked by another process: choose another --run-name"
-            ) from None
-        if os.fstat(lock.fileno()).st_nlink == 0:  # the file was removed after it had been opened here
-            raise BadRequestError(removed)
-        lock.truncate(0)
-        lock.write(f"{os.getpid()}\n")
-        lock.flush()
+    if lock is None:
+        warn(f"warning: the file system cannot lock {folder}: do not use this --run-name in two processes at once")
+    elif not (folder / ".lock").exists():  # another process has removed it after it had been opened here
+        lock.release()
+        raise BadRequestError(removed)
+    try:
         for left_over in folder.glob(".*.tmp"):  # from a process that was killed while it was writing
             left_over.unlink()
-        try:
-            yield
-        finally:
-            with suppress(OSError):  # while the folder is being removed, another process may begin to use it
-                if [entry.name for entry in folder.iterdir()] == [".lock"]:
-                    (folder / ".lock").unlink()
-                    folder.rmdir()
+        yield
+    finally:
+        _remove_unused(folder)
+        if lock is not None:
+            lock.release()
+            if os.name == "nt":  # Windows does not remove an open file
+                _remove_unused(folder)
+
+
+def _remove_unused(folder: Path) -> None:
+    with suppress(OSError):  # while the folder is being removed, another process may begin to use it
+        if [entry.name for entry in folder.iterdir()] == [".lock"]:
+            (folder / ".lock").unlink()
+            folder.rmdir()
+
+
+def _lock(folder: Path) -> "FileLock | None":
+    """Lock a folder against other processes. The result is None if its file system has no locks.
+
+    The system releases the lock when the process ends, even if it is killed: that does not block the next run.
+
+    Raises:
+        BadRequestError: another process holds the lock.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / ".lock", timeout=0, preserve_lock_file=True)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise BadRequestError(
+            f"{folder} is being written by {_writer(folder)}: wait, or choose another --run-name"
+        ) from None
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+        return None
+    return lock
+
+
+def _writer(folder: Path) -> str:
+    try:
+        info = read_info(folder)
+    except UnusableFileError:
+        info = {}
+    return f"process {info['pid']}" if info.get("status") == "running" and "pid" in info else "another process"
 
 
 def empty_folder(folder: Path) -> None:

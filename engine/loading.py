@@ -9,7 +9,7 @@ from engine.errors import BadRequestError, ProblemError
 from engine.files import read_info
 from engine.problem import Problem
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parent.parent  # without links, like all paths that are compared with it
 
 
 def module_name(problem: Problem[Any]) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from engine.config import Config
 from engine.distributed import SINGLE_PROCESS, Group
 from engine.errors import BadRequestError, ProblemError
+from engine.hardware import require_memory
 from engine.overlap import select
 from engine.problem import Columns, Problem, Shape, input_arrays, plain, target_array
 from utils import one_line, seed_everything, warn
@@ -112,6 +113,21 @@ def new_model(problem: Problem[Any], config: Config, shapes: Shapes) -> Standard
     return Standardized(network, shapes, problem.scale_inputs)
 
 
+def require_memory_for_training(problem: Problem[Any], config: Config, shapes: Shapes) -> None:
+    """Raise BadRequestError if the weights, gradients and optimiser of the network would not fit in memory.
+
+    The parameters are counted in a network on torch's device `meta`, which allocates no memory.
+    """
+    try:
+        with torch.device("meta"):
+            network = problem.network(config, shapes.inputs, shapes.target)
+        n_bytes = sum(p.numel() * p.element_size() for p in network.parameters())
+    except Exception:  # the code of the network reads numbers from tensors, or is wrong: new_model reports errors
+        return
+    # the weights, their gradients, two moments of the optimiser, and the weights of the best epoch
+    require_memory(5 * n_bytes, "to train it, the network needs", "choose a smaller network")
+
+
 def build_model(problem: Problem[Any], config: Config, train: Columns) -> Standardized:
     """Create the network for the training data, with random weights and the scales of these data.
 
@@ -120,7 +136,9 @@ def build_model(problem: Problem[Any], config: Config, train: Columns) -> Standa
         ProblemError: the network does not accept these inputs, or its outputs do not have the shape of the targets.
     """
     inputs, target = input_arrays(problem, config, train), target_array(problem, config, train)
-    model = new_model(problem, config, Shapes(tuple(x.shape[1:] for x in inputs), target.shape[1:]))
+    shapes = Shapes(tuple(x.shape[1:] for x in inputs), target.shape[1:])
+    require_memory_for_training(problem, config, shapes)
+    model = new_model(problem, config, shapes)
     model.set_scales(inputs, target if problem.scales_target(config) else None)
     few = prepare(problem, config, model, {name: column[:2] for name, column in train.items()})
     _require_arguments(model.network, len(inputs))
@@ -231,8 +249,10 @@ def evaluate(
     so they may be any function of them. Rank 0 computes them for all processes, so that all of them make the same
     decisions.
     """
-    shard = forward_in_chunks(model.network, [group.shard(x) for x in examples.inputs])
-    predictions = _physical(model, group.gather(shard, len(examples.targets)))
+    n = len(examples.targets)
+    sharing = group if n >= group.size else SINGLE_PROCESS  # not all networks accept an empty shard
+    shard = forward_in_chunks(model.network, [sharing.shard(x) for x in examples.inputs])
+    predictions = _physical(model, sharing.gather(shard, n))
     metrics = group.broadcast(lambda: compute_metrics(problem, config, model, examples, predictions))
     return Evaluation(metrics, predictions)
 

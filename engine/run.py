@@ -12,9 +12,9 @@ from engine import plotting
 from engine.cache import hashes_of_code, warn_if_changed
 from engine.config import Config, project_folder
 from engine.datasets import Data, load_data, require_memory_for
-from engine.distributed import Group
+from engine.distributed import Group, is_restarted, torchrun_start
 from engine.errors import UnusableFileError
-from engine.files import empty_folder, lock_run, require_free
+from engine.files import empty_folder, lock_run, read_info, require_free
 from engine.hardware import choose_num_threads, require_compiler, select_device
 from engine.options import folder_name
 from engine.overlap import hash_inputs, save_hashes
@@ -111,6 +111,7 @@ class Run:
         logger.note(
             device=str(self.device),
             processes=self.group.size,
+            torchrun=str(torchrun_start()),
             threads=torch.get_num_threads(),
             data_source=data.source,
             data_sha256=data.sha256,
@@ -152,9 +153,12 @@ def open_run(
     if config.compile:
         require_compiler(device)
 
-    from engine.checkpoints import NO_EARLIER_RUN, earlier_run
+    from engine.checkpoints import NO_EARLIER_RUN, earlier_run, generated_shapes
+    from engine.prediction import require_memory_for_training
     from logger import NullLogger
 
+    if config.data.file is None:  # otherwise the shapes are not known before the file has been read
+        require_memory_for_training(problem, config, generated_shapes(problem, config))
     lock = lock_run(folder, overwrite or resume) if group.is_main else nullcontext()
     with ExitStack() as stack:
         stack.enter_context(lock)
@@ -165,5 +169,12 @@ def open_run(
 
 def default_name(problem: Problem[Any], config: Config) -> str:
     """The name of a run without --run-name: problem, seed, date and time."""
-    now = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
-    return f"{folder_name(problem.label(config))}-seed{config.seed}-{now}"
+    started = (torchrun_start() or datetime.now()).strftime("%Y%m%d-%H%M%S-%f")
+    return f"{folder_name(problem.label(config))}-seed{config.seed}-{started}"
+
+
+def is_restart(folder: Path) -> bool:
+    """Whether torchrun has restarted the run in the folder after a process failed, so that it has to be resumed."""
+    if not is_restarted() or not (folder / "config.json").exists():
+        return False
+    return read_info(folder).get("torchrun") == str(torchrun_start())  # otherwise, this is another run

@@ -7,7 +7,10 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)  # SIGHUP: the terminal was closed
+# Windows has neither SIGUSR1 nor SIGHUP, which a process receives when its terminal is closed. Only Windows has
+# SIGBREAK, which Ctrl-Break sends.
+NAMES = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP", "SIGBREAK")
+STOP_SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
 Handler = Callable[[int, FrameType | None], Any] | signal.Handlers
 
 
@@ -18,8 +21,9 @@ class Interrupted(KeyboardInterrupt):
     """
 
     def __init__(self, number: int) -> None:
-        # Clusters send SIGUSR1 as a warning before SIGTERM. It therefore has the exit code of SIGTERM.
-        self.exit_code = 128 + (signal.SIGTERM if number == signal.SIGUSR1 else number)
+        # Clusters send SIGUSR1 as a warning before SIGTERM. It therefore has the exit code of SIGTERM, and so has SIGBREAK.
+        as_sigterm = signal.Signals(number).name in ("SIGUSR1", "SIGBREAK")
+        self.exit_code = 128 + (signal.SIGTERM if as_sigterm else number)
 
 
 def stop_on_signals() -> dict[int, Any]:
@@ -46,8 +50,10 @@ def _handle(handler: Handler) -> dict[int, Any]:
     """
     if threading.current_thread() is not threading.main_thread():
         return {}
-    ignored = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else set()
-    return {number: signal.signal(number, handler) for number in STOP_SIGNALS if number not in ignored}
+    chosen = [
+        each for each in STOP_SIGNALS if not (each.name == "SIGHUP" and signal.getsignal(each) == signal.SIG_IGN)
+    ]
+    return {number: signal.signal(number, handler) for number in chosen}
 
 
 def restore(handlers: dict[int, Any]) -> None:

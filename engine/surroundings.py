@@ -20,7 +20,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 # The folders of the standard library and of installed packages.
-LIBRARIES = [sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")]
+LIBRARIES = [Path(sysconfig.get_path(kind)).resolve() for kind in ("stdlib", "platstdlib", "purelib", "platlib")]
 
 # Attributes that every nn.Module has and that `read` skips. Hooks are among them; `hooks` looks at these.
 MODULE_INTERNALS = set(vars(nn.Module())) - {"_parameters", "_buffers", "_modules", "training"}
@@ -117,7 +117,7 @@ def is_user_module(name: str) -> bool:
     file = getattr(sys.modules.get(name), "__file__", None)
     if file is None or name.startswith("engine."):
         return name == "__main__"  # in a notebook, this module has no file
-    return not any(Path(library) in Path(file).resolve().parents for library in LIBRARIES)
+    return not any(library in Path(file).resolve().parents for library in LIBRARIES)
 
 
 def global_generators() -> dict[str, Any]:

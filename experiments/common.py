@@ -28,12 +28,11 @@ from engine.config import TrainConfig
 from engine.datasets import get_splits
 from engine.distributed import quick_exit
 from engine.files import write_json
-from engine.hardware import provenance
+from engine.hardware import available_cores, provenance
 from engine.overlap import hash_inputs, select, unseen
 from engine.prediction import Standardized, build_model, evaluate, prepare
 from engine.problem import Columns, Splits
 from engine.signals import Interrupted, stop_on_signals
-from ising.multispin import available_cores
 from problem import PROBLEM
 from trainer import Trainer
 from utils import print_line, warn

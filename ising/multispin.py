@@ -39,7 +39,7 @@ def _tasks(lattice_size: int, n_words: int, n_threads: int) -> list[Task]:
 
 
 def available_cores() -> int:
-    """Cores that this process may use."""
+    """Cores that this process may use. Limits of a job or a container are not considered (see engine/hardware.py)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -24,10 +24,10 @@ LAYERS: list[dict[str, set[str]]] = [
     {
         "engine.replay": {"utils", "engine.recording", "engine.surroundings"},
         "engine.options": {"engine.errors", "engine.suggestions"},
-        "engine.files": {"engine.errors"},
+        "engine.files": {"utils", "engine.errors"},
         "engine.figures": {"engine.errors"},
         "engine.hardware": {"engine.errors"},
-        "engine.distributed": {"engine.errors", "engine.signals"},
+        "engine.distributed": {"utils", "engine.errors", "engine.signals"},
     },
     {
         "engine.config": {"engine.options"},
@@ -38,7 +38,7 @@ LAYERS: list[dict[str, set[str]]] = [
     },
     {
         "engine.cli": {
-            "engine.files",
+            *("engine.files", "engine.hardware"),
             *("utils", "engine.config", "engine.distributed", "engine.errors", "engine.options", "engine.problem"),
             *("engine.flags", "engine.loading", "engine.signals"),
         },
@@ -53,7 +53,8 @@ LAYERS: list[dict[str, set[str]]] = [
         },
         "engine.overlap": {"utils", "engine.config", "engine.errors", "engine.files", "engine.problem"},
         "engine.prediction": {
-            *("utils", "engine.config", "engine.distributed", "engine.errors", "engine.overlap", "engine.problem"),
+            *("utils", "engine.config", "engine.distributed", "engine.errors", "engine.hardware", "engine.overlap"),
+            "engine.problem",
         },
         "engine.plotting": {
             *("utils", "engine.cli", "engine.config", "engine.distributed", "engine.errors", "engine.figures"),

@@ -219,7 +219,7 @@ def test_generator_options_are_accepted_if_the_data_file_is_switched_off(toy_in_
     "arguments", [["--num-train", "1000000000000"], ["--dimension", "1000000", "--num-val", "9" * 9]]
 )
 def test_data_that_do_not_fit_in_memory(arguments: list[str], refuse: Callable[..., str]) -> None:
-    figure = f"this machine has {physical_memory() / 2**30:,.1f} GiB"
+    figure = f"this machine or job has {physical_memory() / 2**30:,.1f} GiB"
     line = refuse(*arguments, named=["the data need ", "GiB of memory", figure, "lower --num-train"])
     assert line == refuse(*arguments, "--save-data", "x.npz", named=[])
 

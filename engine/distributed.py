@@ -29,6 +29,8 @@ T = TypeVar("T")
 # wait. If a process dies, the others do not wait that long: they notice at once that its connections are closed.
 TIMEOUT = timedelta(days=1)
 
+RESTARTS = "TORCHELASTIC_RESTART_COUNT"  # torchrun sets this variable: how often it has restarted the processes
+
 SECONDS_TO_NOTICE = 60.0  # a process that waits longer than this for others to connect prints a line
 
 
@@ -55,6 +57,7 @@ class Group:
             yield
             return
         from torch import distributed
+        from torch.distributed.rendezvous import rendezvous
 
         # gloo transfers data between CPUs, nccl between GPUs. The device of a tensor selects one of the two: arrays and
         # predictions are on the CPU, gradients are on the device of the network.
@@ -71,7 +74,12 @@ class Group:
         notice.start()
         try:
             with _connection(), default_handlers():  # nothing has been saved, so a signal may end this process at once
-                distributed.init_process_group(backend, timeout=TIMEOUT)
+                store, *_ = next(rendezvous("env://", timeout=TIMEOUT))
+                # The store keeps what processes wrote into it before torchrun restarted them.
+                store = distributed.PrefixStore(f"start {os.environ.get(RESTARTS, '0')}", store)  # type: ignore[attr-defined]
+                distributed.init_process_group(
+                    backend, store=store, rank=self.rank, world_size=self.size, timeout=TIMEOUT
+                )
         finally:
             notice.cancel()
         try:
@@ -190,7 +198,7 @@ def torchrun_start() -> datetime | None:
 
     It is the same in all processes of this machine, and after torchrun has restarted them (--max-restarts).
     """
-    if "TORCHELASTIC_RESTART_COUNT" not in os.environ:
+    if RESTARTS not in os.environ:
         return None
     import psutil
 
@@ -199,7 +207,7 @@ def torchrun_start() -> datetime | None:
 
 def is_restarted() -> bool:
     """Whether torchrun has restarted the processes, because one of them failed."""
-    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+    return os.environ.get(RESTARTS, "0") != "0"
 
 
 def group_from_environment() -> Group:

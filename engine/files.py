@@ -53,7 +53,7 @@ def replace(source: Path, target: Path) -> None:
             time.sleep(seconds)
     else:
         source.replace(target)
-    if os.name != "nt":  # Windows cannot open a folder
+    if hasattr(os, "O_DIRECTORY"):  # Windows cannot open a folder
         sync_folder(target.parent)
 
 

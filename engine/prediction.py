@@ -1,7 +1,7 @@
 """From columns to predictions in physical units: tensors in scaled units, networks with their scales, metrics."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -113,16 +113,17 @@ def new_model(problem: Problem[Any], config: Config, shapes: Shapes) -> Standard
     return Standardized(network, shapes, problem.scale_inputs)
 
 
-def require_memory_for_training(problem: Problem[Any], config: Config, shapes: Shapes) -> None:
+def require_memory_for_training(problem: Problem[Any], config: Config, get_shapes: Callable[[], Shapes]) -> None:
     """Raise BadRequestError if the weights, gradients and optimiser of the network would not fit in memory.
 
     The parameters are counted in a network on torch's device `meta`, which allocates no memory.
     """
     try:
+        shapes = get_shapes()
         with torch.device("meta"):
             network = problem.network(config, shapes.inputs, shapes.target)
         n_bytes = sum(p.numel() * p.element_size() for p in network.parameters())
-    except Exception:  # the code of the network reads numbers from tensors, or is wrong: new_model reports errors
+    except Exception:  # the network reads numbers from tensors, or the problem has an error, which is reported later
         return
     # the weights, their gradients, two moments of the optimiser, and the weights of the best epoch
     require_memory(5 * n_bytes, "to train it, the network needs", "choose a smaller network")
@@ -137,7 +138,7 @@ def build_model(problem: Problem[Any], config: Config, train: Columns) -> Standa
     """
     inputs, target = input_arrays(problem, config, train), target_array(problem, config, train)
     shapes = Shapes(tuple(x.shape[1:] for x in inputs), target.shape[1:])
-    require_memory_for_training(problem, config, shapes)
+    require_memory_for_training(problem, config, lambda: shapes)
     model = new_model(problem, config, shapes)
     model.set_scales(inputs, target if problem.scales_target(config) else None)
     few = prepare(problem, config, model, {name: column[:2] for name, column in train.items()})

@@ -158,7 +158,7 @@ def open_run(
     from logger import NullLogger
 
     if config.data.file is None:  # otherwise the shapes are not known before the file has been read
-        require_memory_for_training(problem, config, generated_shapes(problem, config))
+        require_memory_for_training(problem, config, lambda: generated_shapes(problem, config))
     lock = lock_run(folder, overwrite or resume) if group.is_main else nullcontext()
     with ExitStack() as stack:
         stack.enter_context(lock)

@@ -151,7 +151,7 @@ def test_data_that_exceed_the_memory_are_refused_before_torch_is_imported(
     path = {"PYTHONPATH": f"{trap}{os.pathsep}{ROOT}"}
     done = run_command(*arguments, cwd=tmp_path, script="main.py", **path)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-    assert all(words in done.stderr for words in ("GiB of memory", "this machine has", "--num-train"))
+    assert all(words in done.stderr for words in ("GiB of memory", "this machine or job has", "--num-train"))
 
 
 def test_too_few_sweeps_are_refused_and_the_earlier_run_is_kept(

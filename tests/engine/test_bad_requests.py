@@ -1,6 +1,5 @@
 """Bad requests are refused with one line and exit code 2 or 3. Nothing is generated, written or changed."""
 
-import fcntl
 import os
 import shutil
 import subprocess
@@ -12,11 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from numpy.random import SeedSequence
 
 from engine.config import to_json
 from engine.errors import BadRequestError
-from engine.files import lock_run
+from engine.files import lock_run, write_json
 from engine.hardware import physical_memory
 from engine.problem import Columns
 from tests.conftest import DEBUG, TOY, Program, environment, run_command
@@ -275,16 +275,15 @@ def test_a_run_folder_that_is_a_link_or_a_file(refuse: Callable[..., str], tmp_p
 
 def test_a_run_that_another_process_is_writing(refuse: Callable[..., str]) -> None:
     folder = run_folder("busy", to_json(PROBLEM.presets["debug"]))
-    with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        lock.write(f"{os.getpid()}\n")
-        lock.flush()
-        for arguments in (
-            [*DEBUG, "--run-name", "busy"],
-            [*DEBUG, "--run-name", "busy", "--overwrite"],
-            ["--resume", "busy"],
-        ):
-            refuse(*arguments, named=[f"busy is being written by process {os.getpid()}", "wait, or choose another"])
+    for info, writer in (({}, "another process"), ({"status": "running", "pid": 123}, "process 123")):
+        write_json(folder / "run_info.json", info)
+        with FileLock(folder / ".lock"):
+            for arguments in (
+                [*DEBUG, "--run-name", "busy"],
+                [*DEBUG, "--run-name", "busy", "--overwrite"],
+                ["--resume", "busy"],
+            ):
+                refuse(*arguments, named=[f"busy is being written by {writer}: wait, or choose another"])
 
 
 def test_flags_that_contradict_a_resumed_run(refuse: Callable[..., str]) -> None:

@@ -179,7 +179,7 @@ def test_data_that_do_not_fit_in_memory_are_refused_with_both_sizes(monkeypatch:
     # Per example 10 float32 coordinates, an int8 sign, a float64 value and a bool: 50 bytes, five times.
     monkeypatch.setattr(hardware, "physical_memory", lambda: 7 * 2**30)
     message = (
-        r"the data need 500\.0 GiB of memory and this machine has 7\.0 GiB: "
+        r"the data need 500\.0 GiB of memory and this machine or job has 7\.0 GiB: "
         "lower --num-train, --num-val or --num-test, or the size of an example"
     )
     with pytest.raises(BadRequestError, match=message):

@@ -34,6 +34,7 @@ All compiled code is in this file, because Numba caches the result and only chec
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
 import numba
@@ -81,6 +82,7 @@ class Blocks(NamedTuple):
 def compiled(function: Function) -> Function:
     """Compile a function with Numba when it is first called. The machine code is cached on disk if possible."""
     try:
+        Path.home()  # raises RuntimeError if there is no home folder: Numba could then create a folder named "~"
         return cast(Function, numba.njit(nogil=True, cache=True)(function))
     except (RuntimeError, OSError):
         return cast(Function, numba.njit(nogil=True)(function))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -201,3 +202,30 @@ def test_the_numbers_of_a_run_do_not_depend_on_the_threads_that_the_environment_
     assert done.returncode == 0, done.stderr
     for name in REPRODUCIBLE:  # those of one thread
         assert (tmp_path / "checkpoints" / "r" / name).read_bytes() == (finished_run / name).read_bytes()
+
+
+# A user that the system does not know: Python then finds no home folder without HOME.
+UNKNOWN_USER = """
+import pwd
+def getpwuid(uid):
+    raise KeyError(uid)
+pwd.getpwuid = getpwuid
+"""
+
+
+@pytest.mark.slow
+def test_a_missing_home_folder_leaves_no_folder_with_a_strange_name(tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".*", "cache", "checkpoints", "__pycache__", "tests"))
+    (copy / "ising" / "__pycache__").touch()  # Numba cannot write there
+    (tmp_path / "user").mkdir()
+    (tmp_path / "user" / "sitecustomize.py").write_text(UNKNOWN_USER, encoding="utf-8", newline="\n")
+    env = environment(PYTHONPATH=str(tmp_path / "user"), PYTHONDONTWRITEBYTECODE="1", WANDB_MODE="offline")
+    del env["HOME"]
+    command = [sys.executable, str(copy / "main.py"), *DEBUG, "--wandb", "--run-name", "r"]
+    cwd = tmp_path / "cwd"
+    cwd.mkdir()
+    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, encoding="utf-8", check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert sorted(path.name for path in cwd.iterdir()) == ["cache", "checkpoints"]

@@ -2,10 +2,13 @@
 
 import os
 import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +16,9 @@ import pytest
 import torch
 
 from engine.distributed import SINGLE_PROCESS, Group, group_from_environment
-from tests.conftest import DEBUG, TOY, Program, environment, read, run_command, start_command, wait_for
+from engine.files import write_json
+from engine.run import is_restart
+from tests.conftest import DEBUG, ROOT, TOY, Program, environment, read, run_command, start_command, wait_for
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
 
@@ -296,3 +301,120 @@ def test_when_one_process_dies_the_others_end_and_the_run_can_be_resumed(rank: i
         found = next(filter(None, (re.match(r"continuing after epoch (\d+) of 30000", line) for line in again.stdout)))
         again.kill()
     assert int(found[1]) in (n_epochs - 1, n_epochs)
+
+
+# ------------------------------------------------------------------------------------------------- waiting, restarting
+
+ALONE = """
+from engine import distributed
+from main import main
+from tests.toy import PROBLEM
+distributed.SECONDS_TO_NOTICE = 0.2
+main(PROBLEM)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="sends signals")
+@pytest.mark.parametrize(("rank", "name"), [(0, "SIGINT"), (0, "SIGTERM"), (1, "SIGINT")])
+def test_a_process_that_waits_for_others_says_so_and_ends_at_a_signal(rank: int, name: str, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    variables = {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
+    env = environment(**variables, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    with subprocess.Popen(
+        [sys.executable, "-c", ALONE, *DEBUG], cwd=tmp_path, env=env, stderr=subprocess.PIPE, encoding="utf-8"
+    ) as process:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        assert line.startswith(
+            f"process {rank} of 2 (RANK, WORLD_SIZE) still waits for the others, which connect to 127"
+        )
+        process.send_signal(getattr(signal, name))
+        start = time.monotonic()
+        process.wait(20)
+        assert time.monotonic() - start < 5
+        assert "Traceback" not in process.stderr.read()
+    assert process.returncode == -getattr(signal, name)
+
+
+CRASH = """
+import os
+import time
+from main import main
+from tests.toy import PROBLEM
+from trainer import Trainer
+
+train_epoch = Trainer.train_epoch
+
+def crash(trainer, take_step):
+    if trainer.epoch == 3 and trainer.group.rank == 1 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        time.sleep(1)  # rank 0 writes at most one checkpoint per second
+        os._exit(1)
+    return train_epoch(trainer, take_step)
+
+Trainer.train_epoch = crash
+main(PROBLEM)
+"""
+
+
+@pytest.mark.slow
+def test_a_run_that_torchrun_restarts_is_resumed(tmp_path: Path) -> None:
+    script = tmp_path / "crash.py"
+    script.write_text(CRASH, encoding="utf-8", newline="\n")
+    done = torchrun(2, *DEBUG, cwd=tmp_path, script=("--max-restarts", "1", str(script)))
+    assert done.returncode == 0, done.stderr
+    assert "continuing after epoch" in done.stdout
+    (folder,) = (tmp_path / "checkpoints").iterdir()  # the default name, which contains the time, does not change
+    assert [row["epoch"] for row in read(folder, "epoch_metrics.json")] == [1, 2, 3, 4, 5]
+
+
+def test_a_restart_only_resumes_the_run_that_the_same_torchrun_has_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_json(tmp_path / "run_info.json", {"torchrun": str(datetime.fromtimestamp(0))})
+    write_json(tmp_path / "config.json", {})
+    monkeypatch.setattr("engine.run.torchrun_start", lambda: datetime.fromtimestamp(0))
+    assert not is_restart(tmp_path)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    assert not is_restart(tmp_path)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert is_restart(tmp_path)
+    assert not is_restart(tmp_path / "new")
+    monkeypatch.setattr("engine.run.torchrun_start", lambda: datetime.fromtimestamp(1))
+    assert not is_restart(tmp_path)
+
+
+@pytest.mark.slow
+def test_splits_with_fewer_examples_than_processes(tmp_path: Path) -> None:
+    script = tmp_path / "flat.py"
+    script.write_text(FLAT, encoding="utf-8", newline="\n")
+    sizes = ["--num-train", "2", "--batch-size", "1", "--num-val", "1", "--num-test", "6"]
+    done = torchrun(3, *DEBUG, *sizes, "--run-name", "r", cwd=tmp_path, script=(str(script),))
+    assert done.returncode == 0, done.stderr
+    assert len(read(tmp_path / "checkpoints" / "r", "epoch_metrics.json")) == 5
+
+
+FLAT = """
+from main import main
+from tests import toy
+
+class Network(toy.ToyNetwork):
+    def forward(self, points, signs):
+        return super().forward(points.view(len(points), -1), signs)  # fails for an empty batch
+
+toy.ToyNetwork = Network
+main(toy.PROBLEM)
+"""
+
+
+@pytest.mark.slow
+def test_torchrun_evaluates_once(toy_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(toy_run.parent, tmp_path / "checkpoints")
+    done = torchrun(
+        2, "first", "--num-test", "20", "--device", "cpu", cwd=tmp_path, script=(str(ROOT / "evaluate.py"),)
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("20 examples: ") == 1
+    assert (tmp_path / "checkpoints" / "first" / "evaluations" / "d3.json").is_file()

@@ -2,8 +2,6 @@
 
 import errno
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -19,7 +17,7 @@ from engine.errors import BadRequestError
 from engine.files import lock_run, require_free, write_json
 from engine.hardware import available_cores, is_out_of_memory, physical_memory
 from engine.prediction import Shapes, require_memory_for_training
-from tests.conftest import DEBUG, ROOT, environment, read, run_command
+from tests.conftest import DEBUG, ROOT, read, run_command
 from tests.toy import PROBLEM, ToyConfig, ToyModelConfig, ToyProblem
 from trainer import Trainer
 
@@ -250,16 +248,3 @@ def test_a_checkout_behind_a_link_gives_the_same_run_and_the_same_hashes_of_code
     folder = tmp_path / "checkpoints" / "first"
     for name in ("problem", "problem_sha256", "trainer_sha256"):
         assert read(folder, "run_info.json")[name] == read(toy_run, "run_info.json")[name]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("home", [None, "/nonexistent"])
-def test_a_missing_home_folder_changes_nothing(home: str | None, tmp_path: Path) -> None:
-    env = environment(**({} if home is None else {"HOME": home}))
-    if home is None:
-        del env["HOME"]
-    command = [sys.executable, "-W", "error", "-m", "tests.toy", *DEBUG, "--run-name", "r"]
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, encoding="utf-8", check=False)
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "checkpoints"]

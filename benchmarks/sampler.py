@@ -249,13 +249,13 @@ def update_results(only: str | None, scale: float) -> None:
         "commit": origin["git_commit"],
         "dirty": origin["git_dirty"],
     }
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     if only != "independent":
         results |= where | {"runs": [in_environment(n_cores, "--only", "flips") for n_cores in (1, 2)]}
     if only != "flips":
         results["independent"] = where | in_environment(1, "--only", "independent", "--scale", str(scale))
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8", newline="\n")
 
 
 def main() -> None:
@@ -280,7 +280,7 @@ def main() -> None:
         return
     if not arguments.plot:
         update_results(arguments.only, arguments.scale)
-    results = json.loads(RESULTS.read_text())
+    results = json.loads(RESULTS.read_text(encoding="utf-8"))
     plot(results)
     print(report(results))
 

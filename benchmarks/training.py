@@ -53,7 +53,12 @@ class Worker:
         python = str(ENVIRONMENT / "bin" / "python")
         command = [python, "-m", "benchmarks.training", "--work", name, case, str(data), str(n_cores), str(int(race))]
         self.process = subprocess.Popen(
-            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            command,
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            encoding="utf-8",
         )
 
     def epoch(self) -> float:
@@ -108,7 +113,7 @@ def race_ours(name: str, case: str, folder: Path) -> list[tuple[float, float]]:
     command += name.split()[1:]  # --replay
     start = time.perf_counter()
     curve = []
-    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, encoding="utf-8") as process:
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith("epoch "):
@@ -266,8 +271,8 @@ def main() -> None:
             requirements = ["-r", str(ROOT / "requirements.txt"), *PACKAGES]
             subprocess.run([str(python), "-m", "pip", "install", "--quiet", *requirements], check=True)
         RESULTS.parent.mkdir(parents=True, exist_ok=True)
-        RESULTS.write_text(json.dumps(measure()) + "\n")
-    results = json.loads(RESULTS.read_text())
+        RESULTS.write_text(json.dumps(measure()) + "\n", encoding="utf-8", newline="\n")
+    results = json.loads(RESULTS.read_text(encoding="utf-8"))
     plot(results)
     print(report(results))
 

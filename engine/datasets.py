@@ -86,7 +86,7 @@ def get_splits(problem: Problem[Any], config: Config) -> tuple[Splits, str]:
     path = cache.cache_path(problem, config) if data.cache else None
     if path is not None:
         try:
-            return cache.load(path), f"read from {path}"
+            return cache.load(path), f"read from {path.as_posix()}"
         except FileNotFoundError:
             pass
         except (UnusableFileError, OSError) as error:
@@ -101,7 +101,7 @@ def get_splits(problem: Problem[Any], config: Config) -> tuple[Splits, str]:
     except OSError as error:
         warn(f"warning: the data could not be cached: {error}")
         return splits, "generated"
-    return splits, f"generated and kept in {path}"
+    return splits, f"generated and kept in {path.as_posix()}"
 
 
 def _require_other_examples(splits: Splits) -> None:

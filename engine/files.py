@@ -119,10 +119,8 @@ def require_free(folder: Path, overwrite: bool = False) -> None:
 
     The folder has to be new. With `overwrite`, it may also be the folder of an earlier run.
     """
-    if os.path.lexists(folder.parent) and not folder.parent.is_dir():
-        raise BadRequestError(
-            f"{folder.parent} is a file, or a link to a missing folder: remove it, or restore the folder"
-        )
+    if folder.parent.is_symlink() and not folder.parent.is_dir():
+        raise BadRequestError(f"{folder.parent} is a link to a missing folder: remove the link, or restore the folder")
     if folder.is_symlink() or folder.is_file():
         raise BadRequestError(f"{folder} is a link or a file: remove it, or choose another --run-name")
     if not folder.exists():

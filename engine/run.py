@@ -111,7 +111,7 @@ class Run:
         logger.note(
             device=str(self.device),
             processes=self.group.size,
-            torchrun=str(torchrun_start()),
+            torchrun=None if (started := torchrun_start()) is None else str(started),
             threads=torch.get_num_threads(),
             data_source=data.source,
             data_sha256=data.sha256,

@@ -74,7 +74,9 @@ class Study:
         folder = Path(mkdtemp()) if self.quick else None
         self.results = (folder or ROOT / "experiments" / "results") / f"{name}.json"
         self.figure = (folder or ROOT / "docs" / "figures") / f"{name}.png"
-        self.content: Row = json.loads(self.results.read_text()) if self.results.exists() else {"cases": []}
+        self.content: Row = (
+            json.loads(self.results.read_text(encoding="utf-8")) if self.results.exists() else {"cases": []}
+        )
 
     def measure(self, compute: Callable[..., Row], cases: Sequence[tuple[Any, ...]]) -> list[Row]:
         """Call `compute(*case)` for every case, in processes with one thread each, and return the rows.

@@ -47,7 +47,7 @@ def run_command(
         env=environment(**changes),
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=300,
         check=False,
     )
@@ -57,7 +57,7 @@ def start_command(*arguments: str, cwd: Path, script: tuple[str, ...] = TOY, **o
     """Start `python SCRIPT ARGUMENTS` in the folder `cwd`, and do not wait for its end."""
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
     command = [sys.executable, *script, *arguments]
-    return subprocess.Popen(command, cwd=cwd, env=environment(), stdin=subprocess.DEVNULL, text=True, **options)
+    return subprocess.Popen(command, cwd=cwd, env=environment(), stdin=subprocess.DEVNULL, encoding="utf-8", **options)
 
 
 def wait_for(words: str, lines: IO[str] | None) -> None:
@@ -68,7 +68,7 @@ def wait_for(words: str, lines: IO[str] | None) -> None:
 
 def read(folder: Path, name: str) -> Any:
     """Read a JSON file of a run."""
-    return json.loads((folder / name).read_text())
+    return json.loads((folder / name).read_text(encoding="utf-8"))
 
 
 def read_all(terminal: int) -> bytes:
@@ -97,7 +97,7 @@ def toy_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cwd = tmp_path_factory.mktemp("finished")
     done = run_command(*DEBUG, "--run-name", "first", cwd=cwd)
     assert done.returncode == 0, done.stderr
-    (cwd / "stdout.txt").write_text(done.stdout)
+    (cwd / "stdout.txt").write_text(done.stdout, encoding="utf-8", newline="\n")
     return cwd / "checkpoints" / "first"
 
 

@@ -62,7 +62,7 @@ def test_importing_the_problem_imports_neither_torch_nor_matplotlib() -> None:
 @pytest.mark.slow
 def test_the_engine_passes_its_tests_without_the_experiment(tmp_path: Path) -> None:
     copy = tmp_path / "copy"
-    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, encoding="utf-8", check=True).stdout
     for name in tracked.splitlines():
         path = Path(name)
         is_ising_test = path.parts[0] == "tests" and len(path.parts) == 2 and path.stem.startswith("test_")
@@ -74,7 +74,7 @@ def test_the_engine_passes_its_tests_without_the_experiment(tmp_path: Path) -> N
         cwd=copy,
         env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
     )
     assert done.returncode == 0, done.stdout[-3000:]

@@ -147,7 +147,7 @@ def test_data_that_exceed_the_memory_are_refused_before_torch_is_imported(
 ) -> None:
     trap = tmp_path / "trap"
     trap.mkdir()
-    (trap / "torch.py").write_text("raise SystemExit('torch was loaded')")
+    (trap / "torch.py").write_text("raise SystemExit('torch was loaded')", encoding="utf-8", newline="\n")
     path = {"PYTHONPATH": f"{trap}{os.pathsep}{ROOT}"}
     done = run_command(*arguments, cwd=tmp_path, script="main.py", **path)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
@@ -169,8 +169,8 @@ def test_too_few_sweeps_are_refused_and_the_earlier_run_is_kept(
 
 
 def test_help_imports_neither_torch_nor_matplotlib(tmp_path: Path) -> None:
-    (tmp_path / "torch.py").write_text("raise SystemExit('loaded')")
-    (tmp_path / "matplotlib.py").write_text("raise SystemExit('loaded')")
+    (tmp_path / "torch.py").write_text("raise SystemExit('loaded')", encoding="utf-8", newline="\n")
+    (tmp_path / "matplotlib.py").write_text("raise SystemExit('loaded')", encoding="utf-8", newline="\n")
     done = run_command("--help", cwd=tmp_path, script="main.py", PYTHONPATH=str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("usage: main.py")
@@ -179,5 +179,5 @@ def test_help_imports_neither_torch_nor_matplotlib(tmp_path: Path) -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 def test_an_error_that_cannot_be_printed_has_the_right_exit_code() -> None:
     command = [sys.executable, "main.py", "--preset", "debug", "--data", "missing.npz"]
-    with Path("/dev/full").open("w") as full:
+    with Path("/dev/full").open("wb") as full:
         assert subprocess.run(command, cwd=ROOT, env=environment(), stderr=full, check=False).returncode == 3

@@ -110,7 +110,9 @@ def test_blocks_of_chains_of_the_numpy_sampler_differ() -> None:
 @pytest.mark.slow
 def test_without_numba_the_compiled_sampler_is_refused_and_the_numpy_sampler_works(tmp_path: Path) -> None:
     (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / "numba.py").write_text("raise ImportError('no LLVM on this machine')")
+    (tmp_path / "broken" / "numba.py").write_text(
+        "raise ImportError('no LLVM on this machine')", encoding="utf-8", newline="\n"
+    )
     line = ["--preset", "debug", "--num-train", "100", "--num-val", "20", "--num-test", "20", "--save-data", "x.npz"]
     path = {"PYTHONPATH": str(tmp_path / "broken")}
     done = run_command(*line, cwd=tmp_path, script="main.py", **path)

@@ -25,7 +25,10 @@ from problem import PROBLEM
 from tests.conftest import ROOT, environment, run_command
 from utils import print_line
 
-PAGES = {path.relative_to(ROOT).as_posix(): path.read_text() for path in (ROOT / "README.md", *ROOT.glob("docs/*.md"))}
+PAGES = {
+    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+    for path in (ROOT / "README.md", *ROOT.glob("docs/*.md"))
+}
 README, INDEX, GUIDE = PAGES["README.md"], PAGES["docs/README.md"], PAGES["docs/your-own-problem.md"]
 TUTORIAL = "docs/tutorial.md"  # test_tutorial.py checks its code and names
 FILES = "docs/data-files.md"  # test_data_files.py checks its code
@@ -85,7 +88,7 @@ def test_the_two_setup_commands_are_complete_and_used_in_ci() -> None:
         assert command.startswith("python3 -m venv .venv && .venv/bin/pip install -r requirements.txt")
     assert run.endswith("&& .venv/bin/python main.py --preset debug")
     assert test.endswith("-r requirements-dev.txt && .venv/bin/python -m pytest")
-    ci = (ROOT / ".ci" / "run").read_text()
+    ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert "pip install --quiet -r requirements.txt -r requirements-dev.txt" in ci
     assert 'main.py" --preset debug' in ci
     assert "python -m pytest" in ci
@@ -125,7 +128,9 @@ def test_the_programs_accept_every_command(page: str, tmp_path: Path, monkeypatc
             if "--config" in arguments:
                 path = Path(arguments[arguments.index("--config") + 1])
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(to_json(parse_args(PROGRAMS[script], [], script).config))
+                path.write_text(
+                    to_json(parse_args(PROGRAMS[script], [], script).config), encoding="utf-8", newline="\n"
+                )
             parse_args(PROGRAMS[script], arguments, script)
 
 
@@ -143,7 +148,7 @@ def test_the_documented_error_is_that_of_the_program(capsys: pytest.CaptureFixtu
 def test_documented_versions_are_the_required_ones() -> None:
     versions = re.findall(r"\b[a-z]+==[\d.]+", EVERYTHING)
     assert versions
-    assert set(versions) <= set((ROOT / "requirements.txt").read_text().splitlines())
+    assert set(versions) <= set((ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines())
 
 
 # Flags of evaluate.py, the experiments, torchrun, pip and ruff.
@@ -171,13 +176,13 @@ def anchors(text: str) -> set[str]:
 def test_links_and_anchors_exist() -> None:
     n_anchors = 0
     for page in (*map(ROOT.joinpath, PAGES), ROOT / "journal.md", ROOT / "checkpoints" / "README.md"):
-        for target, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)", page.read_text()):
+        for target, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)", page.read_text(encoding="utf-8")):
             if target.startswith("https://"):
                 continue
             path = page.parent / target if target else page
             assert path.exists(), f"{page.name}: {target}"
             if anchor:
-                assert anchor in anchors(path.read_text()), f"{page.name}: {target}#{anchor}"
+                assert anchor in anchors(path.read_text(encoding="utf-8")), f"{page.name}: {target}#{anchor}"
                 n_anchors += 1
     assert n_anchors >= 5
 
@@ -223,8 +228,8 @@ def test_the_documented_files_of_a_run_are_those_of_a_run(finished_run: Path) ->
     text = PAGES["docs/run-files.md"]
     listed = set(re.findall(r"^\| `([^`]+)`", text, flags=re.MULTILINE))
     assert listed == {path.name for path in finished_run.iterdir()} | {"wandb", "evaluations"}
-    row = json.loads((finished_run / "epoch_metrics.json").read_text())[0]
-    results = json.loads((finished_run / "results.json").read_text())
+    row = json.loads((finished_run / "epoch_metrics.json").read_text(encoding="utf-8"))[0]
+    results = json.loads((finished_run / "results.json").read_text(encoding="utf-8"))
     figures = [path.name for path in (finished_run / "figures").iterdir()]
     for name in (*row, *results, *results["checks"]["train"], *figures):
         assert f"`{name}`" in text
@@ -251,9 +256,9 @@ def generated(name: str) -> str:
     if name == "options":
         return option_table()
     if name in BENCHMARKS:
-        report: str = BENCHMARKS[name].report(json.loads(BENCHMARKS[name].RESULTS.read_text()))
+        report: str = BENCHMARKS[name].report(json.loads(BENCHMARKS[name].RESULTS.read_text(encoding="utf-8")))
         return report
-    return str(json.loads((ROOT / "experiments" / "results" / f"{name}.json").read_text())["report"])
+    return str(json.loads((ROOT / "experiments" / "results" / f"{name}.json").read_text(encoding="utf-8"))["report"])
 
 
 def with_tables(text: str) -> str:
@@ -280,7 +285,7 @@ def test_every_benchmark_and_nearly_every_experiment_has_a_table() -> None:
 
 
 def test_the_output_in_the_readme_is_that_of_a_run(finished_run: Path) -> None:
-    checks = json.loads((finished_run / "results.json").read_text())["checks"]
+    checks = json.loads((finished_run / "results.json").read_text(encoding="utf-8"))["checks"]
     for split, numbers in checks.items():
         line = f"{split}: energy {numbers['energy_z']:+.2f} standard errors from exact, "
         assert f"{line}chi2/dof {numbers['chi2_per_dof']:.2f}\n" in README
@@ -313,7 +318,7 @@ def test_python_code_runs(page: str, code: str, finished_run: Path, tmp_path: Pa
         cwd=tmp_path,
         env=environment(),
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -329,7 +334,7 @@ def test_the_readme_has_python() -> None:
 @pytest.mark.slow
 def test_the_problem_of_the_guide_runs_with_all_documented_commands(tmp_path: Path) -> None:
     python = blocks(GUIDE, "python")
-    (tmp_path / "decay.py").write_text(python[0])
+    (tmp_path / "decay.py").write_text(python[0], encoding="utf-8", newline="\n")
     path = {"PYTHONPATH": f"{ROOT}:{tmp_path}"}
     lines = [shlex.split(line, comments=True) for line in GUIDE.splitlines() if line.startswith("python decay.py")]
     assert len(lines) >= 5
@@ -365,10 +370,12 @@ def test_a_network_is_added_as_it_is_described(tmp_path: Path) -> None:
         copy(ROOT / name, tmp_path / name)
     example = next(code for code in blocks(PAGES["docs/code.md"], "python") if "class LinearNetwork" in code)
     new_class = example[example.index("class LinearNetwork") : example.index("print(")]
-    text = (tmp_path / "model.py").read_text()
+    text = (tmp_path / "model.py").read_text(encoding="utf-8")
     table = "ARCHITECTURES: dict[str, type[Network]] = {\n"
     assert table in text
-    (tmp_path / "model.py").write_text(text.replace(table, f'{new_class}{table}    "linear": LinearNetwork,\n'))
+    (tmp_path / "model.py").write_text(
+        text.replace(table, f'{new_class}{table}    "linear": LinearNetwork,\n'), encoding="utf-8", newline="\n"
+    )
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         return run_command(*arguments, cwd=tmp_path, script=("main.py",), PYTHONPATH=str(tmp_path))
@@ -389,5 +396,5 @@ def test_the_guide_names_every_method_of_a_problem() -> None:
 if __name__ == "__main__":
     for page, text in PAGES.items():
         new = with_tables(text)
-        (ROOT / page).write_text(new)
+        (ROOT / page).write_text(new, encoding="utf-8", newline="\n")
         print_line(f"{page}: {'unchanged' if new == text else 'updated'}")

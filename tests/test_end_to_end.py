@@ -168,7 +168,7 @@ def test_main_accepts_the_commands_of_a_wandb_sweep(k: int) -> None:
     import yaml
     from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
-    sweep = yaml.safe_load((ROOT / "sweep.yaml").read_text())
+    sweep = yaml.safe_load((ROOT / "sweep.yaml").read_text(encoding="utf-8"))
     chosen = {name: {"value": spec.get("values", [0.003])[k]} for name, spec in sweep["parameters"].items()}
     arguments = create_sweep_command_args({"args": chosen})["args_no_equals"]
     *command, last = create_sweep_command(list(sweep["command"]))
@@ -178,7 +178,7 @@ def test_main_accepts_the_commands_of_a_wandb_sweep(k: int) -> None:
         cwd=ROOT,
         env=environment(PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}"),
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -190,7 +190,7 @@ def test_main_accepts_the_commands_of_a_wandb_sweep(k: int) -> None:
 
 
 def test_the_metric_of_the_wandb_sweep_is_logged(finished_run: Path) -> None:
-    metric = (ROOT / "sweep.yaml").read_text().partition("metric:\n  name: ")[2].split()[0]
+    metric = (ROOT / "sweep.yaml").read_text(encoding="utf-8").partition("metric:\n  name: ")[2].split()[0]
     assert metric in read(finished_run, "epoch_metrics.json")[0]
 
 

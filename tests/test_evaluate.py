@@ -91,10 +91,12 @@ def test_a_lattice_smaller_than_the_kernels_is_refused(tmp_path: Path) -> None:
 
 def test_a_classifier_is_compared_with_bayes_rule() -> None:
     folder = Path("checkpoints/phase")
-    results = json.loads((folder / "results.json").read_text())
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     assert list(results["baselines"]) == ["majority", "magnetization", "bayes"]
     assert list(results["test"]) == ["loss", "accuracy"]
-    assert {"val_loss", "val_accuracy"} < set(json.loads((folder / "epoch_metrics.json").read_text())[0])
+    assert {"val_loss", "val_accuracy"} < set(
+        json.loads((folder / "epoch_metrics.json").read_text(encoding="utf-8"))[0]
+    )
     figures = {path.name for path in (folder / "figures").iterdir()}
     assert figures == {"training_curves.png", "phase_by_temperature.png", "configurations.png"}
     result = evaluated("phase --num-test 400")
@@ -142,7 +144,7 @@ def test_the_preset_exact_predicts_every_energy_level_at_every_size(tmp_path: Pa
     done = run_command("--preset", "exact", "--device", "cpu", "--run-name", "exact", cwd=tmp_path, script="main.py")
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "checkpoints" / "exact"
-    assert json.loads((folder / "results.json").read_text())["test"]["exact_fraction"] == 1
+    assert json.loads((folder / "results.json").read_text(encoding="utf-8"))["test"]["exact_fraction"] == 1
     for size in (4, 32, 64):
         done = run_command(
             "exact", "--lattice-size", str(size), "--num-test", "100", cwd=tmp_path, script="evaluate.py"

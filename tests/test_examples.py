@@ -46,7 +46,11 @@ def numbers(n: int) -> dict[str, Any]:
 def write_csv(path: Path, n: int) -> None:
     columns = numbers(n)
     rows = [f"{columns['x1'][i]!r},{columns['x2'][i]!r},a,{columns['y'][i]!r}" for i in range(n)]
-    path.write_text("\n".join(["x1,x2,name,y", *rows]).replace("np.float64(", "").replace(")", "") + "\n")
+    path.write_text(
+        "\n".join(["x1,x2,name,y", *rows]).replace("np.float64(", "").replace(")", "") + "\n",
+        encoding="utf-8",
+        newline="\n",
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------- physics
@@ -242,7 +246,7 @@ def test_an_example_in_two_processes_has_the_same_curve(
     succeed(*line, "--run-name", "one", cwd=folder, script=script)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*torchrun, *script, *line, "--run-name", "two"]
-    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr
     rows = zip(*(read(folder / "checkpoints" / name, "epoch_metrics.json") for name in ("one", "two")), strict=True)
     for one, two in rows:
@@ -264,7 +268,7 @@ def test_saved_data_can_be_read_by_the_same_and_by_another_problem(folder: Path)
     shown = succeed("--data", "p.npz", *line, *SMALL, "--run-name", "p", cwd=folder, script=POTENTIAL)
     assert "data read from p.npz" in shown
     assert "0 of 200 energies outside exact bounds" in shown
-    assert "depth" not in json.loads((folder / "checkpoints/p/config.json").read_text())["data"]
+    assert "depth" not in json.loads((folder / "checkpoints/p/config.json").read_text(encoding="utf-8"))["data"]
     columns = ("--inputs", "potentials", "--target", "energies")
     succeed("--data", "p.npz", *columns, *SMALL, "--run-name", "t", cwd=folder, script=TABLE)
     config = load_config(table.TableConfig, folder / "checkpoints" / "t" / "config.json")

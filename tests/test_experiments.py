@@ -18,7 +18,9 @@ from experiments.common import Study
 from tests.conftest import ROOT
 
 EXPERIMENTS = sorted(
-    path.stem for path in (ROOT / "experiments").glob("*.py") if 'if __name__ == "__main__"' in path.read_text()
+    path.stem
+    for path in (ROOT / "experiments").glob("*.py")
+    if 'if __name__ == "__main__"' in path.read_text(encoding="utf-8")
 )
 
 
@@ -32,7 +34,7 @@ def kept() -> dict[Path, float]:
 def test_quick_experiments_run_and_keep_nothing(name: str) -> None:
     before = kept()
     command = [sys.executable, "-W", "error", "-m", f"experiments.{name}", "--quick"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout
     assert kept() == before
@@ -42,12 +44,12 @@ def test_quick_experiments_run_and_keep_nothing(name: str) -> None:
 def test_experiments_have_committed_results_and_a_journal_entry(name: str) -> None:
     assert (ROOT / "experiments" / "results" / f"{name}.json").exists()
     assert (ROOT / "docs" / "figures" / f"{name}.png").exists()
-    assert f"python -m experiments.{name}" in (ROOT / "journal.md").read_text()
+    assert f"python -m experiments.{name}" in (ROOT / "journal.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", [*EXPERIMENTS, "classifiers"])
 def test_experiments_have_at_most_120_lines_of_code(name: str) -> None:
-    text = (ROOT / "experiments" / f"{name}.py").read_text()
+    text = (ROOT / "experiments" / f"{name}.py").read_text(encoding="utf-8")
     others: set[int] = set()  # lines of docstrings and imports
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, (ast.Module, ast.FunctionDef)) and ast.get_docstring(node):
@@ -78,7 +80,7 @@ def test_saved_cases_are_not_computed_again(tmp_path: Path, monkeypatch: pytest.
         rows = study.measure(noted, [(folder, n) for n in cases])
         assert [row["twice"] for row in rows] == [2 * n for n in cases]  # in the requested order
         study.finish({"n": len(rows)}, Figure())
-        kept = json.loads((tmp_path / "experiments" / "results" / "study.json").read_text())
+        kept = json.loads((tmp_path / "experiments" / "results" / "study.json").read_text(encoding="utf-8"))
         assert kept["summary"] == {"n": len(cases)}
         assert sorted(row["case"][2] for row in kept["cases"]) == list(range(1, len(cases) + 1))
     assert (tmp_path / "docs" / "figures" / "study.png").exists()
@@ -110,12 +112,17 @@ def group_exists(group: int) -> bool:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_experiment_keeps_complete_cases_and_ends_all_processes(number: int, tmp_path: Path) -> None:
     script = tmp_path / "slow.py"
-    script.write_text(SLOW_STUDY)
+    script.write_text(SLOW_STUDY, encoding="utf-8", newline="\n")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
     command = [sys.executable, str(script), "--quick"]
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True) as run:
+    with subprocess.Popen(
+        command, env=environment, stderr=subprocess.PIPE, encoding="utf-8", start_new_session=True
+    ) as run:
         deadline = time.monotonic() + 120
-        while not (found := [*tmp_path.glob("*/slow.json")]) or len(json.loads(found[0].read_text())["cases"]) < 2:
+        while (
+            not (found := [*tmp_path.glob("*/slow.json")])
+            or len(json.loads(found[0].read_text(encoding="utf-8"))["cases"]) < 2
+        ):
             assert time.monotonic() < deadline
             time.sleep(0.1)
         run.send_signal(number)

@@ -71,7 +71,7 @@ for epoch in range(1, EPOCHS + 1):
     val_loss = ((outputs - targets[val]) ** 2).mean().item()
     val_metrics = metrics(mean + std * outputs.numpy(), energies[val])
     rows.append({"epoch": epoch, "train_loss": total / N_TRAIN, "val_loss": val_loss, **val_metrics})
-    Path("tutorial/epoch_metrics.json").write_text(json.dumps(rows, indent=2))
+    Path("tutorial/epoch_metrics.json").write_text(json.dumps(rows, indent=2), encoding="utf-8", newline="\n")
     if val_loss < best_loss:
         best_epoch, best_loss, best_weights = epoch, val_loss, copy.deepcopy(network.state_dict())
     if epoch - best_epoch >= PATIENCE:

@@ -101,7 +101,7 @@ def outcome() -> dict[str, Any]:
         saved = torch.load(io.BytesIO(read_checked(FOLDER / name)), weights_only=True)
         found[name] = json.dumps(saved, default=lambda tensor: tensor.tolist())
     found["left over"] = sorted(path.name for path in FOLDER.glob(".*.tmp"))
-    found["status"] = json.loads((FOLDER / "run_info.json").read_text())["status"]
+    found["status"] = json.loads((FOLDER / "run_info.json").read_text(encoding="utf-8"))["status"]
     return found
 
 
@@ -118,7 +118,7 @@ def cut(reference: dict[str, Any], where: str, start: Callable[[], int]) -> int:
     with tempfile.TemporaryDirectory(dir=PLACE) as folder:
         os.chdir(folder)
         first = start()
-        rows = json.loads(path.read_text()) if (path := FOLDER / "epoch_metrics.json").exists() else []
+        rows = json.loads(path.read_text(encoding="utf-8")) if (path := FOLDER / "epoch_metrics.json").exists() else []
         codes = resume()
         now = outcome()
         differ = [name for name in reference if now[name] != reference[name]]

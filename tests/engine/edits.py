@@ -578,7 +578,7 @@ def main() -> None:
     text = DOCUMENT.read_text(encoding="utf-8")
     start, end = "<!-- edits: made by `python -m tests.engine.edits` -->\n", "\n<!-- end of edits -->"
     before, _, rest = text.partition(start)
-    DOCUMENT.write_text(before + start + table() + end + rest.partition(end)[2], encoding="utf-8")
+    DOCUMENT.write_text(before + start + table() + end + rest.partition(end)[2], encoding="utf-8", newline="\n")
 
 
 if __name__ == "__main__":

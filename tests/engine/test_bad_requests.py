@@ -192,23 +192,23 @@ def test_unusual_but_valid_run_names_are_accepted(toy_in_process: Run) -> None:
     ],
 )
 def test_bad_config_file(content: str, named: list[str], refuse: Callable[..., str]) -> None:
-    Path("c.json").write_text(content)
+    Path("c.json").write_text(content, encoding="utf-8", newline="\n")
     refuse("--config", "c.json", "--lr", "0.1", named=["c.json", *named])
 
 
 def test_a_preset_with_a_complete_config_is_refused(refuse: Callable[..., str]) -> None:
-    Path("c.json").write_text(to_json(PROBLEM.presets["default"]))
+    Path("c.json").write_text(to_json(PROBLEM.presets["default"]), encoding="utf-8", newline="\n")
     refuse("--preset", "debug", "--config", "c.json", named=["--preset debug does nothing", "c.json", "drop one"])
 
 
 def test_generator_options_are_refused_if_the_config_has_a_data_file(refuse: Callable[..., str]) -> None:
-    Path("c.json").write_text('{"data": {"file": "x.npz"}}')
+    Path("c.json").write_text('{"data": {"file": "x.npz"}}', encoding="utf-8", newline="\n")
     for flags in (["--dimension", "5"], ["--cache"], ["--save-data", "y.npz"]):
         refuse("--config", "c.json", *flags, named=[f"{flags[0]} does nothing with --data", "or give --data none"])
 
 
 def test_generator_options_are_accepted_if_the_data_file_is_switched_off(toy_in_process: Run) -> None:
-    Path("c.json").write_text('{"data": {"file": "x.npz"}}')
+    Path("c.json").write_text('{"data": {"file": "x.npz"}}', encoding="utf-8", newline="\n")
     assert toy_in_process("--config", "c.json", "--data", "none", "--dimension", "5", "--print-config") == 0
 
 
@@ -245,7 +245,7 @@ def test_compilation_without_a_compiler(refuse: Callable[..., str], monkeypatch:
 def run_folder(name: str, config: str = "{}") -> Path:
     folder = Path("checkpoints") / name
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(config)
+    (folder / "config.json").write_text(config, encoding="utf-8", newline="\n")
     return folder
 
 
@@ -258,16 +258,16 @@ def test_a_run_that_exists_already(refuse: Callable[..., str]) -> None:
 def test_overwrite_does_not_replace_folders_that_are_not_runs(refuse: Callable[..., str]) -> None:
     folder = Path("checkpoints/thesis")
     folder.mkdir(parents=True)
-    (folder / "chapter1.tex").write_text("years of work")
+    (folder / "chapter1.tex").write_text("years of work", encoding="utf-8", newline="\n")
     refuse(*DEBUG, "--run-name", "thesis", "--overwrite", named=["thesis is not the folder of a run", "--run-name"])
-    assert (folder / "chapter1.tex").read_text() == "years of work"
+    assert (folder / "chapter1.tex").read_text(encoding="utf-8") == "years of work"
 
 
 def test_a_run_folder_that_is_a_link_or_a_file(refuse: Callable[..., str], tmp_path: Path) -> None:
     Path("target").mkdir()
     Path("checkpoints").mkdir()
     Path("checkpoints/link").symlink_to(tmp_path / "target")
-    Path("checkpoints/file").write_text("")
+    Path("checkpoints/file").write_text("", encoding="utf-8", newline="\n")
     for name, extra in (("link", []), ("link", ["--overwrite"]), ("file", ["--overwrite"])):
         arguments = [*DEBUG, "--run-name", name, *extra]
         refuse(*arguments, named=[f"checkpoints/{name} is a link or a file", "another --run-name"])
@@ -355,7 +355,7 @@ def test_an_unusable_file_ends_the_run_with_exit_code_3(
     name: str, toy_in_process: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("data.npz").write_bytes(b"PK")
-    Path("data.csv").write_text("x,y\n1,2\n")
+    Path("data.csv").write_text("x,y\n1,2\n", encoding="utf-8", newline="\n")
     assert toy_in_process(*DEBUG, "--data", name) == 3
     printed = capsys.readouterr()
     shown = name.replace("\n", "\\n")
@@ -422,9 +422,9 @@ if __name__ == "__main__":
 def lazy(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Program:
     """A function that runs the program of a problem. An attempt to load torch, matplotlib or wandb ends it."""
     folder = tmp_path_factory.mktemp("lazy")
-    (folder / "lazy.py").write_text(LAZY)
+    (folder / "lazy.py").write_text(LAZY, encoding="utf-8", newline="\n")
     for module in ("torch", "matplotlib", "wandb"):
-        (folder / f"{module}.py").write_text(f"raise SystemExit('{module} was loaded')")
+        (folder / f"{module}.py").write_text(f"raise SystemExit('{module} was loaded')", encoding="utf-8", newline="\n")
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         path = f"{folder}{os.pathsep}{environment()['PYTHONPATH']}"
@@ -447,7 +447,7 @@ def lazy(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Program:
 )
 def test_bad_requests_are_refused_without_torch(arguments: list[str], lazy: Program, tmp_path: Path) -> None:
     (tmp_path / "checkpoints" / "mine").mkdir(parents=True)
-    (tmp_path / "checkpoints" / "mine" / "config.json").write_text("{}")
+    (tmp_path / "checkpoints" / "mine" / "config.json").write_text("{}", encoding="utf-8", newline="\n")
     before = snapshot(tmp_path)
     start = time.monotonic()
     done = lazy(*arguments)
@@ -481,7 +481,7 @@ def test_help_and_print_config_do_not_load_torch(lazy: Program) -> None:
 def test_the_program_has_the_exit_code_and_prints_one_line(line: str, code: int, toy: Program, tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints" / "mine"
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text("{}")
+    (folder / "config.json").write_text("{}", encoding="utf-8", newline="\n")
     done = toy(*line.split())
     assert done.returncode == code
     assert done.stderr.startswith("toy.py: error: ")
@@ -494,6 +494,6 @@ def test_the_program_has_the_exit_code_and_prints_one_line(line: str, code: int,
 @pytest.mark.parametrize(("line", "code"), [("--lr 0", 2), ("--preset debug --data missing.npz", 3)])
 def test_the_exit_code_is_the_same_if_the_error_cannot_be_printed(line: str, code: int, tmp_path: Path) -> None:
     command = [sys.executable, *TOY, *line.split()]
-    with Path("/dev/full").open("w") as full:
+    with Path("/dev/full").open("wb") as full:
         done = subprocess.run(command, cwd=tmp_path, env=environment(), stderr=full, check=False)
     assert done.returncode == code

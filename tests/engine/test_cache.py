@@ -94,7 +94,7 @@ def test_integers_are_compressed() -> None:
 def test_the_second_run_of_a_command_trains_on_the_same_data(toy_in_process: Any) -> None:
     for name, source in (("a", "generated and kept in cache/"), ("b", "read from cache/")):
         assert toy_in_process("--preset", "debug", "--device", "cpu", "--epochs", "1", "--run-name", name) == 0
-        assert f'"data_source": "{source}' in Path(f"checkpoints/{name}/run_info.json").read_text()
+        assert f'"data_source": "{source}' in Path(f"checkpoints/{name}/run_info.json").read_text(encoding="utf-8")
     results = [Path(f"checkpoints/{name}/results.json").read_bytes() for name in ("a", "b")]
     assert results[0] == results[1]
 
@@ -132,12 +132,12 @@ def test_damaged_data_are_generated_again(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_data_that_cannot_be_cached_are_used(capsys: pytest.CaptureFixture[str]) -> None:
-    Path("cache").write_text("a file where the folder should be")
+    Path("cache").write_text("a file where the folder should be", encoding="utf-8", newline="\n")
     splits, source = get_splits(PROBLEM, CONFIG)
     assert source == "generated"
     assert len(splits.train["points"]) == 70
     assert "warning: the data could not be cached: " in capsys.readouterr().err
-    assert Path("cache").read_text() == "a file where the folder should be"
+    assert Path("cache").read_text(encoding="utf-8") == "a file where the folder should be"
 
 
 def test_a_full_disk_only_causes_a_warning(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -290,12 +290,12 @@ class Folder:
     def __init__(self, path: Path) -> None:
         self.path = path
         for name, content in FILES.items():
-            (path / name).write_text(content)
+            (path / name).write_text(content, encoding="utf-8", newline="\n")
 
     def edit(self, name: str, old: str, new: str) -> None:
-        content = (self.path / name).read_text()
+        content = (self.path / name).read_text(encoding="utf-8")
         assert old in content
-        (self.path / name).write_text(content.replace(old, new))
+        (self.path / name).write_text(content.replace(old, new), encoding="utf-8", newline="\n")
 
     def problem(self, name: str = "small") -> Problem[Any]:
         """Import the problem as a new process would."""
@@ -401,7 +401,7 @@ def test_relative_imports_are_followed(folder: Folder) -> None:
     for name, content in PACKAGE.items():
         path = folder.path / "package" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content)
+        path.write_text(content, encoding="utf-8", newline="\n")
     names = [path_of(problem=folder.problem("package.gen"))]
     for name in ("more.py", "sub/constants.py", "other/values.py"):
         with (folder.path / "package" / name).open("a") as file:

@@ -162,7 +162,7 @@ def test_torch_load_reads_a_checkpoint_directly(toy_run: Path) -> None:
 def test_a_run_that_cannot_be_loaded_is_refused(damage: str, toy_run: Path, tmp_path: Path) -> None:
     for name in ("config.json", "best.pt", "run_info.json"):
         shutil.copy(toy_run / name, tmp_path)
-    whole, config = (tmp_path / "best.pt").read_bytes(), (tmp_path / "config.json").read_text()
+    whole, config = (tmp_path / "best.pt").read_bytes(), (tmp_path / "config.json").read_text(encoding="utf-8")
     match damage:
         case "missing":
             (tmp_path / "best.pt").unlink()
@@ -171,11 +171,13 @@ def test_a_run_that_cannot_be_loaded_is_refused(damage: str, toy_run: Path, tmp_
         case "truncated":
             (tmp_path / "best.pt").write_bytes(whole[:-100])
         case "other network":
-            (tmp_path / "config.json").write_text(config.replace('"hidden": 16', '"hidden": 17'))
+            (tmp_path / "config.json").write_text(
+                config.replace('"hidden": 16', '"hidden": 17'), encoding="utf-8", newline="\n"
+            )
         case "no json":
-            (tmp_path / "config.json").write_text("{")
+            (tmp_path / "config.json").write_text("{", encoding="utf-8", newline="\n")
         case "no info":
-            (tmp_path / "run_info.json").write_text("[")
+            (tmp_path / "run_info.json").write_text("[", encoding="utf-8", newline="\n")
     with pytest.raises(UnusableFileError) as caught:
         load_run(tmp_path)
     assert str(tmp_path) in str(caught.value)

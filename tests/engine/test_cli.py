@@ -119,7 +119,7 @@ def test_none_switches_an_option_off(flag: str) -> None:
         log=LogConfig(run_name="a"),
         threads=2,
     )
-    Path("c.json").write_text(to_json(config))
+    Path("c.json").write_text(to_json(config), encoding="utf-8", newline="\n")
     path = next(path for path, option in OPTIONS.items() if option.flag == flag)
     before, after = config_of("--config", "c.json"), config_of("--config", "c.json", flag, "none")
     assert before == config
@@ -130,7 +130,7 @@ def test_none_switches_an_option_off(flag: str) -> None:
 
 
 def test_precedence_is_defaults_preset_file_flags_in_any_order() -> None:
-    Path("c.json").write_text('{"train": {"epochs": 30, "lr": 0.5}, "seed": 1}')
+    Path("c.json").write_text('{"train": {"epochs": 30, "lr": 0.5}, "seed": 1}', encoding="utf-8", newline="\n")
     words = [["--preset", "debug"], ["--config", "c.json"], ["--lr", "0.25"]]
     for order in ([0, 1, 2], [2, 1, 0], [1, 2, 0]):
         config = config_of(*(word for i in order for word in words[i]))
@@ -144,31 +144,33 @@ def test_precedence_is_defaults_preset_file_flags_in_any_order() -> None:
 def test_presets_are_complete_and_survive_json(preset: str) -> None:
     config = config_of("--preset", preset)
     assert config == PROBLEM.presets[preset]
-    Path("c.json").write_text(to_json(config))
+    Path("c.json").write_text(to_json(config), encoding="utf-8", newline="\n")
     assert config_of("--config", "c.json") == config
 
 
 def test_an_error_names_the_flag_or_the_file_of_a_value(capsys: pytest.CaptureFixture[str]) -> None:
-    Path("c.json").write_text('{"train": {"lr": -1}}')
+    Path("c.json").write_text('{"train": {"lr": -1}}', encoding="utf-8", newline="\n")
     line = refusal_of(capsys, "--config", "c.json", "--dropout", "2")
     assert "--dropout 2: must be a number, at least 0, below 1" in line
     assert "c.json: train.lr -1: must be a number, above 0" in line
 
 
 def test_a_flag_replaces_an_invalid_value_of_a_file() -> None:
-    Path("c.json").write_text('{"train": {"lr": -1}}')
+    Path("c.json").write_text('{"train": {"lr": -1}}', encoding="utf-8", newline="\n")
     assert config_of("--config", "c.json", "--lr", "0.5") == ToyConfig(train=TrainConfig(lr=0.5))
 
 
 def test_a_printed_config_can_be_read() -> None:
     command = command_of("--print-config", "--preset", "debug", "--seed", "9")
     assert command.print_config
-    Path("c.json").write_text(to_json(command.config))
+    Path("c.json").write_text(to_json(command.config), encoding="utf-8", newline="\n")
     assert load_config(ToyConfig, "c.json") == command.config
 
 
 def test_save_data_needs_only_the_data_to_be_valid() -> None:
-    Path("c.json").write_text('{"train": {"lr": -1, "batch_size": 1000}, "data": {"dimension": 7}, "seed": 3}')
+    Path("c.json").write_text(
+        '{"train": {"lr": -1, "batch_size": 1000}, "data": {"dimension": 7}, "seed": 3}', encoding="utf-8", newline="\n"
+    )
     command = command_of("--config", "c.json", "--save-data", "x.npz", "--overwrite")
     assert (command.save_data, command.overwrite) == (Path("x.npz"), True)
     assert (command.config.data, command.config.seed) == (ToyDataConfig(dimension=7), 3)
@@ -201,7 +203,7 @@ def earlier_run(name: str = "a", **sections: Any) -> ToyConfig:
     config = dataclasses.replace(PROBLEM.presets["debug"], **sections)
     folder = Path("checkpoints") / name
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(to_json(config))
+    (folder / "config.json").write_text(to_json(config), encoding="utf-8", newline="\n")
     return config
 
 

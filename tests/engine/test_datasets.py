@@ -302,13 +302,13 @@ def test_save_data_replaces_a_file_only_with_overwrite() -> None:
 @pytest.mark.usefixtures("_no_examples")
 @pytest.mark.parametrize("name", ["a.json", ".", "folder.npz", "link.npz", "no/such/folder/x.npz", "file/x.npz"])
 def test_save_data_only_writes_regular_files(name: str) -> None:
-    Path("precious.npz").write_text("precious")
+    Path("precious.npz").write_text("precious", encoding="utf-8", newline="\n")
     Path("link.npz").symlink_to("precious.npz")
     Path("folder.npz").mkdir()
-    Path("file").write_text("")
+    Path("file").write_text("", encoding="utf-8", newline="\n")
     with pytest.raises(BadRequestError, match=rf"^--save-data {name}: .*give (the path of|another path)"):
         save_data(PROBLEM, CONFIG, Path(name), overwrite=True)
-    assert Path("precious.npz").read_text() == "precious"
+    assert Path("precious.npz").read_text(encoding="utf-8") == "precious"
     assert Path("link.npz").is_symlink()
 
 

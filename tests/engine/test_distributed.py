@@ -90,7 +90,7 @@ def torchrun(n: int, *arguments: str, cwd: Path, script: tuple[str, ...] = TOY) 
         cwd=cwd,
         env=environment(),
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=300,
         check=False,
     )
@@ -200,7 +200,7 @@ def test_gather_restores_the_order_of_the_rows(n: int, size: int, monkeypatch: p
 @pytest.mark.slow
 def test_uneven_shards_are_gathered_and_evaluated_together(tmp_path: Path) -> None:
     script = tmp_path / "collectives.py"
-    script.write_text(COLLECTIVES)
+    script.write_text(COLLECTIVES, encoding="utf-8", newline="\n")
     done = torchrun(3, cwd=tmp_path, script=(str(script),))
     assert done.returncode == 0, done.stderr
     assert sorted(done.stdout.splitlines()) == [f"process {rank} is done" for rank in range(3)]
@@ -210,7 +210,7 @@ def test_uneven_shards_are_gathered_and_evaluated_together(tmp_path: Path) -> No
 def test_one_two_and_three_processes_give_the_same_metrics(tmp_path: Path) -> None:
     """This includes the metric `worst`, which is a maximum."""
     script = (str(tmp_path / "worst.py"),)
-    Path(*script).write_text(WORST)
+    Path(*script).write_text(WORST, encoding="utf-8", newline="\n")
     single = run_command(*UNEVEN, "--grad-clip", "0.5", "--run-name", "1", cwd=tmp_path, script=script)
     assert single.returncode == 0, single.stderr
     expected = read(tmp_path / "checkpoints" / "1", "epoch_metrics.json")
@@ -257,7 +257,7 @@ def test_a_refused_request_ends_all_processes(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints" / "r"
     folder.mkdir(parents=True)
     for name in (".lock", "config.json"):
-        (folder / name).write_text("")
+        (folder / name).write_text("", encoding="utf-8", newline="\n")
     start = time.monotonic()
     done = torchrun(2, *DEBUG, "--run-name", "r", cwd=tmp_path)
     assert done.returncode != 0
@@ -278,11 +278,15 @@ def test_when_one_process_dies_the_others_end_and_the_run_can_be_resumed(rank: i
     ) as process:
         wait_for("epoch 2/", process.stdout)
         tasks = Path(f"/proc/{process.pid}/task").iterdir()
-        workers = [int(child) for task in tasks for child in (task / "children").read_text().split()]
+        workers = [int(child) for task in tasks for child in (task / "children").read_text(encoding="utf-8").split()]
         ranks = {
             int(found[1]): worker
             for worker in workers
-            if (found := re.search(r"\0RANK=(\d+)", (Path("/proc") / str(worker) / "environ").read_text()))
+            if (
+                found := re.search(
+                    r"\0RANK=(\d+)", (Path("/proc") / str(worker) / "environ").read_text(encoding="utf-8")
+                )
+            )
         }
         os.kill(ranks[rank], signal.SIGKILL)
         try:

@@ -92,7 +92,7 @@ def edited(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     for old, new in EDITS[request.param].changes.items():
         assert text.count(old) == 1, old
         text = text.replace(old, new)
-    (tmp_path / "trainer.py").write_text(text, encoding="utf-8")
+    (tmp_path / "trainer.py").write_text(text, encoding="utf-8", newline="\n")
     return tmp_path
 
 
@@ -103,7 +103,7 @@ def toy(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         cwd=folder,
         env=environment(),
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -112,7 +112,9 @@ def toy(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def rows(folder: Path, name: str) -> list[dict[str, Any]]:
     """The metrics of a run."""
-    found: list[dict[str, Any]] = json.loads((folder / "checkpoints" / name / "epoch_metrics.json").read_text())
+    found: list[dict[str, Any]] = json.loads(
+        (folder / "checkpoints" / name / "epoch_metrics.json").read_text(encoding="utf-8")
+    )
     return found
 
 

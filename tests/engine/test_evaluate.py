@@ -98,7 +98,9 @@ def test_the_examples_of_a_file(capsys: pytest.CaptureFixture[str], tmp_path: Pa
 def test_generator_options_with_the_default_none_are_reset(tmp_path: Path) -> None:
     shutil.copytree("checkpoints/mlp", "checkpoints/rounded", dirs_exist_ok=True)
     path = Path("checkpoints/rounded/config.json")
-    path.write_text(path.read_text().replace('"rounds": null', '"rounds": 2'))
+    path.write_text(
+        path.read_text(encoding="utf-8").replace('"rounds": null', '"rounds": 2'), encoding="utf-8", newline="\n"
+    )
     assert request("rounded").config.data.rounds is None  # type: ignore[attr-defined]
     assert request("rounded --rounds 1").config.data.rounds == 1  # type: ignore[attr-defined]
 
@@ -122,7 +124,7 @@ def test_options_for_a_file_are_those_of_the_command_line_and_need_a_file(
 def test_data_that_the_network_could_not_be_trained_on_are_evaluated() -> None:
     path = Path("checkpoints/mlp/config.json")
     assert request("mlp --num-test 1").config.data.num_test == 1
-    assert json.loads(path.read_text())["train"]["batch_size"] == 64
+    assert json.loads(path.read_text(encoding="utf-8"))["train"]["batch_size"] == 64
 
 
 def test_a_network_for_other_shapes_is_refused_before_data_are_generated() -> None:
@@ -368,7 +370,7 @@ def test_a_damaged_run_is_refused() -> None:
 def test_a_folder_that_is_not_writable_is_detected_first() -> None:
     folder = Path("checkpoints/blocked")
     shutil.copytree("checkpoints/mlp", folder)
-    (folder / "evaluations").write_text("a file in the place of the folder")
+    (folder / "evaluations").write_text("a file in the place of the folder", encoding="utf-8", newline="\n")
     with pytest.raises(PermissionError, match="cannot be written"):
         evaluate_run(request("blocked"))
     shutil.rmtree(folder)

@@ -131,7 +131,7 @@ def test_nan_and_infinity_are_errors_and_the_old_file_is_kept(tmp_path: Path) ->
     for value in (float("nan"), float("inf")):
         with pytest.raises(ValueError, match="JSON"):
             write_json(path, {"r2": value})
-    assert json.loads(path.read_text()) == {"r2": 1.0}
+    assert json.loads(path.read_text(encoding="utf-8")) == {"r2": 1.0}
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -158,13 +158,13 @@ def test_only_changed_code_makes_a_commit_dirty(tmp_path: Path, monkeypatch: pyt
     git("init")
     code.parent.mkdir()
     for path in (code, result):
-        path.write_text("1")
+        path.write_text("1", encoding="utf-8", newline="\n")
     git("add", ".")
     git("commit", "-m", "all")
     assert len(provenance()["git_commit"]) == 40
-    result.write_text("2")
+    result.write_text("2", encoding="utf-8", newline="\n")
     assert provenance()["git_dirty"] is False
-    code.write_text("2")
+    code.write_text("2", encoding="utf-8", newline="\n")
     assert provenance()["git_dirty"] is True
     code.write_text("1")
     (tmp_path / "new.py").touch()
@@ -244,7 +244,7 @@ def test_the_best_weights_are_written_when_they_have_changed(tmp_path: Path, mon
 def test_a_resumed_run_restores_metrics_and_best_weights_from_its_checkpoint(tmp_path: Path) -> None:
     RunLogger(tmp_path, PROBLEM, ToyConfig()).log_state(state_of(5, best_epoch=4))
     (tmp_path / "best.pt").write_bytes(b"damaged")
-    (tmp_path / "epoch_metrics.json").write_text("[")
+    (tmp_path / "epoch_metrics.json").write_text("[", encoding="utf-8", newline="\n")
     RunLogger(tmp_path, PROBLEM, ToyConfig(), earlier=EarlierRun({"status": "running"}, state_of(3, best_epoch=2)))
     assert len(read(tmp_path, "epoch_metrics.json")) == 3
     assert saved_epoch(tmp_path, "best") == 2
@@ -348,7 +348,7 @@ def test_a_terminal_shows_a_progress_bar_that_fits(
 
 @pytest.mark.slow
 def test_a_terminal_gets_a_bar_and_a_file_gets_lines(toy_run: Path, tmp_path: Path) -> None:
-    lines = (toy_run.parent.parent / "stdout.txt").read_text()
+    lines = (toy_run.parent.parent / "stdout.txt").read_text(encoding="utf-8")
     assert [f"epoch {epoch}/5: train loss" in lines for epoch in range(1, 6)] == [True] * 5
 
     parent, child = pty.openpty()
@@ -360,7 +360,7 @@ def test_a_terminal_gets_a_bar_and_a_file_gets_lines(toy_run: Path, tmp_path: Pa
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=child,
-        text=True,
+        encoding="utf-8",
     ) as done:
         os.close(child)
         shown = read_all(parent).decode()

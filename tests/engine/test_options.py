@@ -259,5 +259,5 @@ def test_names_that_windows_reserves_are_refused(name: str) -> None:
 
 def test_read_json_returns_the_object_in_a_file(tmp_path: Path) -> None:
     path = tmp_path / "c.json"
-    path.write_text('{"a": {"b": [1, 2.5, null]}, "c": 123456789012345678901234567890}')
+    path.write_text('{"a": {"b": [1, 2.5, null]}, "c": 123456789012345678901234567890}', encoding="utf-8", newline="\n")
     assert read_json(path) == {"a": {"b": [1, 2.5, None]}, "c": 123456789012345678901234567890}

@@ -187,7 +187,7 @@ def test_without_repeated_examples_both_metrics_are_equal_and_there_is_one_table
     assert (results["n_test"], results["n_unseen"]) == (50, 50)
     assert results["test_unseen"] == results["test"]
     assert results["baselines_unseen"] == results["baselines"]
-    output = (toy_run.parent.parent / "stdout.txt").read_text()
+    output = (toy_run.parent.parent / "stdout.txt").read_text(encoding="utf-8")
     assert output.count("| mean") == 1
     assert "occur in training" not in output
     assert len(set(np.load(toy_run / "train_inputs.npy").tolist())) == 200
@@ -240,7 +240,7 @@ def test_a_resumed_run_has_the_same_bytes_even_if_an_older_version_started_it(to
     before = [(RUN / name).read_bytes() for name in names]
     (RUN / "train_inputs.npy").unlink()
     info = RUN / "run_info.json"
-    info.write_text(info.read_text().replace('"finished"', '"running"'))
+    info.write_text(info.read_text(encoding="utf-8").replace('"finished"', '"running"'), encoding="utf-8", newline="\n")
     assert toy_in_process("--resume", "r") == 0
     assert [(RUN / name).read_bytes() for name in names] == before
 

@@ -332,7 +332,7 @@ def test_an_invalid_result_is_an_error_that_names_the_method(method: str, answer
 def test_numpy_scalars_are_accepted_as_numbers() -> None:
     metrics = {"mae": np.float32(0.5), "n": np.int64(3), "is_good": np.True_}
     main.run(Answering("metrics", metrics), CONFIG, Path("checkpoints/r"))
-    test = json.loads(Path("checkpoints/r/results.json").read_text())["test"]
+    test = json.loads(Path("checkpoints/r/results.json").read_text(encoding="utf-8"))["test"]
     assert {name: test[name] for name in metrics} == {"mae": 0.5, "n": 3, "is_good": True}
 
 
@@ -380,12 +380,12 @@ def test_code_that_has_changed_since_a_run_causes_a_warning(capsys: pytest.Captu
     main.run(PROBLEM, longer, Path("checkpoints/r"), resume=True)
     assert capsys.readouterr().err == ""
     path = Path("checkpoints/r/run_info.json")
-    info = json.loads(path.read_text())
+    info = json.loads(path.read_text(encoding="utf-8"))
     for n_epochs, key, name in (
         (7, "problem_sha256", "tests.toy, or of a file that it imports,"),
         (8, "trainer_sha256", "trainer.py"),
     ):
-        path.write_text(json.dumps(info | {key: "0" * 64}))
+        path.write_text(json.dumps(info | {key: "0" * 64}), encoding="utf-8", newline="\n")
         longer = replace(CONFIG, train=replace(CONFIG.train, epochs=n_epochs))
         main.run(PROBLEM, longer, Path("checkpoints/r"), resume=True)
         line = f"warning: the code of {name} has changed since checkpoints/r was trained: results may differ\n"
@@ -410,7 +410,7 @@ def test_the_numbers_of_the_check_are_in_the_results_() -> None:
             return Check({"n": len(columns["values"])})
 
     main.run(Checked(), CONFIG, Path("checkpoints/r"))
-    results = json.loads(Path("checkpoints/r/results.json").read_text())
+    results = json.loads(Path("checkpoints/r/results.json").read_text(encoding="utf-8"))
     assert results["checks"] == {"train": {"n": 200}, "val": {"n": 50}, "test": {"n": 50}}
 
 
@@ -504,7 +504,7 @@ def test_a_problem_without_a_generator_asks_for_a_file() -> None:
         train=TrainConfig(epochs=1), data=ToyDataConfig(file="d.npz", num_train=80, num_val=10, num_test=10)
     )
     main.run(External(), config, Path("checkpoints/r"))
-    assert json.loads(Path("checkpoints/r/results.json").read_text())["test"]["mae"] > 0
+    assert json.loads(Path("checkpoints/r/results.json").read_text(encoding="utf-8"))["test"]["mae"] > 0
 
 
 def test_a_value_error_of_the_network_is_a_bad_request() -> None:
@@ -525,7 +525,7 @@ def test_the_module_of_a_problem_is_found_again() -> None:
 def test_a_module_without_a_problem_is_an_error_of_one_line(
     code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "no_problem.py").write_text(code)
+    (tmp_path / "no_problem.py").write_text(code, encoding="utf-8", newline="\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "no_problem", raising=False)
     with pytest.raises(ProblemError, match="no_problem"):

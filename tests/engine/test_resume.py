@@ -46,7 +46,7 @@ def test_a_run_that_is_cut_off_anywhere_gives_the_same_result_when_resumed(mode:
         cwd=ROOT,
         env=environment(),
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=600,
         check=False,
     )
@@ -69,7 +69,7 @@ def test_a_disk_that_fills_up_while_saving_leaves_the_earlier_checkpoint(toy_run
         cwd=tmp_path,
         env=environment(PYTHONDONTWRITEBYTECODE="1"),
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000)),
     )
@@ -299,7 +299,11 @@ def test_a_damaged_checkpoint_falls_back_to_the_previous_one(
     (FIRST / "last.pt").write_bytes({"flipped": whole[:5000] + b"?" + whole[5001:]}.get(damage, b""))
     if damage == "missing":
         (FIRST / "last.pt").unlink()
-    (FIRST / "run_info.json").write_text((FIRST / "run_info.json").read_text().replace("finished", "running"))
+    (FIRST / "run_info.json").write_text(
+        (FIRST / "run_info.json").read_text(encoding="utf-8").replace("finished", "running"),
+        encoding="utf-8",
+        newline="\n",
+    )
     (FIRST / "best.pt").write_bytes(b"damaged as well")
     assert finished("--resume", "first") == 0
     output = capsys.readouterr()
@@ -332,7 +336,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_not_resumed(
 def test_the_error_about_a_damaged_record_shows_how_to_continue(
     finished: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (FIRST / "run_info.json").write_text("{")
+    (FIRST / "run_info.json").write_text("{", encoding="utf-8", newline="\n")
     assert finished("--resume", "first", "--epochs", "6") == 3
     error = capsys.readouterr().err
     assert "checkpoints/first/run_info.json is damaged" in error

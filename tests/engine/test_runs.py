@@ -97,7 +97,7 @@ def test_the_results_are_those_of_the_best_weights_on_the_test_split(toy_run: Pa
 
 
 def test_the_output_ends_with_a_table_the_command_and_the_folder(toy_run: Path) -> None:
-    output = (toy_run.parent.parent / "stdout.txt").read_text()
+    output = (toy_run.parent.parent / "stdout.txt").read_text(encoding="utf-8")
     table, facts, path = output.strip().split("\n\n")[-3:]
     lines = table.splitlines()
     assert len({len(line) for line in lines}) == 1  # aligned
@@ -169,7 +169,7 @@ def test_options_reach_a_whole_run_and_overwrite_replaces_it(toy_in_process: Run
     assert toy_in_process(*line.split()) == 0
     folder = RUNS / "r"
     assert read(folder, "results.json")["epochs_trained"] == len(read(folder, "epoch_metrics.json")) < 60
-    (folder / "left_over.txt").write_text("")
+    (folder / "left_over.txt").write_text("", encoding="utf-8", newline="\n")
     assert toy_in_process(*line.split(), "--overwrite", "--epochs", "6") == 0
     assert read(folder, "results.json")["epochs_trained"] <= 6
     assert not (folder / "left_over.txt").exists()
@@ -206,7 +206,7 @@ def test_a_run_that_diverges_has_exit_code_4_and_is_marked(
 def test_a_disk_that_cannot_be_written_gives_exit_code_5(
     toy_in_process: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    RUNS.write_text("a file where the folder of the runs should be")
+    RUNS.write_text("a file where the folder of the runs should be", encoding="utf-8", newline="\n")
     assert toy_in_process(*DEBUG, "--run-name", "a") == 5
     error = capsys.readouterr().err
     assert error.startswith("toy.py: error: ")
@@ -220,7 +220,7 @@ def test_print_config_prints_the_config_and_does_nothing_else(
 ) -> None:
     assert toy_in_process("--preset", "debug", "--lr", "0.5", "--print-config") == 0
     assert list(Path.cwd().iterdir()) == []
-    Path("c.json").write_text(capsys.readouterr().out)
+    Path("c.json").write_text(capsys.readouterr().out, encoding="utf-8", newline="\n")
     config = load_config(ToyConfig, "c.json")
     assert config.train.lr == 0.5
     assert config.data == PROBLEM.presets["debug"].data
@@ -267,7 +267,7 @@ except SystemExit as end:
 def test_a_reader_that_closes_the_output_early_does_not_stop_the_run(tmp_path: Path) -> None:
     command = f"{sys.executable} {' '.join((*TOY, *DEBUG))} --run-name piped | head -1"
     done = subprocess.run(
-        command, shell=True, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=True
+        command, shell=True, cwd=tmp_path, env=environment(), capture_output=True, encoding="utf-8", check=True
     )
     assert done.stdout.startswith("data generated and kept in cache/toy-seed42-")
     assert done.stderr == ""

@@ -103,7 +103,7 @@ except Interrupted:
     print("first", flush=True)
     time.sleep(60)
 """
-    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, encoding="utf-8") as process:
         assert process.stdout is not None
         for line, number in (("ready\n", signal.SIGTERM), ("first\n", signal.SIGINT)):
             assert process.stdout.readline() == line

@@ -164,7 +164,7 @@ def start(name: str, server: Server, cwd: Path, *arguments: str) -> subprocess.P
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
     )
 
 

@@ -152,7 +152,7 @@ def test_documented_versions_are_the_required_ones() -> None:
 
 
 # Flags of evaluate.py, the experiments, torchrun, pip and ruff.
-OTHER_FLAGS = {"--name", "--quick", "--nproc-per-node", "--index-url", "--check"}
+OTHER_FLAGS = {"--name", "--quick", "--nproc-per-node", "--max-restarts", "--index-url", "--check"}
 
 
 @pytest.mark.parametrize("page", sorted(PAGES))

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -127,7 +128,7 @@ def test_a_network_is_counted_without_being_allocated_and_a_broken_one_is_not_co
     require_memory_for_training(ReadsNumbers(), config, lambda: Shapes(((3,), ()), ()))
 
 
-@pytest.mark.parametrize("allocate", [lambda: torch.empty(2**46), lambda: bytearray(2**46)])
+@pytest.mark.parametrize("allocate", [lambda: torch.empty(2**50), lambda: bytearray(2**62)])
 def test_memory_that_cannot_be_allocated_ends_the_run_with_one_line(
     allocate: Callable[[], object],
     toy_in_process: Run,
@@ -161,7 +162,7 @@ def test_a_file_system_without_locks_and_without_fsync_of_folders_is_a_warning(
 
     fsync = os.fsync
     monkeypatch.setattr(filelock.FileLock, "_acquire", fail)
-    monkeypatch.setattr(os, "fsync", lambda fd: fail() if os.path.isdir(f"/dev/fd/{fd}") else fsync(fd))  # noqa: PTH112
+    monkeypatch.setattr(os, "fsync", lambda fd: fail() if stat.S_ISDIR(os.fstat(fd).st_mode) else fsync(fd))
     assert toy_in_process(*DEBUG, "--run-name", "r") == 0
     error = capsys.readouterr().err
     assert error.startswith("warning: the file system cannot lock checkpoints/r: ")

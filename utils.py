@@ -39,7 +39,7 @@ def flush(stream: TextIO | None) -> None:
     try:
         stream.flush()
     except OSError:
-        with Path(os.devnull).open("w") as nothing:
+        with Path(os.devnull).open("w", encoding="utf-8") as nothing:
             os.dup2(nothing.fileno(), stream.fileno())
         stream.flush()
 

@@ -21,7 +21,7 @@ class Interrupted(KeyboardInterrupt):
     """
 
     def __init__(self, number: int) -> None:
-        # Clusters send SIGUSR1 as a warning before SIGTERM. It therefore has the exit code of SIGTERM, and so has SIGBREAK.
+        # Clusters send SIGUSR1 as a warning before SIGTERM. It has the exit code of SIGTERM, and so has SIGBREAK.
         as_sigterm = signal.Signals(number).name in ("SIGUSR1", "SIGBREAK")
         self.exit_code = 128 + (signal.SIGTERM if as_sigterm else number)
 
@@ -50,9 +50,7 @@ def _handle(handler: Handler) -> dict[int, Any]:
     """
     if threading.current_thread() is not threading.main_thread():
         return {}
-    chosen = [
-        each for each in STOP_SIGNALS if not (each.name == "SIGHUP" and signal.getsignal(each) == signal.SIG_IGN)
-    ]
+    chosen = [each for each in STOP_SIGNALS if not (each.name == "SIGHUP" and signal.getsignal(each) == signal.SIG_IGN)]
     return {number: signal.signal(number, handler) for number in chosen}
 
 

@@ -188,7 +188,7 @@ def test_a_table_with_one_column_per_site_is_refused_with_its_recipe() -> None:
     for header in (names, ""):
         np.savetxt("x.csv", np.c_[SPINS.reshape(120, 64), TEMPERATURES], header=header, comments="", delimiter=",")
         if not header:
-            Path("x.csv").write_text(Path("x.csv").read_text().lstrip("\n"))
+            Path("x.csv").write_text(Path("x.csv").read_text(encoding="utf-8").lstrip("\n"), encoding="utf-8")
         with pytest.raises(UnusableFileError, match=r"docs/data-files\.md#tables"):
             read_columns(PROBLEM, config_for("x.csv"), "x.csv")
 

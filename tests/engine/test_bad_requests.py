@@ -318,7 +318,7 @@ def test_a_network_that_is_refused_leaves_nothing(
 
     monkeypatch.setattr(ToyProblem, "network", network)
     Path("checkpoints/killed").mkdir(parents=True)
-    Path("checkpoints/killed/.lock").write_text("123\n")  # of a run that was killed when it started
+    Path("checkpoints/killed/.lock").write_text("123\n", encoding="utf-8")  # of a run that was killed when it started
     for name in ("new", "killed"):
         assert toy_in_process(*DEBUG, "--run-name", name) == 2
         assert capsys.readouterr().err == "toy.py: error: use points of another dimension\n"

@@ -110,9 +110,9 @@ def test_options_for_a_file_are_those_of_the_command_line_and_need_a_file(
 ) -> None:
     shutil.copytree("checkpoints/mlp", "checkpoints/read", dirs_exist_ok=True)
     path = Path("checkpoints/read/config.json")
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding="utf-8"))
     content["data"] |= {"file": "x.npz", "points_key": "x"}
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(content), encoding="utf-8")
     file = str(tmp_path / "y.npz")
     assert request(f"read --data {file}").config.data.points_key == "points"  # type: ignore[attr-defined]
     assert request(f"read --data {file} --points-key z").config.data.points_key == "z"  # type: ignore[attr-defined]
@@ -191,10 +191,10 @@ def test_the_result_of_another_evaluation_is_only_replaced_with_overwrite() -> N
     advice = r"kept\.json has the result of another evaluation: --overwrite replaces it, another --name keeps it"
     with pytest.raises(BadRequestError, match=advice):
         evaluate_run(request("pooled --num-test 70 --name kept"))
-    assert json.loads(path.read_text()) == first
+    assert json.loads(path.read_text(encoding="utf-8")) == first
     assert evaluate_run(request("pooled --num-test 60 --name kept --no-cache"))["metrics"] == first["metrics"]
     evaluate_run(request("pooled --num-test 70 --name kept --overwrite"))
-    assert json.loads(path.read_text())["n"] == 70
+    assert json.loads(path.read_text(encoding="utf-8"))["n"] == 70
 
 
 @pytest.mark.parametrize("what", ["weights", "file"])

@@ -139,7 +139,7 @@ def test_the_error_names_a_damaged_cache_of_numba(tmp_path: Path) -> None:
 
 def test_memory_use_is_below_the_checked_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     required: list[int] = []
-    monkeypatch.setattr("engine.datasets.require_memory", lambda n_bytes, flags: required.append(n_bytes))
+    monkeypatch.setattr("engine.datasets.require_memory", lambda n_bytes, *_: required.append(n_bytes))
     data = replace(SMALL, lattice_size=32, num_train=15_000, num_val=1000, num_test=1000, sweeps=1, temp_min=3)
     require_memory_for(PROBLEM, replace(CONFIG, data=data))
     tracemalloc.start()

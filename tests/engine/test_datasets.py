@@ -204,7 +204,7 @@ def test_the_check_of_memory_skips_data_from_a_file() -> None:
 def test_data_and_checks_need_no_more_memory_than_estimated(monkeypatch: pytest.MonkeyPatch) -> None:
     config = changed(num_train=40_000, num_val=1000, num_test=1000, dimension=20, cache=False)
     needed: list[int] = []
-    monkeypatch.setattr("engine.datasets.require_memory", lambda n_bytes, flags: needed.append(n_bytes))
+    monkeypatch.setattr("engine.datasets.require_memory", lambda n_bytes, *_: needed.append(n_bytes))
     require_memory_for(PROBLEM, config)
     tracemalloc.start()
     data = load_data(PROBLEM, config)

@@ -5,6 +5,7 @@ python evaluate.py RUN --data measured.npz
 python evaluate.py RUN --help                        lists the options of the generator of the run, too
 """
 
+import errno
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ from engine.cli import ExitCode
 from engine.config import Config, to_dict
 from engine.datasets import fingerprint, generate_split, get_splits, report_check, require_memory_for
 from engine.distributed import group_from_environment, quick_exit
-from engine.errors import BadRequestError
+from engine.errors import BadRequestError, ProblemError
 from engine.evaluation import Request, parse_args
 from engine.files import read_info, write_atomic, write_json
 from engine.hardware import default_num_threads, one_blas_thread, provenance, select_device
@@ -188,7 +189,7 @@ def evaluate_run(request: Request) -> dict[str, Any]:
     """
     problem, config, place = request.problem, request.config, request.folder / "evaluations"
     if not os.access(place if place.exists() else request.folder, os.W_OK) or place.is_file():
-        raise PermissionError(f"{place} cannot be written to")
+        raise PermissionError(errno.EACCES, "cannot be written to", str(place))
     warn_if_changed(problem, request.folder, training=False)
 
     import torch
@@ -222,6 +223,8 @@ def evaluate_run(request: Request) -> dict[str, Any]:
         report = plain("report", problem.report(config, columns, predictions))
     numbers = metrics | {name: value for name, value in report.items() if isinstance(value, float)}
     print_line(f"{len(predictions):,} examples: {_shown(numbers)}")
+    if taken := {"n", "metrics", "n_unseen", "metrics_unseen", "check", "source"} & report.keys():
+        raise ProblemError(f"report returned {', '.join(sorted(taken))}, which an evaluation has itself: rename it")
     result = {
         "n": len(predictions),
         "metrics": metrics,
@@ -244,13 +247,14 @@ def evaluate_run(request: Request) -> dict[str, Any]:
 
 def main() -> None:
     """Do the evaluation that the command line requests, and end the program with its exit code."""
-    with ExitCode() as end:
+    with ExitCode() as exit_code:
         if group_from_environment().is_main:  # torchrun also starts other processes, which have nothing to do
             request = parse_args()
-            end.place = request.folder
+            exit_code.place = request.folder
             evaluate_run(request)
-            print_line(f"{request.folder / 'evaluations' / request.name}.json")
-    quick_exit(end.code)
+            result = request.folder / "evaluations" / request.name
+            print_line("\n".join(f"{result}{end}" for end in (".json", ".png") if Path(f"{result}{end}").exists()))
+    quick_exit(exit_code.code)
 
 
 if __name__ == "__main__":

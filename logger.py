@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import io
 import json
 import math
 import os
@@ -16,7 +15,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -26,6 +24,7 @@ from engine.config import Config, to_dict, to_json
 from engine.errors import DivergedError, ProblemError
 from engine.files import write_atomic, write_json
 from engine.hardware import provenance
+from engine.io import to_npz
 from engine.loading import module_name
 from engine.problem import Problem
 from engine.signals import uninterrupted
@@ -187,10 +186,7 @@ class RunLogger(NullLogger):
 
     def log_arrays(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Save named arrays in an .npz file."""
-        buffer = io.BytesIO()
-        with_names: dict[str, Any] = dict(arrays)
-        np.savez_compressed(buffer, allow_pickle=False, **with_names)
-        write_atomic(self.folder / f"{name}.npz", buffer.getvalue())
+        write_atomic(self.folder / f"{name}.npz", to_npz(arrays))
 
     def summary(self, results: Mapping[str, Any]) -> str:
         """Format the results as Markdown for journal.md: the metrics, those of baselines, and how they were obtained.

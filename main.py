@@ -65,6 +65,9 @@ def run(
             if opened.earlier.state is not None:
                 trainer.restore(opened.earlier.state)
                 print_line(f"continuing after epoch {trainer.epoch} of {config.train.epochs}")
+                if opened.earlier.state["config"]["train"]["epochs"] != config.train.epochs:
+                    rate = config.train.lr * trainer.factor_at(trainer.epoch * trainer.steps_per_epoch)
+                    print_line(f"the schedule is now that of the longer run: the learning rate continues at {rate:.3g}")
             trainer.fit()
 
         if group.is_main:

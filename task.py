@@ -97,7 +97,7 @@ class EnergyTask:
 
     def report(self, columns: Columns, predictions: Array) -> dict[str, Any]:
         """The largest error of a total energy, in J."""
-        return {"worst_error": float(total_energy_errors(columns, predictions, self.target(columns)).max())}
+        return {"worst_total_error": float(total_energy_errors(columns, predictions, self.target(columns)).max())}
 
 
 class PhaseTask:

@@ -11,7 +11,6 @@ import inspect
 import io
 import json
 import os
-import zipfile
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 
 from engine.config import Config, generator_options
 from engine.files import read_checked, read_info, write_checked
+from engine.io import to_npz
 from engine.loading import ROOT, module_name
 from engine.problem import Problem, Splits
 from utils import warn
@@ -68,18 +68,9 @@ def load(path: Path) -> Splits:
 
 def store(path: Path, splits: Splits) -> None:
     """Write splits to a cache file. Every array keeps its dtype, shape and values. Raises OSError if writing fails."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for split, columns in splits._asdict().items():
-            for name, column in columns.items():
-                # Even fast compression makes arrays of integers much smaller. Floats hardly get smaller.
-                method = zipfile.ZIP_STORED if column.dtype.kind == "f" else zipfile.ZIP_DEFLATED
-                content = io.BytesIO()
-                np.lib.format.write_array(content, column, allow_pickle=False)
-                entry = zipfile.ZipInfo(f"{split}/{name}.npy")  # without a timestamp: equal data give equal files
-                archive.writestr(entry, content.getvalue(), method, compresslevel=1)
+    arrays = {f"{split}/{name}": column for split, part in splits._asdict().items() for name, column in part.items()}
     path.parent.mkdir(exist_ok=True)
-    write_checked(path, buffer.getvalue())
+    write_checked(path, to_npz(arrays))
 
 
 def code_hash(function: Callable[..., Any]) -> str | None:

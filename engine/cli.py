@@ -5,6 +5,7 @@ the command line does not matter.
 """
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -33,6 +34,11 @@ from engine.options import ConfigError, merge, options_of, read_json, validate
 from engine.problem import Problem
 from engine.signals import Interrupted, restore, stop_on_signals
 from utils import flush, one_line, repair_streams, warn
+
+# The errors of a disk that is full, protected or broken. Some names are unknown on Windows.
+DISK = {
+    getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO", "ENOTDIR")
+}
 
 
 def run_folder(run: str) -> Path | None:
@@ -223,7 +229,7 @@ class ExitCode(AbstractContextManager["ExitCode"]):
                 f"{prog}: error: not enough memory ({one_line(str(error))[:200]}): use a smaller network or fewer data"
             )
             self.code = 2
-        elif isinstance(error, OSError):
+        elif self._is_of_disk(error):
             warn(f"{prog}: error: {error}: free space on the disk, or make {self.place} writable")
             self.code = 5
         elif isinstance(error, Interrupted):
@@ -234,4 +240,12 @@ class ExitCode(AbstractContextManager["ExitCode"]):
         flush(sys.stderr)
         if self.is_interactive:
             restore(self.handlers)
-        return isinstance(error, RunError | OSError | Interrupted) or is_out_of_memory(error)
+        return self.code != 0
+
+    def _is_of_disk(self, error: BaseException | None) -> bool:
+        """Whether a file of the run cannot be used, or the disk is full or protected. Other errors are bugs."""
+        if not isinstance(error, OSError):
+            return False
+        names = [Path(os.fsdecode(name)) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+        own = {folder.absolute() for folder in (self.place, self.place.parent, Path("cache"))}
+        return error.errno in DISK or any({name.absolute(), *name.absolute().parents} & own for name in names)

@@ -160,6 +160,8 @@ def lock_run(folder: Path, overwrite: bool = False) -> Iterator[None]:
             require_free(folder, overwrite)
         lock = _lock(folder)
     except (FileNotFoundError, FileExistsError):  # the folder was removed, or removed and created again
+        if not folder.parent.is_dir():
+            raise
         raise BadRequestError(removed) from None
     if lock is None:
         warn(f"warning: the file system cannot lock {folder}: do not use this --run-name in two processes at once")

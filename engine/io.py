@@ -201,11 +201,24 @@ def write_columns(path: Path, splits: Splits, provenance: Mapping[str, Any]) -> 
 
     The file also says how they were generated, as JSON in an array of one string, which --data ignores.
     """
-    buffer = io.BytesIO()
     columns: dict[str, Any] = {name: np.concatenate([split[name] for split in splits]) for name in splits.train}
     columns[PROVENANCE] = np.array(json.dumps(provenance, indent=2))
-    np.savez_compressed(buffer, allow_pickle=False, **columns)
-    write_atomic(path, buffer.getvalue())
+    write_atomic(path, to_npz(columns))
+
+
+def to_npz(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """The content of an .npz file with some arrays. Equal arrays give equal bytes, and any name is allowed."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, array in arrays.items():
+            # Even fast compression makes arrays of integers much smaller. Floats hardly get smaller.
+            method = zipfile.ZIP_STORED if array.dtype.kind == "f" else zipfile.ZIP_DEFLATED
+            content = io.BytesIO()
+            np.lib.format.write_array(content, array, allow_pickle=False)
+            archive.writestr(
+                zipfile.ZipInfo(f"{name}.npy"), content.getvalue(), method, compresslevel=1
+            )  # no timestamp
+    return buffer.getvalue()
 
 
 def divide(columns: Columns, config: DataConfig, seed: int) -> Splits:

@@ -53,16 +53,16 @@ def test_the_written_results_are_those_of_the_new_data(capsys: pytest.CaptureFix
     place = Path("checkpoints/cnn/evaluations")
     assert json.loads((place / "L12-num-test300.json").read_text()) == result
     assert (place / "L12-num-test300.png").read_bytes().startswith(b"\x89PNG")
-    assert {"lattice_size", "n", "metrics", "by_temperature", "check", "worst_error"} <= set(result)
+    assert {"lattice_size", "n", "metrics", "by_temperature", "check", "worst_total_error"} <= set(result)
     assert (result["n_unseen"], result["metrics_unseen"]) == (300, result["metrics"])  # all of another size
     assert (result["lattice_size"], result["n"]) == (12, 300)
     _, model = load_run("checkpoints/cnn")
     columns, _ = new_data(parse_args(["cnn", "--lattice-size", "12", "--num-test", "300"]))
     errors = 144 * model(torch.from_numpy(columns["spins"])).double().numpy() - lattice.energy(columns["spins"])
     assert result["metrics"]["mae"] == pytest.approx(np.abs(errors).mean() / 144, rel=1e-3)
-    assert result["worst_error"] == pytest.approx(np.abs(errors).max(), rel=1e-3)
+    assert result["worst_total_error"] == pytest.approx(np.abs(errors).max(), rel=1e-3)
     assert sum(row["n"] for row in result["by_temperature"]) == 300
-    assert f"worst_error {result['worst_error']:.4g}" in capsys.readouterr().out
+    assert f"worst_total_error {result['worst_total_error']:.4g}" in capsys.readouterr().out
 
 
 def test_configurations_of_a_file_are_evaluated_and_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -105,7 +105,7 @@ def test_a_classifier_is_compared_with_bayes_rule() -> None:
     share = np.mean([row["temperature"] < T_CRITICAL for row in result["by_temperature"] for _ in range(row["n"])])
     assert result["majority"]["accuracy"] == pytest.approx(max(share, 1 - share), abs=0.05)
     assert result["majority"]["loss"] == pytest.approx(math.log(2), abs=0.05)
-    assert "worst_error" not in result
+    assert "worst_total_error" not in result
     assert evaluated("phase --num-test 50 --temp-max 2 --name cold")["n"] == 50  # one phase
 
 
@@ -152,4 +152,4 @@ def test_the_preset_exact_predicts_every_energy_level_at_every_size(tmp_path: Pa
         assert done.returncode == 0, done.stderr
         result = json.loads((folder / "evaluations" / f"L{size}-num-test100.json").read_text())
         assert result["metrics"]["exact_fraction"] == 1
-        assert result["worst_error"] < 1
+        assert result["worst_total_error"] < 1

@@ -186,7 +186,7 @@ def test_the_report_has_the_largest_error_of_a_total_energy(data: Splits) -> Non
     predictions = ENERGY.target(data.test).copy()
     predictions[7] += 0.25
     report = PROBLEM.report(CONFIG, data.test, predictions)
-    assert report["worst_error"] == pytest.approx(0.25 * 64)
+    assert report["worst_total_error"] == pytest.approx(0.25 * 64)
     assert report["lattice_size"] == 8
     assert sum(row["n"] for row in report["by_temperature"]) == 500
 
@@ -242,4 +242,4 @@ def test_a_report_on_phases_has_bayes_rule_for_the_new_temperatures(phases: Spli
     error = math.sqrt((expected * (1 - expected)).sum()) / len(expected)
     assert abs(report["bayes"]["accuracy"] - expected.mean()) < 4 * error
     assert 0 < report["bayes"]["loss"] < math.log(2)
-    assert "worst_error" not in report
+    assert "worst_total_error" not in report

@@ -46,7 +46,7 @@ LAYERS: list[dict[str, set[str]]] = [
             *("engine.config", "engine.errors", "engine.files", "engine.hardware", "engine.options", "engine.problem"),
             "engine.suggestions",
         },
-        "engine.cache": {"utils", "engine.config", "engine.files", "engine.loading", "engine.problem"},
+        "engine.cache": {"utils", "engine.config", "engine.files", "engine.io", "engine.loading", "engine.problem"},
         "engine.datasets": {
             *("utils", "engine.cache", "engine.config", "engine.errors", "engine.hardware", "engine.io"),
             "engine.problem",
@@ -71,7 +71,7 @@ LAYERS: list[dict[str, set[str]]] = [
         },
         "logger": {
             *("utils", "engine.checkpoints", "engine.cli", "engine.config", "engine.errors", "engine.files"),
-            *("engine.hardware", "engine.loading", "engine.problem", "engine.signals"),
+            *("engine.hardware", "engine.io", "engine.loading", "engine.problem", "engine.signals"),
         },
         "trainer": {
             *("logger", "utils", "engine.compiler", "engine.config", "engine.distributed", "engine.errors"),

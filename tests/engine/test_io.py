@@ -19,7 +19,7 @@ from engine import io as engine_io
 from engine.config import DataConfig
 from engine.datasets import fingerprint, get_splits
 from engine.errors import BadRequestError, UnusableFileError
-from engine.io import divide, read_columns, require_columns, write_columns
+from engine.io import divide, read_columns, require_columns, to_npz, write_columns
 from engine.problem import Columns
 from tests.toy import PROBLEM, ToyConfig, ToyDataConfig, ToyProblem
 
@@ -112,6 +112,14 @@ def test_a_member_of_the_archive_that_is_not_an_array_is_ignored() -> None:
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("a", "not this")
     np.testing.assert_array_equal(plain(path)["a"], np.arange(3))
+
+
+def test_arrays_may_have_any_name() -> None:
+    arrays = {name: np.arange(3) for name in ("file", "allow_pickle", "self", "a/b", "\u0142")}
+    Path("names.npz").write_bytes(to_npz(arrays))
+    with np.load("names.npz", allow_pickle=False) as found:
+        assert {name: found[name].tolist() for name in found.files} == {name: [0, 1, 2] for name in arrays}
+    assert to_npz(arrays) == Path("names.npz").read_bytes()
 
 
 def test_a_missing_array_is_named_with_the_nearest_one() -> None:

@@ -15,13 +15,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import main
+from engine.cli import ExitCode
 from engine.config import TrainConfig
 from engine.datasets import load_data
+from engine.distributed import SINGLE_PROCESS
 from engine.errors import BadRequestError, ProblemError, UnusableFileError
+from engine.evaluation import parse_args
 from engine.loading import load_problem, module_name
 from engine.options import options_of
 from engine.prediction import build_model, compute_metrics, evaluate, predict, prepare
 from engine.problem import Check, Columns, Problem, Shape
+from evaluate import evaluate_run
 from logger import NullLogger
 from tests.toy import PROBLEM, ToyConfig, ToyDataConfig, ToyModelConfig, ToyProblem
 from trainer import Trainer
@@ -404,7 +408,26 @@ def test_labels_that_are_all_equal_are_refused() -> None:
         load_data(Labels(), CONFIG)
 
 
-def test_the_numbers_of_the_check_are_in_the_results_() -> None:
+@pytest.mark.parametrize("error", [FileNotFoundError(2, "No such file", "table.npy"), OSError("no device")])
+def test_an_error_of_a_file_of_the_problem_is_not_said_to_be_one_of_the_disk(error: OSError) -> None:
+    exit_code = ExitCode()
+    exit_code.prepare(SINGLE_PROCESS, Path("checkpoints/r"), lambda: "")
+    assert not exit_code.__exit__(type(error), error, None)  # it is raised, with its traceback
+    assert exit_code.code == 0
+
+
+def test_a_report_cannot_replace_the_metrics_of_an_evaluation() -> None:
+    class Reporting(ToyProblem):
+        def report(self, config: ToyConfig, columns: Columns, predictions: NDArray[Any]) -> dict[str, Any]:
+            return {"metrics": 1, "n": 2}
+
+    main.run(PROBLEM, CONFIG, Path("checkpoints/r"))
+    asked = parse_args(["checkpoints/r"])
+    with pytest.raises(ProblemError, match="report returned metrics, n, which an evaluation has itself: rename it"):
+        evaluate_run(asked._replace(problem=Reporting()))
+
+
+def test_the_numbers_of_the_check_are_in_the_results() -> None:
     class Checked(ToyProblem):
         def check(self, config: ToyConfig, columns: Columns) -> Check:
             return Check({"n": len(columns["values"])})

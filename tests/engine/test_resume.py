@@ -80,6 +80,7 @@ def test_a_disk_that_fills_up_while_saving_leaves_the_earlier_checkpoint(toy_run
     done = run_command("--resume", "first", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "continuing after epoch 5 of 7" in done.stdout
+    assert "the schedule is now that of the longer run: the learning rate continues at 0.00" in done.stdout
 
 
 # ------------------------------------------------------------------------------------------------------------ resumed

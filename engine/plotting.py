@@ -67,8 +67,8 @@ def plot_run(problem: Problem[Any], config: Config, folder: Path, draw: Draw = d
 def _read(folder: Path) -> tuple[list[dict[str, float]], dict[str, Any], dict[str, Any]]:
     """The rows of metrics, the results, and the arrays of a finished run."""
     try:
-        rows = json.loads((folder / "epoch_metrics.json").read_text())
-        results = dict(json.loads((folder / "results.json").read_text()))
+        rows = json.loads((folder / "epoch_metrics.json").read_text(encoding="utf-8"))
+        results = dict(json.loads((folder / "results.json").read_text(encoding="utf-8")))
         with np.load(io.BytesIO((folder / "predictions.npz").read_bytes()), allow_pickle=False) as file:
             return rows, results, {name: file[name] for name in file.files}
     except OSError as error:

@@ -17,6 +17,7 @@ from engine.prediction import build_model, predict
 from ising import exact, lattice, metropolis, multispin
 from problem import PROBLEM
 from trainer import Trainer
+from utils import print_line
 
 L, N_CHAINS, N_SHOWN = 32, 200, 12  # lattice size, chains per temperature, and those in the middle panel
 TEMPERATURES = np.array([1.5, 1.8, 2.0, 2.1, 2.2, exact.T_CRITICAL, 2.35, 2.5, 2.7, 3.0, 3.4, 3.9])  # in J / k_B
@@ -96,3 +97,4 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     file = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parents[1] / "docs" / "figures" / "overview.png"
     plot(*measure()).savefig(file, dpi=110)
+    print_line(str(file))

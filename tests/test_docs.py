@@ -358,7 +358,7 @@ def test_the_problem_of_the_guide_runs_with_all_documented_commands(tmp_path: Pa
         measured,
         "assert rates.shape == (len(counts),)",
     )
-    (tmp_path / "notebook.py").write_text("\n".join(code))
+    (tmp_path / "notebook.py").write_text("\n".join(code), encoding="utf-8", newline="\n")
     done = run_command(cwd=tmp_path, script=("notebook.py",), **path)
     assert done.returncode == 0, done.stderr
 

@@ -51,7 +51,7 @@ def evaluated(line: str) -> dict[str, Any]:
 def test_the_written_results_are_those_of_the_new_data(capsys: pytest.CaptureFixture[str]) -> None:
     result = evaluated("cnn --lattice-size 12 --num-test 300")
     place = Path("checkpoints/cnn/evaluations")
-    assert json.loads((place / "L12-num-test300.json").read_text()) == result
+    assert json.loads((place / "L12-num-test300.json").read_text(encoding="utf-8")) == result
     assert (place / "L12-num-test300.png").read_bytes().startswith(b"\x89PNG")
     assert {"lattice_size", "n", "metrics", "by_temperature", "check", "worst_total_error"} <= set(result)
     assert (result["n_unseen"], result["metrics_unseen"]) == (300, result["metrics"])  # all of another size
@@ -150,6 +150,6 @@ def test_the_preset_exact_predicts_every_energy_level_at_every_size(tmp_path: Pa
             "exact", "--lattice-size", str(size), "--num-test", "100", cwd=tmp_path, script="evaluate.py"
         )
         assert done.returncode == 0, done.stderr
-        result = json.loads((folder / "evaluations" / f"L{size}-num-test100.json").read_text())
+        result = json.loads((folder / "evaluations" / f"L{size}-num-test100.json").read_text(encoding="utf-8"))
         assert result["metrics"]["exact_fraction"] == 1
         assert result["worst_total_error"] < 1

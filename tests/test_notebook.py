@@ -36,7 +36,7 @@ main.run(MyProblem(), config, Path("checkpoints") / "mine")
 
 
 def test_the_notebook_has_the_usual_format_and_no_outputs() -> None:
-    content = json.loads(FILE.read_text())
+    content = json.loads(FILE.read_text(encoding="utf-8"))
     assert content["nbformat"] == 4
     assert [cell["outputs"] for cell in content["cells"] if cell["cell_type"] == "code"] == [[]] * 6
 

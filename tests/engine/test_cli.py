@@ -273,9 +273,9 @@ def test_the_hint_after_an_interruption_shows_how_to_continue() -> None:
     assert resume_hint(started, checkpoints / "a") == "nothing was saved yet"
     earlier_run()
     record = checkpoints / "a" / "run_info.json"
-    record.write_text('{"pid": 1}')
+    record.write_text('{"pid": 1}', encoding="utf-8", newline="\n")
     assert resume_hint(started, checkpoints / "a") == "nothing was saved yet"  # it is the run to be overwritten
-    record.write_text(f'{{"pid": {os.getpid()}}}')
+    record.write_text(f'{{"pid": {os.getpid()}}}', encoding="utf-8", newline="\n")
     assert resume_hint(started, checkpoints / "a").endswith(" --resume a continues after the last completed epoch")
     absolute = Path("checkpoints").resolve() / "a"
     assert f" --resume {absolute} continues" in resume_hint(started, absolute)

@@ -53,7 +53,7 @@ def test_the_result_that_is_written_is_correct(capsys: pytest.CaptureFixture[str
     asked = request("pooled --dimension 7 --num-test 300")
     result = evaluate_run(asked)
     place = Path("checkpoints/pooled/evaluations")
-    assert json.loads((place / "d7-num-test300.json").read_text()) == result
+    assert json.loads((place / "d7-num-test300.json").read_text(encoding="utf-8")) == result
     assert (place / "d7-num-test300.png").read_bytes().startswith(b"\x89PNG")
     weights = Path("checkpoints/pooled/best.pt").read_bytes()
     assert result["weights_sha256"] == hashlib.sha256(weights).hexdigest()
@@ -273,10 +273,10 @@ def test_an_unfinished_run_is_named_as_such(
 ) -> None:
     folder = Path("checkpoints/unfinished")
     shutil.copytree("checkpoints/pooled", folder)
-    info = json.loads((folder / "run_info.json").read_text())
-    (folder / "run_info.json").write_text(json.dumps({**info, "status": status}))
-    rows = json.loads((folder / "epoch_metrics.json").read_text())
-    (folder / "epoch_metrics.json").write_text(json.dumps(rows[:4]))
+    info = json.loads((folder / "run_info.json").read_text(encoding="utf-8"))
+    (folder / "run_info.json").write_text(json.dumps({**info, "status": status}), encoding="utf-8", newline="\n")
+    rows = json.loads((folder / "epoch_metrics.json").read_text(encoding="utf-8"))
+    (folder / "epoch_metrics.json").write_text(json.dumps(rows[:4]), encoding="utf-8", newline="\n")
     best = checkpoints.load(folder / "best.pt", DEBUG_POOLED)["epoch"]
     result = evaluate_run(request("unfinished"))
     shutil.rmtree(folder)

@@ -166,7 +166,7 @@ def test_only_changed_code_makes_a_commit_dirty(tmp_path: Path, monkeypatch: pyt
     assert provenance()["git_dirty"] is False
     code.write_text("2", encoding="utf-8", newline="\n")
     assert provenance()["git_dirty"] is True
-    code.write_text("1")
+    code.write_text("1", encoding="utf-8", newline="\n")
     (tmp_path / "new.py").touch()
     assert provenance()["git_dirty"] is True
     (tmp_path / "new.py").unlink()
@@ -177,7 +177,11 @@ def test_only_changed_code_makes_a_commit_dirty(tmp_path: Path, monkeypatch: pyt
         monkeypatch.setenv(name, str(tmp_path / "elsewhere"))
     assert provenance() == before
     settings = tmp_path / "settings"
-    settings.write_text(f"[core]\nfsmonitor = touch {tmp_path}/ran; false\n[status]\nshowUntrackedFiles = no\n")
+    settings.write_text(
+        f"[core]\nfsmonitor = touch {tmp_path}/ran; false\n[status]\nshowUntrackedFiles = no\n",
+        encoding="utf-8",
+        newline="\n",
+    )
     monkeypatch.setenv("HOME", str(tmp_path))
     settings.rename(tmp_path / ".gitconfig")
     assert provenance() == before

@@ -126,8 +126,8 @@ def test_a_config_that_was_edited_is_refused_like_a_flag(
     edit: tuple[str, str], error: str, finished: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = FIRST / "config.json"
-    assert edit[0] in path.read_text()
-    path.write_text(path.read_text().replace(*edit))
+    assert edit[0] in path.read_text(encoding="utf-8")
+    path.write_text(path.read_text(encoding="utf-8").replace(*edit), encoding="utf-8", newline="\n")
     before = contents(FIRST)
     for flags in ([], ["--threads", "1"]):
         assert finished("--resume", "first", *flags) == 2
@@ -139,11 +139,15 @@ def test_a_config_that_was_edited_is_refused_like_a_flag(
 
 def test_settings_in_a_config_that_may_change_can_be_edited(finished: Run, toy_run: Path) -> None:
     path = FIRST / "config.json"
-    edited = path.read_text().replace('"epochs": 5', '"epochs": 6').replace('"threads": null', '"threads": 1')
-    path.write_text(edited)
+    edited = (
+        path.read_text(encoding="utf-8")
+        .replace('"epochs": 5', '"epochs": 6')
+        .replace('"threads": null', '"threads": 1')
+    )
+    path.write_text(edited, encoding="utf-8", newline="\n")
     assert finished("--resume", "first") == 0
     assert read(FIRST, "results.json")["epochs_trained"] == 6
-    assert path.read_text() == edited
+    assert path.read_text(encoding="utf-8") == edited
 
 
 # ----------------------------------------------------------------------------------------------- the file of the data

@@ -244,7 +244,9 @@ def validate(
     try:  # in JSON, strict mode of pydantic accepts a list for a tuple, and an object for a dataclass
         return TypeAdapter(config_type).validate_json(json.dumps(values))
     except ValidationError as invalid:
-        faults = [_fault(dict(error), options, source, flags or {}) for error in invalid.errors()]
+        # Of several errors in one tuple, the first one is enough.
+        errors = {tuple(map(str, each["loc"][:2])) or i: each for i, each in reversed([*enumerate(invalid.errors())])}
+        faults = [_fault(dict(error), options, source, flags or {}) for error in reversed(errors.values())]
     except RecursionError:
         faults = [f"{source}: nested too deeply; a config has two levels"]
     raise ConfigError("; ".join(dict.fromkeys(faults)))
@@ -273,7 +275,8 @@ def _fault(
     given = given if len(given) <= 60 else given[:57] + "..."
     if error["type"] == "value_error":
         return f"{name} {given}: {error['ctx']['error']}"
-    return f"{name} {given}: must be {option.allowed if option else 'an object, {...}'}"
+    hint = ", separated by spaces" if len(path) > 2 and "," in str(error["input"]) else ""
+    return f"{name} {given}: must be {option.allowed if option else 'an object, {...}'}{hint}"
 
 
 def _holds(values: Any, path: tuple[str, ...]) -> bool:

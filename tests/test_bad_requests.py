@@ -55,6 +55,7 @@ BAD_OPTIONS: list[tuple[str, list[str]]] = [
     ("--hidden 0", ["--hidden 0", "at least 1"]),
     ("--hidden 8 0 8", ["--hidden 0", "at least 1"]),
     ("--hidden", ["--hidden", "at least one"]),
+    ("--hidden 128,64", [": must be 1 to 32 values, each an integer, at least 1, at most 4096, separated by spaces\n"]),
     ("--hidden" + " 8" * 33, ["--hidden [8, 8,", "1 to 32 values"]),
     ("--hidden 100000", ["--hidden 100000", "at most 4096"]),
     ("--seed -1", ["--seed -1", "at least 0"]),

@@ -421,4 +421,4 @@ def test_torchrun_evaluates_once(toy_run: Path, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("20 examples: ") == 1
-    assert (tmp_path / "checkpoints" / "first" / "evaluations" / "d3.json").is_file()
+    assert (tmp_path / "checkpoints" / "first" / "evaluations" / "d3-num-test20.json").is_file()

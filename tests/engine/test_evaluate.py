@@ -388,7 +388,7 @@ def test_the_network_of_a_run_is_ready_for_use() -> None:
 def test_the_command_evaluates_a_run(runs: Path) -> None:
     done = run_command("mlp", "--num-test", "20", "--name", "twenty", cwd=runs, script="evaluate.py")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.endswith("checkpoints/mlp/evaluations/twenty.json\n")
+    assert done.stdout.endswith("checkpoints/mlp/evaluations/twenty.json\ncheckpoints/mlp/evaluations/twenty.png\n")
     done = run_command("mlp", "--dimension", "4", cwd=runs, script="evaluate.py")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     done = run_command("mlp", "--help", cwd=runs, script="evaluate.py")

@@ -50,7 +50,7 @@ def lr_factor(scheduler: str, step: int, total_steps: int, warmup_steps: int) ->
 
 
 def create_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """Create the optimiser of a config. Weight decay applies to matrices, but not to biases and norms."""
+    """Create the optimiser of a config. Weight decay applies to matrices, not to biases and normalisation layers."""
     parameters = [p for p in network.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},

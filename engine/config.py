@@ -69,7 +69,7 @@ class TrainConfig:
         "cosine", "learning rate after the warm-up: constant, cosine decay to zero, or divided by 10 after each third"
     )
     warmup_epochs: int = option(0, "first epochs, in which the rate rises linearly to the peak; below --epochs", ge=0)
-    weight_decay: float = option(0.01, "weight decay of matrices; biases and normalization layers have none", ge=0)
+    weight_decay: float = option(0.01, "weight decay of matrices; biases and normalisation layers have none", ge=0)
     grad_clip: float | None = option(None, "largest norm of the gradient; a larger gradient is scaled down", gt=0)
     patience: int | None = option(
         None, "stop after this many epochs without a better validation loss; below --epochs", ge=1
@@ -133,7 +133,7 @@ class Config:
         "auto", "device to train on, such as a GPU; auto: the first available one of cuda, mps, cpu"
     )
     threads: int | None = option(None, "CPU threads; none: all cores, but one thread for small networks", ge=1, le=1024)
-    compile: bool = option(False, "compile the network with torch.compile; not faster on the CPU")
+    compile: bool = option(False, "compile the network with torch.compile; slower on the CPU")
     replay: bool = option(
         False, "record the training step and replay it, which is faster; docs/replay.md lists the limits"
     )

@@ -16,7 +16,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import is_pydantic_dataclass
 from pydantic.fields import FieldInfo
 
-from engine.errors import BadRequestError
+from engine.errors import BadRequestError, ProblemError
 from engine.suggestions import Known, suggest
 
 Config = TypeVar("Config")
@@ -180,7 +180,14 @@ def options_of(config_type: Any) -> dict[tuple[str, ...], Option]:
 
 
 def own_fields_first(config_type: Any) -> list[tuple[str, FieldInfo]]:
-    """The fields of a dataclass by name. Fields that the class itself adds come before those that it inherits."""
+    """The fields of a dataclass by name. Fields that the class itself adds come before those that it inherits.
+
+    Raises:
+        ProblemError: the class lacks the decorator, so that its own fields are not options.
+    """
+    if "__pydantic_fields__" not in vars(config_type):
+        decorator = "@dataclass(frozen=True, kw_only=True, config=STRICT)"
+        raise ProblemError(f"{config_type.__name__} is not a dataclass of pydantic: add {decorator} above it")
     inherited = {name for base in config_type.__mro__[1:] for name in getattr(base, "__pydantic_fields__", ())}
     return sorted(config_type.__pydantic_fields__.items(), key=lambda field: field[0] in inherited)
 

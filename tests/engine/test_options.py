@@ -7,7 +7,8 @@ import pytest
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from engine.config import STRICT
+from engine.config import STRICT, Config
+from engine.errors import ProblemError
 from engine.flags import Parser, add_flags, flags_given
 from engine.options import ConfigError, check_name, folder_name, merge, option, options_of, read_json, validate
 
@@ -261,3 +262,11 @@ def test_read_json_returns_the_object_in_a_file(tmp_path: Path) -> None:
     path = tmp_path / "c.json"
     path.write_text('{"a": {"b": [1, 2.5, null]}, "c": 123456789012345678901234567890}', encoding="utf-8", newline="\n")
     assert read_json(path) == {"a": {"b": [1, 2.5, None]}, "c": 123456789012345678901234567890}
+
+
+def test_a_config_without_its_decorator_is_named() -> None:
+    class Forgotten(Config):
+        speed: float = option(1.0, "speed", gt=0)
+
+    with pytest.raises(ProblemError, match=r"^Forgotten is not a dataclass of pydantic: add @dataclass\(frozen=True, "):
+        options_of(Forgotten)

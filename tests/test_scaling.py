@@ -49,6 +49,7 @@ def fits() -> list[Scaling]:
     return [fit_scaling(collapsing(0.02, seed), degree=5) for seed in range(N_SAMPLES)]
 
 
+@pytest.mark.slow
 def test_errors_are_the_scatter_of_the_results(fits: list[Scaling]) -> None:
     for name, truth in (("t_c", T_C), ("nu", NU)):
         values, errors = (np.array([getattr(fit, key) for fit in fits]) for key in (name, f"{name}_error"))
@@ -59,6 +60,7 @@ def test_errors_are_the_scatter_of_the_results(fits: list[Scaling]) -> None:
     assert 0.7 < deviations.std() < 1.35
 
 
+@pytest.mark.slow
 def test_the_p_value_is_uniform_and_the_covariance_matters(fits: list[Scaling]) -> None:
     p_values = np.array([fit.p_value for fit in fits])
     assert 0.5 - 4 / np.sqrt(12 * N_SAMPLES) < p_values.mean() < 0.5 + 4 / np.sqrt(12 * N_SAMPLES)

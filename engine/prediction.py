@@ -1,7 +1,7 @@
 """From columns to predictions in physical units: tensors in scaled units, networks with their scales, metrics."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from engine.config import Config
 from engine.distributed import SINGLE_PROCESS, Group
 from engine.errors import BadRequestError, ProblemError
-from engine.hardware import require_memory
+from engine.memory import require_memory_for_training
 from engine.overlap import select
 from engine.problem import Columns, Problem, Shape, input_arrays, plain, target_array
 from utils import one_line, seed_everything, warn
@@ -111,22 +111,6 @@ def new_model(problem: Problem[Any], config: Config, shapes: Shapes) -> Standard
     except ValueError as error:
         raise BadRequestError(str(error)) from None
     return Standardized(network, shapes, problem.scale_inputs)
-
-
-def require_memory_for_training(problem: Problem[Any], config: Config, get_shapes: Callable[[], Shapes]) -> None:
-    """Raise BadRequestError if the weights, gradients and optimiser of the network would not fit in memory.
-
-    The parameters are counted in a network on torch's device `meta`, which allocates no memory.
-    """
-    try:
-        shapes = get_shapes()
-        with torch.device("meta"):
-            network = problem.network(config, shapes.inputs, shapes.target)
-        n_bytes = sum(p.numel() * p.element_size() for p in network.parameters())
-    except Exception:  # the network reads numbers from tensors, or the problem has an error, which is reported later
-        return
-    # the weights, their gradients, two moments of the optimiser, and the weights of the best epoch
-    require_memory(5 * n_bytes, "to train it, the network needs", "choose a smaller network")
 
 
 def build_model(problem: Problem[Any], config: Config, train: Columns) -> Standardized:

@@ -154,7 +154,7 @@ def open_run(
         require_compiler(device)
 
     from engine.checkpoints import NO_EARLIER_RUN, earlier_run, generated_shapes
-    from engine.prediction import require_memory_for_training
+    from engine.memory import require_memory_for_training
     from logger import NullLogger
 
     if config.data.file is None:  # otherwise the shapes are not known before the file has been read

@@ -35,6 +35,7 @@ LAYERS: list[dict[str, set[str]]] = [
         "engine.problem": {"engine.config", "engine.errors", "engine.figures"},
         "engine.loading": {"engine.errors", "engine.files", "engine.problem"},
         "engine.baselines": {"engine.problem"},
+        "engine.memory": {"engine.config", "engine.hardware", "engine.problem"},
     },
     {
         "engine.cli": {
@@ -53,7 +54,7 @@ LAYERS: list[dict[str, set[str]]] = [
         },
         "engine.overlap": {"utils", "engine.config", "engine.errors", "engine.files", "engine.problem"},
         "engine.prediction": {
-            *("utils", "engine.config", "engine.distributed", "engine.errors", "engine.hardware", "engine.overlap"),
+            *("utils", "engine.config", "engine.distributed", "engine.errors", "engine.memory", "engine.overlap"),
             "engine.problem",
         },
         "engine.plotting": {
@@ -82,6 +83,7 @@ LAYERS: list[dict[str, set[str]]] = [
             *("engine.distributed", "engine.errors", "engine.files", "engine.hardware"),
             *("engine.cache", "engine.options", "engine.overlap", "engine.plotting", "engine.prediction"),
             "engine.problem",
+            "engine.memory",
         },
     },
 ]

@@ -17,7 +17,8 @@ from engine import files, hardware
 from engine.errors import BadRequestError
 from engine.files import lock_run, require_free, write_json
 from engine.hardware import available_cores, is_out_of_memory, physical_memory
-from engine.prediction import Shapes, require_memory_for_training
+from engine.memory import require_memory_for_training
+from engine.prediction import Shapes
 from tests.conftest import DEBUG, ROOT, read, run_command
 from tests.toy import PROBLEM, ToyConfig, ToyModelConfig, ToyProblem
 from trainer import Trainer

@@ -229,3 +229,19 @@ def test_a_missing_home_folder_leaves_no_folder_with_a_strange_name(tmp_path: Pa
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert sorted(path.name for path in cwd.iterdir()) == ["cache", "checkpoints"]
+
+
+@pytest.mark.slow
+def test_a_run_does_not_load_the_compiler_which_takes_a_second(tmp_path: Path) -> None:
+    code = f"""
+import sys
+from main import main
+from problem import PROBLEM
+sys.argv[1:] = {DEBUG}
+try:
+    main(PROBLEM)
+except SystemExit as end:
+    sys.exit(end.code or "torch._dynamo" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment(), check=False)
+    assert done.returncode == 0

@@ -47,12 +47,12 @@ def flush(stream: TextIO | None) -> None:
 def repair_streams() -> None:
     """Discard the output to a stream that was closed when the program started, as by `>&-`.
 
-    Otherwise the next file that is opened would get its number, and receive what libraries print. Also print every
-    character: those that the encoding of stdout lacks are escaped.
+    Otherwise the next file that is opened would get the number of the closed stream, and receive what libraries print.
+    Also escape characters that the encoding of stdout does not have.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 - open until the program ends
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 - open until the program ends
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 

@@ -1,6 +1,6 @@
 """One run in several processes, which torchrun starts. A run in a single process is rank 0 of 1, and sends nothing.
 
-Every process runs the same program and trains on its share of each batch. A process is identified by its rank, which
+Every process runs the same program and trains on its shard of each batch. A process is identified by its rank, which
 counts from 0. Operations such as all_reduce are collective: every process has to call them, in the same order, and
 waits until all others have called them too.
 """
@@ -88,14 +88,14 @@ class Group:
             distributed.destroy_process_group()
 
     def shard(self, tensor: "Tensor") -> "Tensor":
-        """The share of this process: one of `size` nearly equal parts along the first axis, as a view."""
+        """The shard of this process: one of `size` nearly equal parts along the first axis, as a view."""
         return tensor if self.size == 1 else tensor.tensor_split(self.size)[self.rank]
 
     def shard_batch(self, batch: "Sequence[Tensor]") -> "Sequence[Tensor]":
-        """The shares of this process of all tensors in a batch.
+        """The shards of this process of all tensors in a batch.
 
         If the batch has fewer examples than there are processes, every process gets the whole batch, because the mean
-        loss of an empty share is not defined.
+        loss of an empty shard is not defined.
         """
         return batch if self.size == 1 or len(batch[0]) < self.size else [self.shard(tensor) for tensor in batch]
 
@@ -214,7 +214,7 @@ def group_from_environment() -> Group:
     """The group of this process, from the environment variables that torchrun and similar programs set.
 
     Raises:
-        BadRequestError: the variables are not numbers.
+        BadRequestError: a variable is missing or not an integer.
     """
     if not {"MASTER_ADDR", "RANK", "WORLD_SIZE"} <= os.environ.keys():  # some clusters set one of them for every job
         return SINGLE_PROCESS

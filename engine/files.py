@@ -17,7 +17,7 @@ from utils import warn
 if TYPE_CHECKING:
     from filelock import FileLock
 
-# The errors of file systems, often of networks, that cannot lock a file, or cannot write a list of names to the disk.
+# The errors of file systems, mostly network file systems, that do not support locks or fsync of folders.
 UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
 
 CHECKSUM = b"\nsha256 "  # separates the content of a file from its checksum

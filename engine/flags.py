@@ -70,6 +70,6 @@ def flags_given(given: Mapping[str, Any], options: Mapping[tuple[str, ...], Opti
 
 
 def without_effect(flags: Sequence[str], beside: str) -> str:
-    """The message of an error about flags that do nothing beside something else. It ends with `drop it`."""
+    """The error message for flags that have no effect together with something else. It ends with `drop it`."""
     does, it = ("does", "it") if len(flags) == 1 else ("do", "them")
     return f"{', '.join(flags)} {does} nothing with {beside}: drop {it}"

@@ -16,7 +16,7 @@ class Known(NamedTuple):
 
 
 def suggest(name: str, known: Sequence[Known], otherwise: str) -> str:
-    """Ask whether a known name was meant, as in `did you mean --lr?`, or return `otherwise` if none is similar.
+    """Return a question such as `did you mean --lr?`, or `otherwise` if no known name is similar.
 
     A name is similar if it has nearly the same letters or, failing that, if it has the same words, such as
     `--num-epochs` and `--epochs`. The words may also be in the description or the values of what was meant, or be its

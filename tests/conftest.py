@@ -53,6 +53,26 @@ def run_command(
     )
 
 
+def run_and_look_for_compiler(problem: str, cwd: Path, **changes: str) -> int:
+    """Run the debug preset of the problem in a module, in the folder `cwd`.
+
+    Returns:
+        The exit code or, after a run without an error, 1 if the run has loaded torch.compile.
+    """
+    code = f"""
+import sys
+from main import main
+from {problem} import PROBLEM
+sys.argv[1:] = {DEBUG}
+try:
+    main(PROBLEM)
+except SystemExit as end:
+    sys.exit(end.code or "torch._dynamo" in sys.modules)
+"""
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=cwd, env=environment(**changes), check=False).returncode
+
+
 def start_command(*arguments: str, cwd: Path, script: tuple[str, ...] = TOY, **options: Any) -> subprocess.Popen[str]:
     """Start `python SCRIPT ARGUMENTS` in the folder `cwd`, and do not wait for its end."""
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}

@@ -21,7 +21,7 @@ from evaluate import load_run
 from experiments.common import evaluated, unseen_of
 from ising import lattice
 from problem import PROBLEM
-from tests.conftest import DEBUG, ROOT, environment, read, run_command
+from tests.conftest import DEBUG, ROOT, environment, read, run_and_look_for_compiler, run_command
 
 REPRODUCIBLE = ("epoch_metrics.json", "results.json", "predictions.npz", "train_inputs.npy")
 
@@ -233,15 +233,4 @@ def test_a_missing_home_folder_leaves_no_folder_with_a_strange_name(tmp_path: Pa
 
 @pytest.mark.slow
 def test_a_run_does_not_load_the_compiler_which_takes_a_second(tmp_path: Path) -> None:
-    code = f"""
-import sys
-from main import main
-from problem import PROBLEM
-sys.argv[1:] = {DEBUG}
-try:
-    main(PROBLEM)
-except SystemExit as end:
-    sys.exit(end.code or "torch._dynamo" in sys.modules)
-"""
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment(), check=False)
-    assert done.returncode == 0
+    assert run_and_look_for_compiler("problem", tmp_path) == 0

@@ -20,7 +20,7 @@ from engine.config import load_config
 from engine.datasets import get_splits
 from engine.problem import Check, Columns
 from evaluate import load_run
-from tests.conftest import DEBUG, TOY, Program, environment, read
+from tests.conftest import DEBUG, TOY, Program, environment, read, run_and_look_for_compiler
 from tests.toy import PROBLEM, ToyConfig, ToyProblem
 
 Run = Callable[..., int]
@@ -242,22 +242,11 @@ def test_a_command_gives_the_same_bytes_as_a_run_in_another_process(
 
 @pytest.mark.slow
 def test_a_run_without_compile_does_not_load_the_compiler(tmp_path: Path) -> None:
-    code = f"""
-import sys
-from main import main
-from tests.toy import PROBLEM
-sys.argv[1:] = {DEBUG}
-try:
-    main(PROBLEM)
-except SystemExit as end:
-    sys.exit(end.code or "torch._dynamo" in sys.modules)
-"""
     results = []
     for name, is_loaded in (("0", False), ("1", True)):
         folder = tmp_path / name
         folder.mkdir()
-        done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment(PLAIN_TORCH=name), check=False)
-        assert done.returncode == is_loaded
+        assert run_and_look_for_compiler("tests.toy", folder, PLAIN_TORCH=name) == is_loaded
         results += [path.read_bytes() for path in (folder / RUNS).glob("*/results.json")]
     assert len(results) == 2
     assert results[0] == results[1]

@@ -172,5 +172,5 @@ def _warn_of_correlations(spins: NDArray[np.int8], temperatures: NDArray[np.floa
         warn(
             f"warning: neighbouring configurations at one temperature have correlated energies ({correlation:+.2f}, "
             f"{z:.0f} standard errors from 0): if the file is divided at random, the test error is too small; store "
-            f"one configuration per several autocorrelation times, as {PAGE}#one-markov-chain shows"
+            f"one configuration every few autocorrelation times, as {PAGE}#one-markov-chain shows"
         )

@@ -59,7 +59,7 @@ def error_by_temperature(temperatures: Floats, errors: Floats) -> Figure:
 
 
 def bayes_ceiling(data: DataConfig) -> tuple[Floats, Floats] | None:
-    """Compute the exact share of correct answers of the best classifier at 1000 temperatures, for sizes up to 8 x 8.
+    """Compute the exact fraction of correct phases of the best classifier at 1000 temperatures, for sizes up to 8 x 8.
 
     Returns:
         Temperatures and shares; None if the lattices are larger than 8 x 8, or if the data come from a file.
@@ -77,7 +77,7 @@ def phase_by_temperature(
 ) -> Figure:
     """Plot the predictions of classifiers by temperature: `log_odds` (N,) of T < T_c by the name of the classifier.
 
-    The left panel shows the mean probability, and the right panel the share of correct answers, both with standard
+    The left panel shows the mean probability, and the right panel the fraction of correct phases, both with standard
     errors in bins of temperature. The right panel also shows `ceiling`, the result of bayes_ceiling.
     """
     bins = temperature_bins(temperatures)
@@ -94,7 +94,7 @@ def phase_by_temperature(
             axes.errorbar(centres, means, yerr=errors, fmt="ox+"[k % 3], markersize=4, capsize=2, label=name)
     if ceiling is not None:
         right.plot(*ceiling, color="black", linewidth=0.8, label="Bayes, exact")
-    for axes, label in ((left, "mean $P(T < T_c)$"), (right, "share of correct answers")):
+    for axes, label in ((left, "mean $P(T < T_c)$"), (right, "fraction of correct phases")):
         if temperatures.min() < T_CRITICAL < temperatures.max():
             axes.axvline(T_CRITICAL, color="0.5", linestyle=":", label=f"$T_c$ = {T_CRITICAL:.3f}")
         axes.set(xlabel="temperature [J / $k_B$]", ylabel=label)

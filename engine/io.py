@@ -225,8 +225,8 @@ def divide(columns: Columns, config: DataConfig, seed: int) -> Splits:
     """Divide the examples at random into splits of the sizes in the config. No example is in two splits.
 
     If the size of the validation or test split is None, it is 10 % of the examples. If the size of the training split
-    is None, it gets all remaining examples. If the examples come from one Markov chain, store only one example per few
-    autocorrelation times. Otherwise examples in different splits are correlated, and the test error is too small.
+    is None, it gets all remaining examples. If the examples come from one Markov chain, store only one example every
+    few autocorrelation times. Otherwise examples in different splits are correlated, and the test error is too small.
 
     Raises:
         BadRequestError: there are fewer examples than the config requests.

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from engine import checkpoints
 from engine.cli import invocation
 from engine.config import Config, to_dict, to_json
-from engine.errors import DivergedError, ProblemError
+from engine.errors import DivergedError, ProblemError, PrunedError
 from engine.files import write_atomic, write_json
 from engine.hardware import provenance
 from engine.io import to_npz
@@ -29,6 +29,8 @@ from engine.loading import module_name
 from engine.problem import Problem
 from engine.signals import uninterrupted
 from utils import print_line, warn
+
+Watch = Callable[[Mapping[str, float]], None]
 
 SECONDS_BETWEEN_WRITES = 1.0  # the shortest time between two writes of metrics and checkpoints, if epochs are short
 
@@ -52,7 +54,7 @@ class NullLogger:
 class RunLogger(NullLogger):
     """Records a run: config.json and run_info.json at the start, metrics and checkpoints during training, the results.
 
-    As a context manager, it records how the run ended: finished, interrupted, diverged or failed.
+    As a context manager, it records how the run ended: finished, interrupted, diverged, pruned or failed.
 
     Args:
         folder: the folder of the run, which has to exist.
@@ -60,6 +62,7 @@ class RunLogger(NullLogger):
         shapes: the shapes of the inputs and the target, which are saved with the weights.
         timings: seconds by stage, which are saved in run_info.json.
         earlier: the run that this one resumes. Its rows of metrics and its W&B run are continued.
+        watch: called with the row of metrics of each epoch. It may raise an error to stop the run.
     """
 
     def __init__(
@@ -71,8 +74,9 @@ class RunLogger(NullLogger):
         shapes: Mapping[str, Any] | None = None,
         timings: dict[str, float] | None = None,
         earlier: checkpoints.EarlierRun = checkpoints.NO_EARLIER_RUN,
+        watch: Watch | None = None,
     ) -> None:
-        self.folder, self.problem, self.config = folder, problem, config
+        self.folder, self.problem, self.config, self.watch = folder, problem, config, watch
         self.shapes = dict(shapes or {})
         self.unsaved: Mapping[str, Any] | None = None
         self.last_write, self.best_written = -math.inf, 0
@@ -123,7 +127,7 @@ class RunLogger(NullLogger):
         write_json(self.folder / "run_info.json", self.info)
 
     def log_epoch(self, row: Mapping[str, float]) -> None:
-        """Show a row of metrics on the terminal, and send it to W&B."""
+        """Show a row of metrics on the terminal, send it to W&B, and call `watch`."""
         self._to_wandb(lambda run: run.log(dict(row), step=row["epoch"]))
         metric = self.problem.main_metric(self.config)[0]
         value, name = row[f"val_{metric}"], f"val {metric}".replace("_", " ")
@@ -136,6 +140,8 @@ class RunLogger(NullLogger):
         else:
             losses = f"train loss {row['train_loss']:.4g}, val loss {row['val_loss']:.4g}, {name} {value:.4g}"
             print_line(f"epoch {row['epoch']}/{self.config.train.epochs}: {losses}")
+        if self.watch is not None:
+            self.watch(row)
 
     def _to_wandb(self, action: Callable[[Any], object]) -> None:
         """Call a function with the W&B run, if there is one. If it fails, continue without W&B."""
@@ -219,6 +225,8 @@ def _ending(kind: type[BaseException] | None) -> str:
         return "finished"
     if issubclass(kind, KeyboardInterrupt):  # Interrupted, or Ctrl-C in a notebook
         return "interrupted"
+    if issubclass(kind, PrunedError):
+        return "pruned"
     return "diverged" if issubclass(kind, DivergedError) else "failed"
 
 

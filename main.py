@@ -26,6 +26,7 @@ from utils import print_line, timed
 
 if TYPE_CHECKING:
     from engine.prediction import Standardized
+    from logger import Watch
 
 
 def run(
@@ -36,6 +37,7 @@ def run(
     *,
     overwrite: bool = False,
     resume: bool = False,
+    watch: "Watch | None" = None,
 ) -> None:
     """Train a network, and write its weights, numbers and figures to the folder.
 
@@ -44,6 +46,7 @@ def run(
     Args:
         overwrite: replace the run that is in the folder.
         resume: continue the run that is in the folder.
+        watch: called with the row of metrics of each epoch. It may raise an error to stop the run.
 
     Raises:
         RunError: the request cannot be met, or training diverged.
@@ -58,7 +61,7 @@ def run(
             return
         data = opened.load_data()
         model = build_model(problem, config, data.train).to(opened.device)
-        opened.start(data, model)
+        opened.start(data, model, watch)
 
         with timed("training", opened.timings):
             trainer = Trainer(problem, config, model, data.train, data.val, logger=opened.logger, group=group)

@@ -69,17 +69,24 @@ def build_parser(problem: Problem[Any], prog: str) -> Parser:
         epilog="Flags override --config, and --config overrides --preset. The value `none` switches an option off.",
     )
     command = parser.add_argument_group("command")
-    command.add_argument("--preset", choices=problem.presets, help="start from this preset instead of `default`")
-    command.add_argument("--config", metavar="FILE", help="read options from a config.json, such as that of a run")
+    add_options(parser, command, problem)
     command.add_argument("--resume", metavar="RUN", help="continue a run that was stopped: its name or its folder")
     command.add_argument("--print-config", action="store_true", help="print the resulting config.json and stop")
     command.add_argument("--save-data", metavar="FILE", help="write the data to an .npz file for --data, and stop")
     command.add_argument("--overwrite", action="store_true", help="replace an earlier run, or file, of the same name")
+    return parser
+
+
+def add_options(parser: Parser, command: Any, problem: Problem[Any]) -> None:
+    """Add --preset and --config to the group `command` of a parser, and a flag for every option of the problem."""
+    if "default" not in problem.presets:
+        raise ProblemError('presets has no key "default": add a preset with this name')
+    command.add_argument("--preset", choices=problem.presets, help="start from this preset instead of `default`")
+    command.add_argument("--config", metavar="FILE", help="read options from a config.json, such as that of a run")
     try:
         add_flags(parser, options_of(problem.config_type), top="experiment")
     except argparse.ArgumentError as error:
         raise ProblemError(f"two options have the same flag ({error}): rename one of the fields") from None
-    return parser
 
 
 def parse_args(problem: Problem[Any], argv: Sequence[str] | None = None, prog: str | None = None) -> Command:
@@ -87,25 +94,44 @@ def parse_args(problem: Problem[Any], argv: Sequence[str] | None = None, prog: s
 
     An error ends the program with one line on stderr and exit code 2.
     """
-    if "default" not in problem.presets:
-        raise ProblemError('presets has no key "default": add a preset with this name')
     parser = build_parser(problem, prog or Path(sys.argv[0]).name)
     namespace, unknown = parser.parse_known_args(argv)
     if unknown:
         parser.refuse(unknown[0], options_of(problem.config_type))
     try:
-        return _resolve(problem, vars(namespace))
+        return _resolve_command(problem, vars(namespace))
     except ConfigError as error:
         parser.error(str(error))
 
 
-def _resolve(problem: Problem[Any], given: dict[str, Any]) -> Command:
-    """Merge defaults, preset, config file and flags, and check the result."""
-    for name in ("preset", "config", "save_data", "resume"):
-        if not isinstance(given.get(name, ""), str):  # argparse makes an empty list of --preset=--
-            raise ConfigError(f"--{name.replace('_', '-')} --: give one value")
+def _resolve_command(problem: Problem[Any], given: dict[str, Any]) -> Command:
+    """The request of a command line, from the result of its parser."""
+    for name in ("save_data", "resume"):
+        _require_word(given, name)
     if "resume" in given:
         return _resolve_resume(problem, given)
+    return Command(
+        resolve(problem, given),
+        print_config="print_config" in given,
+        overwrite="overwrite" in given,
+        save_data=Path(given["save_data"]) if "save_data" in given else None,
+        resume=None,
+    )
+
+
+def _require_word(given: dict[str, Any], name: str) -> None:
+    if not isinstance(given.get(name, ""), str):  # argparse makes an empty list of --preset=--
+        raise ConfigError(f"--{name.replace('_', '-')} --: give one value")
+
+
+def resolve(problem: Problem[Any], given: dict[str, Any]) -> Config:
+    """Merge defaults, preset, config file and flags, and check the result. `given` is the result of the parser.
+
+    Raises:
+        ConfigError: a value is invalid, or a flag has no effect.
+    """
+    for name in ("preset", "config"):
+        _require_word(given, name)
     config_type, options = problem.config_type, options_of(problem.config_type)
     values = asdict(problem.presets[given.get("preset", "default")])
     if "config" in given:
@@ -119,16 +145,10 @@ def _resolve(problem: Problem[Any], given: dict[str, Any]) -> Command:
     if "save_data" in given:  # nothing is trained, so that only the options of the data have to be valid
         values = merge(asdict(config_type()), {k: values[k] for k in ("data", "seed", "threads")})
         values["train"] |= {"batch_size": 1}
-    config = validate(config_type, values, source=given.get("config", ""), flags=flags)
+    config: Config = validate(config_type, values, source=given.get("config", ""), flags=flags)
     require_file(config_type, flags, config.data.file)
     _refuse_idle(problem, given, config)
-    return Command(
-        config,
-        print_config="print_config" in given,
-        overwrite="overwrite" in given,
-        save_data=Path(given["save_data"]) if "save_data" in given else None,
-        resume=None,
-    )
+    return config
 
 
 def _resolve_resume(problem: Problem[Any], given: dict[str, Any]) -> Command:

@@ -227,9 +227,11 @@ def load_config(config_type: type[C], path: str | Path) -> C:
 def project_folder(run: Path) -> Path:
     """The folder that contains the folder `checkpoints` of a run, and where the run was started.
 
-    A relative path of --data in config.json is relative to it. The whole folder can therefore be moved.
+    A relative path of --data in config.json is relative to it. The whole folder can therefore be moved. The folder of a
+    run in a sweep is in the folder of the sweep, which is in `checkpoints`.
     """
-    return Path(os.path.abspath(run)).parent.parent  # noqa: PTH100 - resolve() would follow links, as to a larger disk
+    place = Path(os.path.abspath(run)).parent  # noqa: PTH100 - resolve() would follow links, as to a larger disk
+    return place.parent.parent if (place / "sweep.json").exists() else place.parent
 
 
 # Options that may change when a run is resumed: its length, the place of its data, the machine, and what it records.

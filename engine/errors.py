@@ -21,10 +21,18 @@ class BadRequestError(RunError):
     exit_code = 2
 
 
+class BusyError(BadRequestError):
+    """Another process writes to the folder of the run."""
+
+
 class UnusableFileError(RunError):
     """A file is damaged, or does not contain what was expected."""
 
     exit_code = 3
+
+
+class PrunedError(RunError):
+    """A run of a search was stopped early, because other runs were better at the same epoch."""
 
 
 class DivergedError(RunError):

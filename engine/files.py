@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.errors import BadRequestError, UnusableFileError
+from engine.errors import BadRequestError, BusyError, UnusableFileError
 from utils import warn
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ def _lock(folder: Path) -> "FileLock | None":
     The system releases the lock when the process ends, even if it is killed: that does not block the next run.
 
     Raises:
-        BadRequestError: another process holds the lock.
+        BusyError: another process holds the lock.
     """
     from filelock import FileLock, Timeout
 
@@ -201,7 +201,7 @@ def _lock(folder: Path) -> "FileLock | None":
     try:
         lock.acquire()
     except Timeout:
-        raise BadRequestError(
+        raise BusyError(
             f"{folder} is being written by {_writer(folder)}: wait, or choose another --run-name"
         ) from None
     except OSError as error:
@@ -209,6 +209,26 @@ def _lock(folder: Path) -> "FileLock | None":
             raise
         return None
     return lock
+
+
+@contextmanager
+def wait_for_lock(path: Path) -> Iterator[None]:
+    """Hold the lock of a file while the block runs. Wait as long as another process, on any machine, holds it.
+
+    If the file system has no locks, the block runs without one.
+    """
+    from filelock import FileLock
+
+    lock = FileLock(path, preserve_lock_file=True)
+    try:
+        lock.acquire()
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _writer(folder: Path) -> str:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from engine.checkpoints import EarlierRun
     from engine.prediction import Standardized
-    from logger import NullLogger
+    from logger import NullLogger, Watch
 
 
 @dataclass
@@ -89,7 +89,7 @@ class Run:
             return self.config
         return replace(self.config, data=replace(self.config.data, file=str(found)))
 
-    def start(self, data: Data, model: "Standardized") -> None:
+    def start(self, data: Data, model: "Standardized", watch: "Watch | None" = None) -> None:
         """Remove an earlier run from the folder, and begin to record this one. Call it after all checks."""
         import torch
 
@@ -105,7 +105,13 @@ class Run:
             empty_folder(self.folder)
         shapes = {"inputs": [list(x.shape[1:]) for x in inputs], "target": list(model.mean.shape)}
         logger = RunLogger(
-            self.folder, self.problem, self.config, shapes=shapes, timings=self.timings, earlier=self.earlier
+            self.folder,
+            self.problem,
+            self.config,
+            shapes=shapes,
+            timings=self.timings,
+            earlier=self.earlier,
+            watch=watch,
         )
         self.logger = self.stack.enter_context(logger)
         logger.note(

@@ -1,0 +1,240 @@
+"""A sweep: a folder of runs of one problem that differ in some options and in the seed. Its plan is in sweep.json.
+
+Several processes, also on several machines, can train the runs of a sweep. They only share its folder. A run is locked
+by the process that trains it (files.py), and its run_info.json says how it ended. Which runs are still to be trained
+therefore follows from the files at any time.
+"""
+
+import hashlib
+import json
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from engine.config import Config
+from engine.errors import BadRequestError, UnusableFileError
+from engine.files import read_info, wait_for_lock, write_json
+from engine.loading import load_problem
+from engine.options import Option, folder_name, merge, options_of, validate
+from engine.search import Search, run_name, trial_name
+
+Values = Mapping[str, Any]  # options by their dotted path, such as "train.lr"
+
+OVER = {"finished", "diverged", "pruned"}  # the statuses of runs that are not continued
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What the runs of a sweep are. The same command line makes the same plan."""
+
+    problem: str  # the module of the problem
+    config: dict[str, Any]  # the options that all runs share, and the first seed
+    grid: dict[str, list[Any]]  # the values of an option, by its path; every combination is a setting
+    search: dict[str, dict[str, Any]]  # the range of an option, by its path: see search.py
+    trials: int  # the number of settings that the search tries
+    trial_seeds: list[int]  # the seeds of each of them
+    pruning: bool  # whether runs of the search are stopped early
+    confirm: int  # how many of the best settings of the search are trained again, with other seeds
+    seeds: list[int]  # the seeds of every setting of the grid, or of every confirmed one
+    command: str  # the command line
+
+
+class PlannedRun(NamedTuple):
+    """A run of a sweep."""
+
+    name: str  # of its folder in the folder of the sweep
+    config: Config
+    trial: int | None = None  # the number of the trial, if the run may be pruned
+
+
+class Sweep:
+    """The folder of a sweep with its plan.
+
+    Attributes:
+        given_up: names of runs that failed in this process, so that it does not try them again.
+
+    Raises:
+        BadRequestError: the module of the problem cannot be found.
+    """
+
+    def __init__(self, folder: Path, plan: Plan) -> None:
+        self.folder, self.plan = folder, plan
+        self.problem = load_problem(plan.problem)
+        self.options = {".".join(path): option for path, option in options_of(self.problem.config_type).items()}
+        self.search = Search(folder, self.options, plan) if plan.search else None
+        self.given_up: set[str] = set()
+        self._over: set[str] = set()  # names of runs that are known to be over
+
+    def settings(self) -> dict[str, Values]:
+        """The settings that are trained with all seeds, by name: those of the grid, or the confirmed ones of a search.
+
+        The first one is the reference for the others. In a search, that is the setting without changes. There are none
+        before all trials are over.
+        """
+        if self.search is not None:
+            best = self.search.best(self.plan.confirm, self.given_up)
+            return {"default": {}, **{trial_name(k): self.search.values[k] for k in best}} if best else {}
+        combinations = product(*([(path, value) for value in values] for path, values in self.plan.grid.items()))
+        return {self._name(dict(each)): dict(each) for each in combinations}
+
+    def _name(self, values: Values) -> str:
+        """A name for a setting that can be part of the name of a folder. Different settings have different names."""
+        words = []
+        for path, value in values.items():
+            option = self.options[path]
+            typed = self.typed(option, value)
+            words.append(typed.lstrip("-") if option.kind is bool else option.flag[2:] + typed.replace(" ", "_"))
+        name, full = folder_name("-".join(words)), "-".join(words)
+        return name if name == full else f"{name[:30]}-{hashlib.sha256(full.encode()).hexdigest()[:6]}"
+
+    @staticmethod
+    def typed(option: Option, value: Any) -> str:
+        """A value as you type it on the command line."""
+        return option.typed(tuple(value) if isinstance(value, list) else value)
+
+    def label(self, values: Values) -> str:
+        """A setting as you type it on the command line, such as `--lr 0.001 --hidden 128 64`."""
+        words = []
+        for path, value in values.items():
+            option = self.options[path]
+            typed = self.typed(option, value)
+            words.append(typed if option.kind is bool else f"{option.flag} {typed}")
+        return " ".join(words)
+
+    def run(self, setting: str, values: Values, seed: int, trial: int | None = None) -> PlannedRun:
+        """The run of a setting with a seed."""
+        name = run_name(setting, seed)
+        changes: dict[str, Any] = {"seed": seed, "log": {"run_name": name}}
+        for path, value in values.items():
+            section, _, key = path.rpartition(".")
+            changes = merge(changes, {section: {key: value}} if section else {key: value})
+        config = validate(self.problem.config_type, merge(self.plan.config, changes), source=str(self.folder))
+        return PlannedRun(name, config, trial)
+
+    def is_over(self, name: str) -> bool:
+        """Whether a run is finished, diverged or pruned."""
+        if name not in self._over and status_of(self.folder / name) in OVER:
+            self._over.add(name)
+        return name in self._over
+
+    def open_runs(self, skip: Collection[str]) -> Iterator[PlannedRun]:
+        """The runs that are still to be trained, except for those with the names in `skip` and those given up.
+
+        A search adds a trial when it is asked for the next run and no run of earlier trials is open.
+        """
+        if self.search is not None:
+            yield from self._open_trials(skip)
+        for setting, values in self.settings().items():
+            for seed in self.plan.seeds:
+                if self._is_open(run_name(setting, seed), skip):
+                    yield self.run(setting, values, seed)
+
+    def _open_trials(self, skip: Collection[str]) -> Iterator[PlannedRun]:
+        assert self.search is not None
+        first, *others = self.plan.trial_seeds
+        number = 0
+        while True:
+            if number == len(self.search.values):
+                with self.lock():
+                    if not self.search.add():
+                        return
+            name, values = trial_name(number), self.search.values[number]
+            if self._is_open(run_name(name, first), skip):
+                yield self.run(name, values, first, number if self.plan.pruning else None)
+            elif status_of(self.folder / run_name(name, first)) == "finished":
+                for seed in others:
+                    if self._is_open(run_name(name, seed), skip):
+                        yield self.run(name, values, seed)
+            number += 1
+
+    def _is_open(self, name: str, skip: Collection[str]) -> bool:
+        return name not in skip and name not in self.given_up and not self.is_over(name)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Let only one process, on any machine, change the files of the sweep."""
+        with wait_for_lock(self.folder / "sweep.lock"):
+            yield
+
+
+def status_of(run: Path) -> str:
+    """The status in the run_info.json of a run, or an empty string."""
+    try:
+        return str(read_info(run).get("status", ""))
+    except UnusableFileError:
+        return ""
+
+
+def load_sweep(folder: Path) -> Sweep:
+    """Load the sweep in a folder.
+
+    Raises:
+        BadRequestError: the folder does not contain a sweep.
+        UnusableFileError: sweep.json is damaged.
+    """
+    path = folder / "sweep.json"
+    try:
+        plan = Plan(**json.loads(path.read_bytes()))
+    except (FileNotFoundError, NotADirectoryError):
+        raise BadRequestError(f"{folder} is not a sweep: it has no sweep.json; start one with `python sweep.py`") from None
+    except (ValueError, TypeError) as error:
+        raise UnusableFileError(f"{path} is damaged ({error}): run the command that started the sweep again") from None
+    return Sweep(folder, plan)
+
+
+def open_sweep(folder: Path, plan: Plan) -> Sweep:
+    """Start a sweep, or continue the one in the folder, which may get more settings, seeds or trials.
+
+    Raises:
+        BadRequestError: the folder contains something else, or a sweep with other options.
+    """
+    if (folder / "sweep.json").exists():
+        _require_extension(load_sweep(folder), plan)
+    elif folder.is_symlink() or folder.exists():
+        what = "a run" if (folder / "config.json").exists() else "not a sweep"
+        raise BadRequestError(f"{folder} is {what}, so it is kept: choose another name for the sweep")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "sweep.json", asdict(plan))
+    return Sweep(folder, plan)
+
+
+def _require_extension(earlier: Sweep, plan: Plan) -> None:
+    """Raise BadRequestError unless a plan contains all runs of an earlier sweep."""
+    before, name = earlier.plan, earlier.folder.name
+    fix = "give the options of that sweep, or another name"
+    if plan.problem != before.problem:
+        raise BadRequestError(f"{earlier.folder} is a sweep of the problem {before.problem}: {fix}")
+    for path, option in earlier.options.items():
+        was, now = (_at(each.config, path) for each in (before, plan))
+        if was != now:
+            typed, other = (earlier.typed(option, each) for each in (now, was))
+            given = typed if option.kind is bool else f"{option.flag} {typed}"
+            raise BadRequestError(f"{given}: the sweep {name} has {other}: {fix}")
+    if _fixed(plan) != _fixed(before):
+        changed = [key for key, value in _fixed(before).items() if _fixed(plan)[key] != value]
+        raise BadRequestError(f"the sweep {name} has another {changed[0]} ({before.command}): {fix}")
+    lost = [f"{path}={value}" for path, values in before.grid.items() for value in values if value not in plan.grid[path]]
+    lost += [f"seed {seed}" for seed in before.seeds if seed not in plan.seeds]
+    lost += [f"{before.trials} trials"] if plan.trials < before.trials else []
+    if lost:
+        raise BadRequestError(f"the sweep {name} also has {', '.join(lost)}: keep these, or give another name")
+
+
+def _fixed(plan: Plan) -> dict[str, Any]:
+    """What cannot change when a sweep is continued."""
+    return {
+        "grid": list(plan.grid),
+        "search": plan.search,
+        "trial seeds": plan.trial_seeds,
+        "choice of pruning": plan.pruning,
+    }
+
+
+def _at(config: Mapping[str, Any], path: str) -> Any:
+    value: Any = config
+    for key in path.split("."):
+        value = value[key]
+    return value

@@ -167,6 +167,7 @@ def provenance() -> dict[str, Any]:
         "torch": version("torch"),
         "numpy": version("numpy"),
         "platform": platform.platform(),
+        "host": platform.node(),
         "pid": os.getpid(),
     }
 

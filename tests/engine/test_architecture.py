@@ -18,10 +18,12 @@ LAYERS: list[dict[str, set[str]]] = [
         "engine.signals": set(),
         "engine.compiler": set(),
         "engine.recording": set(),
+        "engine.records": set(),
         "engine.suggestions": set(),
         "engine.surroundings": set(),
     },
     {
+        "engine.comparison": {"engine.records"},
         "engine.replay": {"utils", "engine.recording", "engine.surroundings"},
         "engine.options": {"engine.errors", "engine.suggestions"},
         "engine.files": {"utils", "engine.errors"},
@@ -72,7 +74,7 @@ LAYERS: list[dict[str, set[str]]] = [
         },
         "logger": {
             *("utils", "engine.checkpoints", "engine.cli", "engine.config", "engine.errors", "engine.files"),
-            *("engine.hardware", "engine.io", "engine.loading", "engine.problem", "engine.signals"),
+            *("engine.hardware", "engine.io", "engine.loading", "engine.problem", "engine.records", "engine.signals"),
         },
         "trainer": {
             *("logger", "utils", "engine.compiler", "engine.config", "engine.distributed", "engine.errors"),

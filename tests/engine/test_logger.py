@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import platform
 import pty
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from engine.files import write_json
 from engine.signals import Interrupted
 from logger import NullLogger, RunLogger, hash_without_seed
 from tests.conftest import DEBUG, TOY, environment, read, read_all
-from tests.toy import PROBLEM, ToyConfig
+from tests.toy import PROBLEM, ToyConfig, ToyDataConfig
 from utils import timed
 
 ROW = {"epoch": 1, "step": 10, "train_loss": 0.5, "val_loss": 0.25, "val_mae": 0.1, "learning_rate": 0.001}
@@ -144,6 +145,25 @@ def test_config_and_provenance_are_recorded_at_the_start(tmp_path: Path) -> None
     assert info["pid"] == os.getpid()
     assert info["torch"] == torch.__version__
     assert set(info) >= {"argv", "git_commit", "git_dirty", "python", "numpy", "platform", "started", "timings"}
+
+
+def test_what_lists_of_runs_need_is_recorded(tmp_path: Path) -> None:
+    config = ToyConfig(
+        train=TrainConfig(lr=0.5, epochs=7),
+        data=ToyDataConfig(dimension=4, cache=False),
+        log=LogConfig(run_name="a"),
+        seed=5,
+        threads=1,
+        replay=True,
+    )
+    RunLogger(tmp_path, PROBLEM, config)
+    info = read(tmp_path, "run_info.json")
+    assert info["label"] == "mlp-d4"
+    assert info["main_metric"] == ["mae", "min"]
+    assert info["changed"] == {"data.dimension": 4, "train.epochs": 7, "train.lr": 0.5}
+    RunLogger(tmp_path, PROBLEM, ToyConfig(data=ToyDataConfig(file="x.npz", points_key="x")))
+    assert read(tmp_path, "run_info.json")["changed"] == {"data.file": "x.npz", "data.points_key": "x"}
+    assert info["host"] == platform.node()
 
 
 def test_only_changed_code_makes_a_commit_dirty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

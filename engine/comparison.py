@@ -1,0 +1,175 @@
+"""Statistics over runs that only differ in their seed: means with errors, and differences that are paired by seed."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from engine.records import Record
+
+SEEDS_FOR_VERDICT = 5  # with fewer seeds, the spread of the differences is too uncertain
+SIGNIFICANCE = 0.05
+
+
+class Estimate(NamedTuple):
+    """The mean of a quantity over seeds."""
+
+    mean: float
+    standard_error: float | None  # None for a single seed
+    n: int
+    values: dict[int, float]  # by seed
+
+    def __str__(self) -> str:
+        """The value with its error: `0.1234 ± 0.0012 (n = 6)`."""
+        return f"{with_error(self.mean, self.standard_error)} (n = {self.n})"
+
+
+class Table(NamedTuple):
+    """A table of text. The first column names its rows."""
+
+    columns: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+
+
+def estimate(values: Mapping[int, float]) -> Estimate:
+    """The mean and its standard error, from one value for each seed."""
+    n = len(values)
+    mean = math.fsum(values.values()) / n
+    error = math.sqrt(math.fsum((x - mean) ** 2 for x in values.values()) / (n - 1) / n) if n > 1 else None
+    return Estimate(mean, error, n, dict(values))
+
+
+def estimates(records: Sequence[Record]) -> dict[str, Estimate]:
+    """Estimates of all metrics over the finished runs. Of several runs with the same seed, the newest one counts."""
+    values: dict[str, dict[int, float]] = {}
+    for record in sorted(records, key=lambda record: record.date):
+        if record.is_finished:
+            for name, value in record.metrics().items():
+                values.setdefault(name, {})[record.seed] = value
+    return {name: estimate(dict(sorted(by_seed.items()))) for name, by_seed in values.items()}
+
+
+def differences(a: Mapping[str, Estimate], b: Mapping[str, Estimate]) -> dict[str, Estimate]:
+    """Estimates of b - a, paired by seed, for each metric and over the seeds that both have."""
+    found = {}
+    for name in a:
+        if name in b and (seeds := [seed for seed in a[name].values if seed in b[name].values]):
+            found[name] = estimate({seed: b[name].values[seed] - a[name].values[seed] for seed in seeds})
+    return found
+
+
+def p_value(difference: Estimate) -> float | None:
+    """The two-sided p-value of Student's t for the mean of paired differences. None if it is not defined."""
+    if difference.standard_error is None or not math.isfinite(difference.mean):
+        return None
+    largest = max(map(abs, difference.values.values()))
+    if max(difference.values.values()) - min(difference.values.values()) <= 1e-9 * largest:  # equal up to rounding
+        return 1.0 if largest == 0 else None
+    from scipy.special import stdtr  # scipy.stats takes a second to load
+
+    return float(2 * stdtr(difference.n - 1, -abs(difference.mean) / difference.standard_error))
+
+
+def verdict(difference: Estimate, direction: str, n_comparisons: int = 1) -> str:
+    """Whether differences are significant by Student's t: two-sided, at 5 % divided by the number of comparisons.
+
+    Args:
+        direction: "min" or "max", if small or large values are good.
+    """
+    n = difference.n
+    if n < SEEDS_FOR_VERDICT:
+        return f"no verdict: {n} seed{'s' if n > 1 else ''}, {SEEDS_FOR_VERDICT} are needed"
+    if not math.isfinite(difference.mean):
+        return "no verdict: a difference is not a finite number"
+    p = p_value(difference)
+    if p is None:
+        return f"no verdict: all {n} differences are equal, so that their error is unknown"
+    if p >= SIGNIFICANCE / n_comparisons:
+        return "no significant difference"
+    return "better" if (difference.mean < 0) == (direction == "min") else "worse"
+
+
+def with_error(value: float, error: float | None) -> str:
+    """A value with its error: `0.1234 ± 0.0012`. The error has two digits, and the value as many decimal places."""
+    if not error or not math.isfinite(value + error):
+        return f"{value:.4g}" + ("" if error is None else f" ± {error:.2g}")
+    exponent = math.floor(math.log10(abs(value) or error))
+    if -5 < exponent < 6:
+        exponent = 0
+    value, error = value / 10.0**exponent, error / 10.0**exponent
+    decimals = 1 - int(f"{error:.1e}".partition("e")[2])  # .1e rounds to two digits: 0.0996 has the exponent of 0.10
+    text = " ± ".join(f"{round(x, decimals):.{max(decimals, 0)}f}" for x in (value, error))
+    return f"({text})e{exponent:+03d}" if exponent else text
+
+
+def compared_metrics(groups: Mapping[str, Sequence[Record]]) -> list[str]:
+    """The metrics that tables show: those of the test without the loss, and the main one also on unseen examples."""
+    finished = [record for records in groups.values() for record in records if record.is_finished]
+    if not finished:
+        return []
+    main = finished[0].main_metric[0]
+    names = dict.fromkeys([f"test_{main}", *(name for record in finished for name in record.test_metrics())])
+    return [
+        name
+        for name in names
+        if name == f"test_unseen_{main}" or (not name.startswith("test_unseen_") and name != "test_loss")
+    ]
+
+
+def unfinished(records: Sequence[Record]) -> str:
+    """The runs that did not finish, counted by status: `2 diverged, 1 running`, or an empty string."""
+    statuses = [record.status for record in records if not record.is_finished]
+    return ", ".join(f"{statuses.count(status)} {status}" for status in sorted(set(statuses)))
+
+
+def tables(groups: Mapping[str, Sequence[Record]], metrics: Sequence[str] = ()) -> list[Table]:
+    """Compare groups of runs by name: estimates with errors, and differences to the first group with a verdict.
+
+    Args:
+        groups: runs that only differ in the seed. The first group with finished runs is the reference.
+        metrics: the columns. The default is compared_metrics.
+
+    Returns:
+        Two tables, or one if fewer than two groups have finished runs.
+    """
+    metrics = metrics or compared_metrics(groups)
+    found = {name: estimates(records) for name, records in groups.items()}
+    rows = [
+        (name, *(str(found[name][m]) if m in found[name] else "" for m in metrics), unfinished(records))
+        for name, records in groups.items()
+    ]
+    result = [Table(("setting", *metrics, "not finished"), rows)]
+    if not any(row[-1] for row in rows):
+        result = [Table(result[0].columns[:-1], [row[:-1] for row in rows])]
+    compared = [name for name, by_metric in found.items() if by_metric]
+    if len(compared) > 1:
+        finished = next(record for record in groups[compared[0]] if record.is_finished)
+        result.append(_table_of_differences(found, compared, metrics, finished.main_metric))
+    return result
+
+
+def _table_of_differences(
+    found: Mapping[str, Mapping[str, Estimate]], compared: Sequence[str], metrics: Sequence[str], main: tuple[str, str]
+) -> Table:
+    reference, *others = compared
+    rows = []
+    for name in others:
+        paired = differences(found[reference], found[name])
+        judged = paired.get(f"test_{main[0]}")
+        words = "no verdict: no seed in common" if judged is None else verdict(judged, main[1], len(others))
+        rows.append((name, *(str(paired[m]) if m in paired else "" for m in metrics), words))
+    return Table((f"minus {reference}", *metrics, f"verdict on test_{main[0]}"), rows)
+
+
+def to_markdown(table: Table) -> str:
+    """A table in Markdown, whose columns are also aligned as plain text."""
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in (table.columns, *table.rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(table.columns))]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in cells
+    ]
+    return "\n".join([lines[0], "|" + "|".join(":" + "-" * (width + 1) for width in widths) + "|", *lines[1:]])
+
+
+def markdown_table(groups: Mapping[str, Sequence[Record]], metrics: Sequence[str] = ()) -> str:
+    """The tables that compare groups of runs, in Markdown: see `tables`."""
+    return "\n\n".join(map(to_markdown, tables(groups, metrics)))

@@ -1,0 +1,177 @@
+"""A run as its files describe it. Reading it needs neither torch nor the module of its problem."""
+
+import json
+import math
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+# The options that do not change the experiment: what is recorded, where the data are kept, and the machine.
+OF_MACHINE = ("log", "data.cache", "device", "threads", "compile", "replay")
+
+
+class Record(NamedTuple):
+    """The files of a run, except its weights and arrays. A file that cannot be read makes the run `damaged`."""
+
+    folder: Path
+    name: str  # relative to checkpoints/: `wide`, or `width/seed42` for a run of a sweep
+    config: dict[str, Any]  # config.json
+    info: dict[str, Any]  # run_info.json; empty if it is missing
+    status: str  # running, finished, interrupted, diverged, failed, pruned, damaged, or unknown
+    results: dict[str, Any] | None  # results.json; None if it is missing
+
+    @property
+    def seed(self) -> Any:
+        """The seed, or None if the config cannot be read."""
+        return self.config.get("seed")
+
+    @property
+    def problem(self) -> str:
+        """The name of the module of the problem."""
+        return str(self.info.get("problem", "problem"))  # the first version did not write the name
+
+    @property
+    def label(self) -> str:
+        """A short description of the config: that of the problem or, for older runs, the name of the folder."""
+        return str(self.info.get("label", self.folder.name))
+
+    @property
+    def date(self) -> str:
+        """When the run was started, in ISO 8601, or an empty string."""
+        return str(self.info.get("started", ""))
+
+    @property
+    def changed(self) -> dict[str, Any] | None:
+        """The options that differ from the preset `default`, by dotted path, or None for older runs."""
+        return self.info.get("changed")
+
+    @property
+    def main_metric(self) -> tuple[str, str]:
+        """The metric by which runs are compared, and whether small ("min") or large ("max") values are good.
+
+        Older runs do not name it: then it is the first one that is not the loss.
+        """
+        if "main_metric" in self.info:
+            name, direction = self.info["main_metric"]
+            return str(name), str(direction)
+        names = [name for name in (self.results or {}).get("test", {}) if name != "loss"]
+        return (names or ["loss"])[0], "min"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run has results that no process is about to replace."""
+        return self.status == "finished" and self.results is not None
+
+    @property
+    def epochs(self) -> int:
+        """The number of epochs that were trained and recorded."""
+        trained = self.results.get("epochs_trained") if self.is_finished and self.results else None
+        return len(self.rows()) if trained is None else int(trained)
+
+    @property
+    def epochs_planned(self) -> int | None:
+        """The number of epochs in the config."""
+        planned: int | None = self.config.get("train", {}).get("epochs")
+        return planned
+
+    def rows(self) -> list[dict[str, float]]:
+        """The rows of epoch_metrics.json. The list is empty if the file is missing or damaged."""
+        rows = _read(self.folder / "epoch_metrics.json", list)
+        return [row for row in rows or () if isinstance(row, dict) and {"epoch", "val_loss"} <= _numbers(row).keys()]
+
+    def test_metrics(self) -> dict[str, float]:
+        """The test metrics of a finished run: `test_mae`, ..., and `test_unseen_mae`, ... without those of training."""
+        metrics: dict[str, float] = {}
+        if self.is_finished and self.results:
+            for split in ("test", "test_unseen"):
+                metrics |= {f"{split}_{name}": value for name, value in _numbers(self.results.get(split)).items()}
+        return metrics
+
+    def validation_metrics(self) -> dict[str, float]:
+        """The metrics of the epoch with the lowest validation loss: `val_loss`, `val_mae`, ..."""
+        best = min(self.rows(), key=lambda row: row["val_loss"], default={})
+        return {name: value for name, value in _numbers(best).items() if name.startswith("val_")}
+
+    def metrics(self) -> dict[str, float]:
+        """All metrics by name, first those of the test."""
+        return self.test_metrics() | self.validation_metrics()
+
+
+def read_record(folder: Path) -> Record | None:
+    """Read the files of a run. The result is None if the folder has no config.json."""
+    try:
+        config = _read(folder / "config.json", dict, lambda config: isinstance(config.get("train", {}), dict))
+        info = _read(folder / "run_info.json", dict, _is_info)
+        results = _read(folder / "results.json", dict, _is_results)
+    except OSError:  # for example, not a folder that may be read
+        return None
+    if config is None:
+        return None
+    status = "damaged" if {} in (config, info, results) else str((info or {}).get("status", "unknown"))
+    of_sweep = (folder.parent / "sweep.json").is_file()
+    name = f"{folder.parent.name}/{folder.name}" if of_sweep else folder.name
+    return Record(folder, name, config, info or {}, status, results or None)
+
+
+def find_records(root: Path) -> list[Record]:
+    """All runs in a folder and in the sweeps in it, by name. The folder may itself be a sweep."""
+    found: list[Record] = []
+    try:
+        entries = [Path(entry.path) for entry in os.scandir(root) if entry.is_dir()]
+    except OSError:
+        return []
+    for folder in entries:
+        if (record := read_record(folder)) is not None:
+            found.append(record)
+        elif (folder / "sweep.json").is_file():
+            found += find_records(folder)
+    return sorted(found, key=lambda record: record.name)
+
+
+def setting_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config without the seed and without the options that do not change the experiment."""
+
+    def without(section: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+        return {
+            key: without(value, f"{prefix}{key}.") if isinstance(value, Mapping) else value
+            for key, value in section.items()
+            if f"{prefix}{key}" not in ("seed", *OF_MACHINE)
+        }
+
+    return without(config, "")
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of a config by dotted path, such as `train.lr`."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _read(path: Path, kind: type, is_sound: Callable[[Any], bool] = lambda content: True) -> Any:
+    """The content of a JSON file, None if there is no such file, or an empty `kind` if it is damaged."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, RecursionError):
+        return kind()
+    return content if isinstance(content, kind) and is_sound(content) else kind()
+
+
+def _is_info(info: dict[str, Any]) -> bool:
+    main = info.get("main_metric", ["", ""])
+    return isinstance(info.get("changed", {}), dict) and isinstance(main, list) and len(main) == 2
+
+
+def _is_results(results: dict[str, Any]) -> bool:
+    return isinstance(results.get("test"), dict) and isinstance(results.get("epochs_trained"), int | None)
+
+
+def _numbers(values: Any) -> dict[str, float]:
+    """The entries of a dictionary that are finite numbers."""
+    if not isinstance(values, dict):
+        return {}
+    return {name: v for name, v in values.items() if isinstance(v, int | float) and math.isfinite(v)}

@@ -1,0 +1,103 @@
+"""Runs as their files describe them: also damaged ones, those of sweeps, and those of earlier versions."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engine.config import load_config, to_dict
+from engine.records import Record, find_records, flatten, read_record, setting_of
+from tests.conftest import ROOT, read
+from tests.toy import PROBLEM, ToyConfig
+
+
+@pytest.fixture
+def run(toy_run: Path, tmp_path: Path) -> Path:
+    """A copy of a finished run that a test may change."""
+    return Path(shutil.copytree(toy_run, tmp_path / "checkpoints" / "first"))
+
+
+def record_of(folder: Path) -> Record:
+    record = read_record(folder)
+    assert record is not None
+    return record
+
+
+def test_a_finished_run_has_its_metrics(toy_run: Path) -> None:
+    record = record_of(toy_run)
+    assert (record.name, record.label, record.problem, record.seed) == ("first", "mlp-d3", "tests.toy", 42)
+    assert (record.status, record.epochs, record.epochs_planned) == ("finished", 5, 5)
+    assert record.main_metric == ("mae", "min")
+    assert record.changed == {
+        "data.num_train": 200,
+        "data.num_val": 50,
+        "data.num_test": 50,
+        "train.epochs": 5,
+        "train.lr": 0.01,
+    }
+    metrics, results = record.metrics(), read(toy_run, "results.json")
+    assert metrics["test_mae"] == results["test"]["mae"]
+    assert metrics["val_mae"] == read(toy_run, "epoch_metrics.json")[results["best_epoch"] - 1]["val_mae"]
+    assert "train_loss" not in metrics
+
+
+def test_an_unfinished_run_has_validation_metrics_only(run: Path) -> None:
+    (run / "run_info.json").write_text('{"status": "diverged"}', encoding="utf-8", newline="\n")
+    rows = read(run, "epoch_metrics.json")[:3]
+    (run / "epoch_metrics.json").write_text(json.dumps(rows), encoding="utf-8", newline="\n")
+    record = record_of(run)
+    assert (record.status, record.epochs, record.is_finished) == ("diverged", 3, False)
+    assert record.metrics()["val_loss"] == min(row["val_loss"] for row in rows)
+    assert "test_mae" not in record.metrics()
+
+
+def test_a_run_of_an_earlier_version_has_defaults(run: Path) -> None:
+    (run / "run_info.json").unlink()
+    record = record_of(run)
+    assert (record.status, record.label, record.problem, record.changed) == ("unknown", "first", "problem", None)
+    assert record.main_metric == ("mae", "min")
+
+
+@pytest.mark.parametrize("name", ["config.json", "run_info.json", "results.json", "epoch_metrics.json"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff", b'{"test": 1, "train": 2, "main_metric": 3}', b"3"])
+def test_a_damaged_file_is_no_traceback(name: str, content: bytes, run: Path) -> None:
+    (run / name).write_bytes(content)
+    record = record_of(run)
+    assert record.status == ("finished" if name == "epoch_metrics.json" else "damaged")
+    assert record.epochs == 5
+    assert record.is_finished == bool(record.test_metrics()) == (record.status == "finished")
+    assert record.epochs_planned in (5, None)
+    assert record.main_metric == ("mae", "min") or name == "results.json"
+    assert record.changed is None or record.changed["train.lr"] == 0.01
+    assert (record.seed in (42, None), record.label in ("mlp-d3", "first"), len(record.date) in (0, 25)) == (True,) * 3
+
+
+def test_runs_are_found_in_a_folder_and_in_its_sweeps(run: Path) -> None:
+    root = run.parent
+    for name in ("width/seed2", "width/seed1", "folder/seed3"):
+        shutil.copytree(run, root / name)
+    (root / "width" / "sweep.json").write_text("{}", encoding="utf-8", newline="\n")
+    (root / "file").touch()
+    assert [record.name for record in find_records(root)] == ["first", "width/seed1", "width/seed2"]
+    assert [record.name for record in find_records(root / "width")] == ["width/seed1", "width/seed2"]
+    assert find_records(root / "missing") == []
+    assert read_record(root / "width") is None
+    assert read_record(root / "file") is None
+
+
+def test_a_setting_does_not_depend_on_the_seed_and_the_machine(toy_run: Path) -> None:
+    config = to_dict(load_config(ToyConfig, toy_run / "config.json"))
+    left_out = set(flatten(config)) - set(flatten(setting_of(config)))
+    assert left_out == {
+        *("seed", "log.run_name", "log.wandb", "log.checkpoints", "data.cache"),
+        *("device", "threads", "compile", "replay"),
+    }
+    assert flatten(config)["train.lr"] == PROBLEM.presets["debug"].train.lr
+
+
+def test_reading_runs_loads_neither_numpy_nor_pydantic() -> None:
+    code = "import sys, engine.comparison; sys.exit(bool({'torch', 'numpy', 'pydantic', 'scipy'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -201,9 +201,7 @@ def _lock(folder: Path) -> "FileLock | None":
     try:
         lock.acquire()
     except Timeout:
-        raise BusyError(
-            f"{folder} is being written by {_writer(folder)}: wait, or choose another --run-name"
-        ) from None
+        raise BusyError(f"{folder} is being written by {_writer(folder)}: wait, or choose another --run-name") from None
     except OSError as error:
         if error.errno not in UNSUPPORTED:
             raise

@@ -5,8 +5,8 @@ concurrent.futures.ProcessPoolExecutor stops all tasks if one of its processes i
 
 import _thread
 import multiprocessing
-import os
 import signal
+import sys
 import threading
 import traceback
 from collections.abc import Callable
@@ -54,10 +54,11 @@ class Pool:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        workers = [*self.idle, *self.busy.values()]
-        for worker in workers:
+        for worker in self.idle:
+            worker.connection.close()
+        for worker in self.busy.values():
             worker.process.terminate()
-        for worker in workers:
+        for worker in (*self.idle, *self.busy.values()):
             worker.process.join()
 
     @property
@@ -92,7 +93,9 @@ class Pool:
             except (EOFError, OSError):
                 worker.process.join()
                 code = worker.process.exitcode
-                ending = f"by {signal.Signals(-code).name}" if code is not None and code < 0 else f"with exit code {code}"
+                ending = (
+                    f"by {signal.Signals(-code).name}" if code is not None and code < 0 else f"with exit code {code}"
+                )
                 outcomes.append(Outcome(worker.key, error=f"its process was ended {ending}"))
         return outcomes
 
@@ -125,7 +128,7 @@ def _serve(
     except (EOFError, OSError):  # the parent has ended
         return
     except Interrupted as stopped:
-        os._exit(stopped.exit_code)  # without a traceback
+        sys.exit(stopped.exit_code)  # without a traceback
 
 
 def _call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Any, str, str]:

@@ -86,7 +86,9 @@ class Search:
         self._read()  # another process may have added trials
         if len(self.values) < self.plan.trials:
             suggested = self._study().ask(self._distributions()).params
-            as_json = {path: json.loads(x) if "choices" in self.plan.search[path] else x for path, x in suggested.items()}
+            as_json = {
+                path: json.loads(x) if "choices" in self.plan.search[path] else x for path, x in suggested.items()
+            }
             self.values.append(as_json)
             write_json(self.folder / "trials.json", self.values)
             return True

@@ -1,5 +1,6 @@
 """The command line of sweep.py: the plan of a sweep, and how it is trained."""
 
+import json
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -9,10 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from engine.cli import add_options, resolve
-from engine.config import Config, to_dict
+from engine.config import Config
 from engine.errors import BadRequestError
 from engine.flags import Parser, without_effect
-from engine.hardware import available_cores
 from engine.loading import load_problem
 from engine.options import ConfigError, Option, check_name, options_of
 from engine.problem import Problem
@@ -28,7 +28,7 @@ class SweepRequest(NamedTuple):
 
     folder: Path
     plan: Plan | None  # None: that of the folder, to take runs from it
-    workers: int
+    workers: int | None  # None: as many as cores allow
 
 
 def build_parser(problem: Problem[Any] | None) -> Parser:
@@ -49,14 +49,14 @@ def build_parser(problem: Problem[Any] | None) -> Parser:
         nargs="+",
         action="extend",
         metavar="FLAG=V,V",
-        help='train with each of these values; the values of several flags are combined: lr=0.001,0.01 "hidden=64 32,128"',
+        help='train with each of these values, and all combinations: lr=0.001,0.01 "hidden=64 32,128"',
     )
     sweep.add_argument(
         "--search",
         nargs="+",
         action="extend",
         metavar="FLAG=LOW..HIGH",
-        help="search for the lowest validation loss in these ranges: lr=1e-4..1e-2:log dropout=0..0.5 activation=relu,gelu",
+        help="search for the lowest validation loss: lr=1e-4..1e-2:log dropout=0..0.5 activation=relu,gelu",
     )
     sweep.add_argument("--trials", metavar="N", help="settings that the search tries")
     sweep.add_argument("--trial-seeds", metavar="N", help="seeds of each of these (default: 1)")
@@ -106,7 +106,7 @@ def _resolve(
         idle = [f"--{key.replace('_', '-')}" for key in given if key not in ("name", "work", "workers")]
         if idle:
             raise ConfigError(without_effect(idle, "--work, which takes the plan of the sweep"))
-        return SweepRequest(folder, None, workers or 0)
+        return SweepRequest(folder, None, workers)
     if "log.run_name" in given:
         raise ConfigError("--run-name: the names of the runs are made from their options; give the sweep a NAME")
     grid, search = (_by_option(parser, options, given.get(key, ()), key) for key in ("grid", "search"))
@@ -117,12 +117,14 @@ def _resolve(
     n_trial_seeds = _count(given, "trial_seeds") if "trial_seeds" in given else 1
     trial_seeds = [config.seed + k for k in range(n_trial_seeds)] if search else []
     if search:
-        seeds = seeds if "seed_list" in given else [n_trial_seeds + seed for seed in seeds] if "confirm" in given else []
+        seeds = (
+            seeds if "seed_list" in given else [n_trial_seeds + seed for seed in seeds] if "confirm" in given else []
+        )
         if again := set(seeds) & set(trial_seeds):
             raise ConfigError(f"--seed-list: the trials of the search have the seed {again.pop()}: give other seeds")
     plan = Plan(
         problem=given.get("problem", "problem"),
-        config=asdict(config),
+        config=json.loads(json.dumps(asdict(config))),  # with lists, as in sweep.json
         grid=_grid(problem, options, given, grid),
         search={".".join(path): _space(problem, options[path], given, text) for path, text in search.items()},
         trials=_count(given, "trials") if search else 0,
@@ -135,7 +137,7 @@ def _resolve(
     n_runs = reduce(lambda n, values: n * len(values), plan.grid.values(), len(seeds)) + plan.trials * n_trial_seeds
     if n_runs > MOST_RUNS:
         raise ConfigError(f"the sweep has {n_runs:,} runs, and at most {MOST_RUNS:,} are allowed: give fewer values")
-    return SweepRequest(folder, plan, workers or max(1, available_cores() // (config.threads or 1)))
+    return SweepRequest(folder, plan, workers)
 
 
 def _folder(name: str) -> Path:
@@ -157,7 +159,9 @@ def _seeds(given: Mapping[str, Any], config: Config) -> list[int]:
     if "seed_list" in given:
         words = given["seed_list"].split(",") if isinstance(given["seed_list"], str) else [""]
         if not all(word.isascii() and word.isdecimal() and int(word[:30]) < 2**64 for word in words):
-            raise ConfigError(f"--seed-list {given['seed_list']}: must be integers from 0 to 2^64 - 1, separated by commas")
+            raise ConfigError(
+                f"--seed-list {given['seed_list']}: must be integers from 0 to 2^64 - 1, separated by commas"
+            )
         seeds = [int(word) for word in words]
         if len(set(seeds)) < len(seeds):
             raise ConfigError(f"--seed-list {given['seed_list']}: a seed is given twice; give it once")
@@ -188,7 +192,9 @@ def _by_option(parser: Parser, options: Options, words: Sequence[str], key: str)
     return found
 
 
-def _refuse_idle(given: Mapping[str, Any], options: Options, grid: Mapping[Any, str], search: Mapping[Any, str]) -> None:
+def _refuse_idle(
+    given: Mapping[str, Any], options: Options, grid: Mapping[Any, str], search: Mapping[Any, str]
+) -> None:
     """Raise ConfigError if flags contradict each other, or have no effect."""
     flags = {f"--{key.replace('_', '-')}" for key in given}
     if not flags & {"--seeds", "--seed-list", "--grid", "--search"}:
@@ -226,9 +232,10 @@ def _grid(
         combinations = [combination | {path: word} for combination in combinations for word in each]
     values: dict[str, list[Any]] = {".".join(path): [] for path in words}
     for combination in combinations:
-        config = to_dict(_with(problem, options, given, combination, "--grid"))
+        config = _with(problem, options, given, combination, "--grid")
         for path in combination:
-            value = reduce(lambda section, key: section[key], path, config)
+            value: Any = reduce(getattr, path, config)
+            value = list(value) if isinstance(value, tuple) else value
             if value not in values[".".join(path)]:
                 values[".".join(path)].append(value)
     for path, each in words.items():
@@ -248,10 +255,10 @@ def _space(problem: Problem[Any], option: Option, given: Mapping[str, Any], text
         raise ConfigError(f"{asked}: only a number has a range; write {option.flag[2:]}=v1,v2")
     if colon and scale != "log":
         raise ConfigError(f"{asked}: after the range, only :log is allowed")
-    ends = []
+    ends: list[Any] = []
     for word in (low, high):
-        config = to_dict(_with(problem, options, given, {option.path: word}, "--search"))
-        ends.append(reduce(lambda section, key: section[key], option.path, config))
+        config = _with(problem, options, given, {option.path: word}, "--search")
+        ends.append(reduce(getattr, option.path, config))
     if None in ends or ends[0] >= ends[1]:
         raise ConfigError(f"{asked}: the range is empty; write {option.flag[2:]}=low..high")
     if colon and ends[0] <= 0:

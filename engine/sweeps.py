@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +22,8 @@ from engine.options import Option, folder_name, merge, options_of, validate
 from engine.search import Search, run_name, trial_name
 
 Values = Mapping[str, Any]  # options by their dotted path, such as "train.lr"
+
+UNCHANGED = "unchanged"  # the setting of a search that is trained for comparison with the best ones
 
 OVER = {"finished", "diverged", "pruned"}  # the statuses of runs that are not continued
 
@@ -76,7 +78,7 @@ class Sweep:
         """
         if self.search is not None:
             best = self.search.best(self.plan.confirm, self.given_up)
-            return {"default": {}, **{trial_name(k): self.search.values[k] for k in best}} if best else {}
+            return {UNCHANGED: {}, **{trial_name(k): self.search.values[k] for k in best}} if best else {}
         combinations = product(*([(path, value) for value in values] for path, values in self.plan.grid.items()))
         return {self._name(dict(each)): dict(each) for each in combinations}
 
@@ -87,8 +89,9 @@ class Sweep:
             option = self.options[path]
             typed = self.typed(option, value)
             words.append(typed.lstrip("-") if option.kind is bool else option.flag[2:] + typed.replace(" ", "_"))
-        name, full = folder_name("-".join(words)), "-".join(words)
-        return name if name == full else f"{name[:30]}-{hashlib.sha256(full.encode()).hexdigest()[:6]}"
+        full = "-".join(words)
+        name = folder_name(full)
+        return full if full in (name, "") else f"{name[:30]}-{hashlib.sha256(full.encode()).hexdigest()[:6]}"
 
     @staticmethod
     def typed(option: Option, value: Any) -> str:
@@ -179,7 +182,9 @@ def load_sweep(folder: Path) -> Sweep:
     try:
         plan = Plan(**json.loads(path.read_bytes()))
     except (FileNotFoundError, NotADirectoryError):
-        raise BadRequestError(f"{folder} is not a sweep: it has no sweep.json; start one with `python sweep.py`") from None
+        raise BadRequestError(
+            f"{folder} is not a sweep: it has no sweep.json; start one with `python sweep.py`"
+        ) from None
     except (ValueError, TypeError) as error:
         raise UnusableFileError(f"{path} is damaged ({error}): run the command that started the sweep again") from None
     return Sweep(folder, plan)
@@ -216,7 +221,9 @@ def _require_extension(earlier: Sweep, plan: Plan) -> None:
     if _fixed(plan) != _fixed(before):
         changed = [key for key, value in _fixed(before).items() if _fixed(plan)[key] != value]
         raise BadRequestError(f"the sweep {name} has another {changed[0]} ({before.command}): {fix}")
-    lost = [f"{path}={value}" for path, values in before.grid.items() for value in values if value not in plan.grid[path]]
+    lost = [
+        f"{path}={value}" for path, values in before.grid.items() for value in values if value not in plan.grid[path]
+    ]
     lost += [f"seed {seed}" for seed in before.seeds if seed not in plan.seeds]
     lost += [f"{before.trials} trials"] if plan.trials < before.trials else []
     if lost:

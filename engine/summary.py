@@ -1,0 +1,157 @@
+"""The summary of a sweep: summary.json, and the tables that sweep.py prints at the end."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from engine.comparison import (
+    Estimate,
+    Table,
+    differences,
+    estimates,
+    markdown_table,
+    to_markdown,
+    verdict,
+)
+from engine.files import write_json
+from engine.records import Record, read_record
+from engine.search import run_name, trial_name
+from engine.sweeps import Sweep
+
+BEST_SHOWN = 10  # trials in the printed table
+
+
+def summarize(sweep: Sweep) -> str:
+    """Write summary.json from the files of the runs, and return its tables in Markdown.
+
+    The content only depends on the runs: it is the same whether or not the sweep was interrupted.
+    """
+    with sweep.lock():
+        settings = sweep.settings()
+        groups = {
+            label_of(sweep, name, values): [
+                record
+                for seed in sweep.plan.seeds
+                if (record := read_record(sweep.folder / run_name(name, seed))) is not None
+            ]
+            for name, values in settings.items()
+        }
+        trials = _trials(sweep)
+        text = "\n\n".join([*_markdown(sweep, groups, trials), _origin(sweep, _records(sweep))])
+        write_json(sweep.folder / "summary.json", _content(sweep, groups, trials) | {"table": text})
+    return text
+
+
+def label_of(sweep: Sweep, name: str, values: Mapping[str, Any]) -> str:
+    """A setting in words: its options as you type them, or what it is without them."""
+    if sweep.search is not None:
+        return f"{name}: {sweep.label(values)}" if values else name
+    return sweep.label(values) or sweep.problem.label(sweep.run(name, values, sweep.plan.seeds[0]).config)
+
+
+def _records(sweep: Sweep) -> list[Record]:
+    names = [run_name(setting, seed) for setting in sweep.settings() for seed in sweep.plan.seeds]
+    if sweep.search is not None:
+        numbers = range(len(sweep.search.values))
+        names += [run_name(trial_name(number), seed) for number in numbers for seed in sweep.plan.trial_seeds]
+    return [record for name in names if (record := read_record(sweep.folder / name)) is not None]
+
+
+def _content(
+    sweep: Sweep, groups: Mapping[str, Sequence[Record]], trials: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The numbers of the summary."""
+    found = {label: estimates(records) for label, records in groups.items()}
+    finished = {label: records for label, records in groups.items() if found[label]}
+    content: dict[str, Any] = {
+        "sweep": sweep.folder.name,
+        "problem": sweep.plan.problem,
+        "command": sweep.plan.command,
+        "commits": _commits(_records(sweep)),
+        "settings": {
+            label: {
+                "runs": {str(record.seed): {"name": record.name, "status": record.status} for record in records},
+                "metrics": {name: _as_json(each) for name, each in found[label].items()},
+            }
+            for label, records in groups.items()
+        },
+    }
+    if len(finished) > 1:
+        reference, *others = finished
+        main, direction = next(record.main_metric for record in finished[reference] if record.is_finished)
+        paired = {label: differences(found[reference], found[label]) for label in others}
+        content |= {
+            "reference": reference,
+            "differences": {label: {name: _as_json(d) for name, d in each.items()} for label, each in paired.items()},
+            "verdicts": {
+                label: verdict(each[f"test_{main}"], direction, len(others)) if f"test_{main}" in each else "no verdict"
+                for label, each in paired.items()
+            },
+        }
+    return content | ({"trials": list(trials)} if sweep.search is not None else {})
+
+
+def _as_json(each: Estimate) -> dict[str, Any]:
+    values = {str(seed): value for seed, value in each.values.items()}
+    return {"mean": each.mean, "standard_error": each.standard_error, "n": each.n, "values": values}
+
+
+def _trials(sweep: Sweep) -> list[dict[str, Any]]:
+    """The trials of a search, the best ones first."""
+    if sweep.search is None:
+        return []
+    found = [
+        {
+            "name": trial_name(number),
+            "options": sweep.search.values[number],
+            "state": trial.state,
+            "epochs": len(trial.curve),
+            "val_loss": trial.value if trial.state == "complete" else None,
+        }
+        for number, trial in enumerate(sweep.search.trials())
+    ]
+    return sorted(found, key=lambda trial: (trial["val_loss"] is None, trial["val_loss"] or 0.0))
+
+
+def _markdown(sweep: Sweep, groups: Mapping[str, Sequence[Record]], trials: Sequence[Mapping[str, Any]]) -> list[str]:
+    parts = []
+    if trials:
+        states = [trial["state"] for trial in trials]
+        counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+        rows: list[tuple[str, ...]] = [
+            (each["name"], sweep.label(each["options"]), f"{each['val_loss']:.4g}")
+            for each in trials[:BEST_SHOWN]
+            if each["val_loss"] is not None
+        ]
+        parts = [f"{len(trials)} trials: {counts}.", to_markdown(Table(("best trials", "options", "val_loss"), rows))]
+        if not sweep.plan.confirm:
+            parts.append("A lowest loss of many is too low on average: --confirm K --seeds N trains the best K again.")
+    if any(groups.values()):
+        parts.append(markdown_table(groups))
+    return parts
+
+
+def _origin(sweep: Sweep, records: Sequence[Record]) -> str:
+    commits = " and ".join(_commits(records)) or "none"
+    return f"`{sweep.plan.command}`  \ncommit {commits}"
+
+
+def _commits(records: Sequence[Record]) -> list[str]:
+    """The commits with which the runs were trained."""
+    return sorted(
+        {
+            (record.info.get("git_commit") or "none")[:10] + (", with changes" if record.info.get("git_dirty") else "")
+            for record in records
+            if record.info
+        }
+    )
+
+
+def line_of(folder: Path) -> str:
+    """A line about a run that is over: its status and its main metric."""
+    record = read_record(folder)
+    if record is None:
+        return "was not started"
+    name = f"test_{record.main_metric[0]}"
+    metric = f", {name.replace('_', ' ')} {record.metrics()[name]:.4g}" if name in record.metrics() else ""
+    return f"{record.status} after epoch {record.epochs} of {record.epochs_planned}{metric}"

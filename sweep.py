@@ -1,0 +1,130 @@
+"""Train several runs at once, in processes that load torch once: seeds, a grid of options, or a search.
+
+python sweep.py seeds --seeds 6
+python sweep.py width --seeds 6 --grid "hidden=64 32,128 64 32" --preset small
+python sweep.py lr --search lr=1e-4..1e-2:log --trials 30 --confirm 1 --seeds 6
+python sweep.py lr --work                            on another machine that shares the folder: help with this sweep
+
+Each run is an ordinary run in checkpoints/NAME/. The same command continues a sweep that was stopped.
+"""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+from engine.cli import ExitCode
+from engine.config import Config
+from engine.distributed import SINGLE_PROCESS, quick_exit
+from engine.errors import BusyError, DivergedError, PrunedError
+from engine.hardware import available_cores
+from engine.loading import load_problem
+from engine.pool import Outcome, Pool
+from engine.search import Pruner, losses
+from engine.summary import line_of, summarize
+from engine.sweep_cli import parse_args
+from engine.sweeps import PlannedRun, Sweep, load_sweep, open_sweep
+from utils import print_line, warn
+
+SECONDS_BETWEEN_ATTEMPTS = 2.0  # to take a run that another process is training
+
+
+def train_run(problem: str, config: Config, folder: Path, curves: list[list[float]] | None) -> str:
+    """Train a run, or continue it. Its output goes to a file in the folder `output` of the sweep.
+
+    Args:
+        curves: the validation losses of other runs. If this one has higher losses, it is pruned. None: it is not.
+
+    Returns:
+        "over", or "busy" if another process is training this run.
+    """
+    from main import run
+
+    output = folder.parent / "output" / f"{folder.name}.txt"
+    output.parent.mkdir(exist_ok=True)
+    with output.open("ab", buffering=0) as file:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+            os.dup2(file.fileno(), stream.fileno())
+    is_started = (folder / "config.json").exists()
+    watch = None if curves is None else Pruner(curves, losses(folder), config.train.epochs)
+    kept = config.log.checkpoints  # otherwise the run cannot be resumed
+    try:
+        run(load_problem(problem), config, folder, overwrite=not kept, resume=is_started and kept, watch=watch)
+    except BusyError:
+        return "busy"
+    except (DivergedError, PrunedError) as error:  # recorded in run_info.json
+        warn(str(error))
+    return "over"
+
+
+def prepare(index: int) -> None:
+    """Give the processes the GPUs of the machine in turn."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.set_device(index % torch.cuda.device_count())
+
+
+def train_all(sweep: Sweep, n_workers: int, *, wait: bool) -> dict[str, str]:
+    """Train all runs of a sweep that are not over. Return why runs failed, by name.
+
+    Args:
+        wait: also wait for the runs that other processes are training, and take over those that they leave.
+    """
+    failed: dict[str, str] = {}
+    busy: dict[str, float] = {}  # when it was found that another process trains a run
+    with Pool(n_workers, train_run, prepare) as pool:
+        while True:
+            recently = time.monotonic() - SECONDS_BETWEEN_ATTEMPTS
+            held = {name for name, attempt in busy.items() if attempt > recently or not wait}
+            runs = sweep.open_runs(pool.running | held)
+            while not pool.is_full and (planned := next(runs, None)) is not None:
+                start(pool, sweep, planned)
+            if not pool.running:
+                if not held or not wait:
+                    return failed
+                time.sleep(SECONDS_BETWEEN_ATTEMPTS / 10)
+                continue
+            for outcome in pool.wait(timeout=SECONDS_BETWEEN_ATTEMPTS if held else None):
+                if outcome.value == "busy":
+                    busy[outcome.key] = time.monotonic()
+                else:
+                    report(sweep, outcome, failed)
+
+
+def start(pool: Pool, sweep: Sweep, planned: PlannedRun) -> None:
+    """Start to train a run of the sweep in a process of the pool."""
+    curves = sweep.search.curves() if sweep.search is not None and planned.trial is not None else None
+    pool.start(planned.name, sweep.plan.problem, planned.config, sweep.folder / planned.name, curves)
+
+
+def report(sweep: Sweep, outcome: Outcome, failed: dict[str, str]) -> None:
+    """Print how a run ended. If it failed, do not try it again."""
+    if not outcome.error:
+        print_line(f"{outcome.key}: {line_of(sweep.folder / outcome.key)}")
+        return
+    failed[outcome.key] = outcome.error
+    sweep.given_up.add(outcome.key)
+    output = sweep.folder / "output" / f"{outcome.key}.txt"
+    with output.open("a", encoding="utf-8", newline="\n") as file:
+        file.write(f"{outcome.details}{outcome.error}\n")
+    warn(f"{outcome.key}: failed: {outcome.error} ({output})")
+
+
+def main() -> None:
+    """Run the command line, and end the program with its exit code."""
+    with ExitCode() as exit_code:
+        request = parse_args()
+        sweep = load_sweep(request.folder) if request.plan is None else open_sweep(request.folder, request.plan)
+        hint = f"the same command continues; {sweep.folder} has the runs so far"
+        exit_code.prepare(SINGLE_PROCESS, sweep.folder, lambda: hint)
+        n_workers = request.workers or max(1, available_cores() // (sweep.plan.config["threads"] or 1))
+        failed = train_all(sweep, n_workers, wait=request.plan is not None)
+        print_line(f"\n{summarize(sweep)}\n\n{sweep.folder / 'summary.json'}")
+        exit_code.code = 1 if failed else 0
+    quick_exit(exit_code.code)
+
+
+if __name__ == "__main__":
+    main()

@@ -157,6 +157,8 @@ def _resolve_resume(problem: Problem[Any], given: dict[str, Any]) -> Command:
     idle = [f"--{name.replace('_', '-')}" for name in ("preset", "config", "overwrite", "save_data") if name in given]
     if idle:
         raise ConfigError(without_effect(idle, "--resume, which takes the config of the run"))
+    if (sweep := Path("checkpoints") / given["resume"][:100] / "sweep.json").is_file():
+        raise ConfigError(f"--resume {given['resume']}: {sweep.parent} is a sweep: its command, sweep.py, continues it")
     if folder is None:
         raise ConfigError(
             f"--resume {given['resume'][:100]}: nothing to resume: there is no such run, or it has no config.json"

@@ -125,6 +125,8 @@ def require_free(folder: Path, overwrite: bool = False) -> None:
         raise BadRequestError(f"{folder} is a link or a file: remove it, or choose another --run-name")
     if not folder.exists():
         return
+    if (folder / "sweep.json").exists():
+        raise BadRequestError(f"{folder} is a sweep, so it is kept: choose another --run-name")
     names = {entry.name for entry in folder.iterdir()}
     if all(name == ".lock" or name.endswith(".tmp") for name in names):  # from a run that was killed when it started
         overwrite = True

@@ -86,10 +86,7 @@ class Search:
         self._read()  # another process may have added trials
         if len(self.values) < self.plan.trials:
             suggested = self._study().ask(self._distributions()).params
-            as_json = {
-                path: json.loads(x) if "choices" in self.plan.search[path] else x for path, x in suggested.items()
-            }
-            self.values.append(as_json)
+            self.values.append({path: _as_typed(x, self.plan.search[path]) for path, x in suggested.items()})
             write_json(self.folder / "trials.json", self.values)
             return True
         return False
@@ -148,6 +145,15 @@ class Search:
         return study
 
 
+def _as_typed(value: Any, space: Mapping[str, Any]) -> Any:
+    """A suggested value as you would type it. Numbers are rounded to four digits, inside the range."""
+    if "choices" in space:
+        return json.loads(value)
+    if isinstance(value, int):
+        return value
+    return min(max(float(f"{value:.4g}"), space["low"]), space["high"])
+
+
 def losses(run: Path) -> list[float]:
     """The validation losses of a run, by epoch."""
     try:
@@ -173,7 +179,7 @@ class Pruner:
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.epochs = epochs
-        pruner = optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS, n_warmup_steps=epochs // 4)
+        pruner = optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS, n_warmup_steps=epochs // 4 + 1)
         study = optuna.create_study(pruner=pruner)
         for curve in curves:
             study.add_trial(create_trial(value=min(curve), intermediate_values=dict(enumerate(curve, start=1))))

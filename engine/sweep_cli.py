@@ -89,8 +89,11 @@ def parse_args(argv: Sequence[str] | None = None) -> SweepRequest:
     options = {} if problem is None else options_of(problem.config_type)
     if unknown and problem is None:
         parser.error(without_effect(unknown[:1], "--work, which takes the plan of the sweep"))
+    if "--resume" in unknown:
+        parser.error("--resume: the same command continues a sweep: drop it, and give all other flags again")
     if unknown:
         parser.refuse(unknown[0], options)
+
     try:
         return _resolve(parser, problem, options, given, words)
     except ConfigError as error:

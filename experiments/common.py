@@ -6,13 +6,11 @@ are stored in results/NAME.json. Cases that this file contains are not computed 
 
 import argparse
 import json
-import multiprocessing
 import os
-import signal
 import time
 import zlib
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
 from tempfile import mkdtemp
@@ -30,6 +28,7 @@ from engine.distributed import quick_exit
 from engine.files import write_json
 from engine.hardware import available_cores, provenance
 from engine.overlap import hash_inputs, select, unseen
+from engine.pool import Pool
 from engine.prediction import Standardized, build_model, evaluate, prepare
 from engine.problem import Columns, Splits
 from engine.signals import Interrupted, stop_on_signals
@@ -87,25 +86,25 @@ class Study:
         name = compute.__name__
         done = {_key(row["case"]): row for row in self.content["cases"]}
         wanted = {_key([name, *case]): [name, *case] for case in cases}
-        missing = [key for key in wanted if key not in done]
-        context = multiprocessing.get_context("spawn")  # a fork may hang after torch has started threads
+        waiting = deque(key for key in wanted if key not in done)
         origin = provenance()
         commit = {"commit": origin["git_commit"], "dirty": origin["git_dirty"]}
         os.environ["TQDM_DISABLE"] = "1"  # read when tqdm is imported: no progress bars in the new processes
         try:
-            with ProcessPoolExecutor(available_cores(), context, initializer=_initialize_worker) as pool:
-                futures = {pool.submit(_timed, compute, wanted[key]): key for key in missing}
-                try:
-                    for future in tqdm(as_completed(futures), name, total=len(missing), disable=not missing or None):
-                        done[futures[future]] = future.result() | commit
+            bar = tqdm(desc=name, total=len(waiting), disable=not waiting or None)
+            with bar, Pool(available_cores(), _timed, _use_one_thread) as pool:
+                while waiting or pool.running:
+                    while waiting and not pool.is_full:
+                        key = waiting.popleft()
+                        pool.start(key, compute, wanted[key])
+
+                    for outcome in pool.wait():
+                        if outcome.error:
+                            raise RuntimeError(f"{outcome.key}: {outcome.details or outcome.error}")
+                        done[outcome.key] = outcome.value | commit
                         self.content["cases"] = list(done.values())
                         write_json(self.results, self.content)
-                except BaseException:
-                    for (
-                        process
-                    ) in multiprocessing.active_children():  # otherwise they would compute all remaining cases
-                        process.kill()
-                    raise
+                        bar.update()
         except Interrupted as error:
             warn(f"{self.results.stem}: interrupted; run the same command again to continue after the last saved case")
             quick_exit(error.exit_code)
@@ -127,10 +126,8 @@ def _key(case: Sequence[Any]) -> str:
     return json.dumps(case)
 
 
-def _initialize_worker() -> None:
-    """Use one thread. Ignore Ctrl-C, which the terminal sends to all processes: the main process handles it."""
+def _use_one_thread(_: int) -> None:
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _timed(compute: Callable[..., Row], case: list[Any]) -> Row:

@@ -1,7 +1,5 @@
 """Complete runs of the Ising experiment: their files, the effect of options, and reproducibility."""
 
-import json
-import os
 import shutil
 import subprocess
 import sys
@@ -160,38 +158,6 @@ def test_the_command_gives_the_same_bytes_in_another_process(finished_run: Path,
     done = run_command("--resume", "second", "--epochs", "6", cwd=tmp_path, script="main.py")
     assert done.returncode == 0, done.stderr
     assert "continuing after epoch 5 of 6" in done.stdout
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("k", [0, -1])
-def test_main_accepts_the_commands_of_a_wandb_sweep(k: int) -> None:
-    import yaml
-    from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
-
-    sweep = yaml.safe_load((ROOT / "sweep.yaml").read_text(encoding="utf-8"))
-    chosen = {name: {"value": spec.get("values", [0.003])[k]} for name, spec in sweep["parameters"].items()}
-    arguments = create_sweep_command_args({"args": chosen})["args_no_equals"]
-    *command, last = create_sweep_command(list(sweep["command"]))
-    assert last == "${args_no_equals}"
-    done = subprocess.run(
-        [*command, *arguments, "--print-config"],
-        cwd=ROOT,
-        env=environment(PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}"),
-        capture_output=True,
-        encoding="utf-8",
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    config = json.loads(done.stdout)
-    assert config["model"]["hidden"] == [int(width) for width in chosen["hidden"]["value"].split()]
-    assert config["train"]["lr"] == 0.003
-    assert config["train"]["batch_size"] == chosen["batch-size"]["value"]
-    assert config["log"]["wandb"] is True
-
-
-def test_the_metric_of_the_wandb_sweep_is_logged(finished_run: Path) -> None:
-    metric = (ROOT / "sweep.yaml").read_text(encoding="utf-8").partition("metric:\n  name: ")[2].split()[0]
-    assert metric in read(finished_run, "epoch_metrics.json")[0]
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ python evaluate.py RUN --help                        lists the options of the ge
 import errno
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from engine.cache import warn_if_changed
-from engine.cli import ExitCode
+from engine.cli import ExitCode, run_folder
 from engine.config import Config, to_dict
-from engine.datasets import fingerprint, generate_split, get_splits, report_check, require_memory_for
+from engine.datasets import fingerprint, get_splits, report_check, require_memory_for
 from engine.distributed import group_from_environment, quick_exit
 from engine.errors import BadRequestError, ProblemError
 from engine.evaluation import Request, parse_args
@@ -27,7 +27,7 @@ from engine.hardware import default_num_threads, one_blas_thread, provenance, se
 from engine.io import read_columns
 from engine.overlap import hash_inputs, load_hashes, unseen
 from engine.plotting import draw_if_possible
-from engine.problem import Columns, input_arrays, plain, target_array
+from engine.problem import Columns, plain
 from utils import print_line, warn
 
 if TYPE_CHECKING:
@@ -35,52 +35,20 @@ if TYPE_CHECKING:
     from engine.prediction import Examples, Standardized
 
 
-def load_run(run_dir: str | Path) -> tuple[Any, "Standardized"]:
+def load_run(run: str | Path) -> tuple[Any, "Standardized"]:
     """Load the config of a run, and its network in evaluation mode on the CPU: inputs (B, ...) -> predictions (B, ...).
 
+    Args:
+        run: the folder of the run, or its name in checkpoints.
+
     Raises:
+        BadRequestError: the module of the problem is not found on sys.path.
         UnusableFileError: config.json or best.pt is missing or damaged, or was written for another network.
     """
     from engine.checkpoints import load_saved
 
-    saved = load_saved(Path(run_dir))
+    saved = load_saved(run_folder(str(run)) or Path(run))
     return saved.config, saved.model
-
-
-def fit_to(saved: "SavedRun", request: Request, columns: Columns) -> "Standardized":
-    """The network of a run for data with the shapes of these columns, which may be empty.
-
-    Raises:
-        BadRequestError: the network does not accept inputs of these shapes.
-    """
-    from engine.checkpoints import with_weights
-    from engine.prediction import Shapes
-
-    problem, config = request.problem, request.config
-    inputs, target = input_arrays(problem, config, columns), target_array(problem, config, columns)
-    shapes = Shapes(tuple(x.shape[1:] for x in inputs), target.shape[1:])
-    if shapes == saved.shapes:
-        return saved.model
-    if shapes.target != saved.shapes.target:
-        raise BadRequestError(
-            f"{request.subject}: the target of an example has the shape {shapes.target}, and this "
-            f"network was trained with {saved.shapes.target}: use such data"
-        )
-    asked = f"{request.subject}: the inputs have the shape {_in_words(shapes.inputs)}"
-    try:
-        return with_weights(problem, config, shapes, saved.model.state_dict())
-    except RuntimeError:
-        label, trained = problem.label(saved.config), _in_words(saved.shapes.inputs)
-        raise BadRequestError(
-            f"{asked}, and this network ({label}) only accepts {trained}, which it was trained with: "
-            "use such data, or train a network that accepts inputs of any size"
-        ) from None
-    except BadRequestError as error:
-        raise BadRequestError(f"{asked}: {error}") from None
-
-
-def _in_words(shapes: Sequence[tuple[int, ...]]) -> str:
-    return " and ".join(map(str, shapes))
 
 
 def new_data(request: Request) -> tuple[Columns, str]:
@@ -193,10 +161,9 @@ def evaluate_run(request: Request) -> dict[str, Any]:
     warn_if_changed(problem, request.folder, training=False)
 
     import torch
-    from numpy.random import SeedSequence
 
-    from engine.checkpoints import load_saved
-    from engine.prediction import evaluate, prepare
+    from engine.checkpoints import fit_to, generated_shapes, load_saved
+    from engine.prediction import evaluate, prepare, shapes_of
 
     saved = load_saved(request.folder)
     identity = {**described(config), "weights_sha256": saved.sha256}
@@ -206,11 +173,11 @@ def evaluate_run(request: Request) -> dict[str, Any]:
     if config.data.file is None:
         require_memory_for(problem, config, flags="--num-test")
         warn_if_trained_on_a_file(request, saved)
-        fit_to(saved, request, generate_split(problem, config, 0, SeedSequence(0)))  # check the shapes early
+        fit_to(saved, config, generated_shapes(problem, config), request.subject)  # refuse a wrong shape early
     columns, source = new_data(request)
     identity["data_sha256"] = fingerprint([columns])
     require_no_other(request, identity)
-    model = fit_to(saved, request, columns).to(device)
+    model = fit_to(saved, config, shapes_of(problem, config, columns), request.subject).to(device)
     print_line(f"data {source}")
     with one_blas_thread():
         check = problem.check(config, columns)

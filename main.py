@@ -4,6 +4,7 @@ python main.py --preset debug
 python main.py --lr 0.0005 --hidden 256 128 64 --run-name wide
 python main.py --config checkpoints/wide/config.json --run-name again --seed 7
 python main.py --resume wide
+python main.py --init-from wide --lr 0.0001 --hidden 256 128 64
 torchrun --nproc-per-node 2 main.py --preset large
 """
 
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engine.cli import Command, ExitCode, invocation, parse_args
 from engine.config import Config, to_json
@@ -61,6 +63,7 @@ def run(
             return
         data = opened.load_data()
         model = build_model(problem, config, data.train).to(opened.device)
+        opened.load_initial_weights(model, data)  # with --init-from
         opened.start(data, model, watch)
 
         with timed("training", opened.timings):
@@ -74,15 +77,27 @@ def run(
             trainer.fit()
 
         if group.is_main:
-            results, arrays = test(problem, config, model, data, opened.timings)
+            results, arrays = test(
+                problem, config, model, data, train_hashes=opened.train_hashes, timings=opened.timings
+            )
             results |= {"best_epoch": trainer.best_epoch, "epochs_trained": trainer.epoch}
             opened.finish(results, arrays)
 
 
 def test(
-    problem: Problem[Any], config: Config, model: "Standardized", data: Data, timings: dict[str, float]
+    problem: Problem[Any],
+    config: Config,
+    model: "Standardized",
+    data: Data,
+    *,
+    train_hashes: NDArray[np.uint64],
+    timings: dict[str, float],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Evaluate a trained network and the baselines on the test split.
+
+    Args:
+        train_hashes: of the inputs that the network was trained with, also in an earlier run (--init-from).
+        timings: seconds by stage, to which this function adds.
 
     Returns:
         results: the metrics on all test examples and on those that do not occur in training, and the data checks.
@@ -94,7 +109,7 @@ def test(
     metrics, predictions = evaluate(problem, config, model, examples)
     with timed("baselines", timings), one_blas_thread():
         baselines = problem.baselines(config, data.train, data.test)
-    is_unseen = unseen(hash_inputs(problem, config, data.train), hash_inputs(problem, config, data.test))
+    is_unseen = unseen(train_hashes, hash_inputs(problem, config, data.test))
     results: dict[str, Any] = {
         "test": metrics,
         "baselines": {

@@ -219,6 +219,10 @@ class Trainer:
             raise UnusableFileError(
                 "the checkpoint does not fit this network, whose code has changed: restore it, or start another run"
             ) from None
+        # The scales of the model are now those of the checkpoint, which --init-from may have taken from another run.
+        self.train, self.val = (
+            prepare(self.problem, self.config, self.model, each.columns) for each in (self.train, self.val)
+        )
         saved = copy.deepcopy(state["optimizer"])
         if len(saved["param_groups"]) != len(self.optimizer.param_groups):
             raise UnusableFileError(

@@ -2,7 +2,7 @@
 
 import hashlib
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,12 +12,12 @@ from numpy.random import SeedSequence
 
 from engine.config import Config, load_config, problem_options, replace_unchecked, require_same_run, to_dict
 from engine.datasets import generate_split
-from engine.errors import ProblemError, UnusableFileError
+from engine.errors import BadRequestError, ProblemError, UnusableFileError
 from engine.files import read_checked, read_info, replace, with_checksum, write_checked
 from engine.loading import problem_of
 from engine.options import ConfigError, merge, validate
-from engine.prediction import Shapes, Standardized, new_model
-from engine.problem import Problem, input_arrays, target_array
+from engine.prediction import Shapes, Standardized, new_model, shapes_of
+from engine.problem import Problem, Shape
 from utils import warn
 
 FORMAT = 5  # increase it if older versions of the program would misread the file
@@ -158,15 +158,17 @@ class SavedRun(NamedTuple):
     sha256: str  # of best.pt
 
 
-def load_saved(folder: Path) -> SavedRun:
-    """Load a run with the weights of its best epoch, on the CPU.
+def load_saved(folder: Path, problem: Problem[Any] | None = None) -> SavedRun:
+    """Load a run with the weights of its best epoch, on the CPU. The default problem is the one that the run names.
 
     Raises:
         UnusableFileError: config.json or best.pt is missing or damaged, or was written for another network.
     """
     if not (folder / "best.pt").is_file():
-        raise UnusableFileError(f"{folder} has no best.pt: give the folder of a run that saved its weights")
-    problem = problem_of(folder)
+        raise UnusableFileError(
+            f"{folder} has no best.pt: give the name in checkpoints, or the folder, of a run that saved its weights"
+        )
+    problem = problem or problem_of(folder)
     try:
         config = load_config(problem.config_type, folder / "config.json")
         saved = load(folder / "best.pt", config, OLDEST)
@@ -188,9 +190,7 @@ def shapes_in(saved: Mapping[str, Any]) -> Shapes:
 
 def generated_shapes(problem: Problem[Any], config: Config) -> Shapes:
     """The shapes of the data that the generator makes for a config. No examples are generated."""
-    columns = generate_split(problem, config, 0, SeedSequence(0))
-    inputs, target = input_arrays(problem, config, columns), target_array(problem, config, columns)
-    return Shapes(tuple(x.shape[1:] for x in inputs), target.shape[1:])
+    return shapes_of(problem, config, generate_split(problem, config, 0, SeedSequence(0)))
 
 
 def with_weights(problem: Problem[Any], config: Config, shapes: Shapes, weights: Mapping[str, Any]) -> Standardized:
@@ -203,3 +203,33 @@ def with_weights(problem: Problem[Any], config: Config, shapes: Shapes, weights:
     model = new_model(problem, config, shapes)
     model.load_state_dict(weights)
     return model.eval().requires_grad_(False)
+
+
+def fit_to(saved: SavedRun, config: Config, shapes: Shapes, subject: str) -> Standardized:
+    """The network of a run for examples of these shapes. An error begins with the `subject`, which requests them.
+
+    Raises:
+        BadRequestError: the network does not accept inputs of these shapes.
+    """
+    if shapes == saved.shapes:
+        return saved.model
+    if shapes.target != saved.shapes.target:
+        raise BadRequestError(
+            f"{subject}: the target of an example has the shape {shapes.target}, and this "
+            f"network was trained with {saved.shapes.target}: use such data"
+        )
+    asked = f"{subject}: the inputs have the shape {_in_words(shapes.inputs)}"
+    try:
+        return with_weights(saved.problem, config, shapes, saved.model.state_dict())
+    except RuntimeError:
+        label, trained = saved.problem.label(saved.config), _in_words(saved.shapes.inputs)
+        raise BadRequestError(
+            f"{asked}, and this network ({label}) only accepts {trained}, which it was trained with: "
+            "use such data, or train a network that accepts inputs of any size"
+        ) from None
+    except BadRequestError as error:
+        raise BadRequestError(f"{asked}: {error}") from None
+
+
+def _in_words(shapes: Sequence[Shape]) -> str:
+    return " and ".join(map(str, shapes))

@@ -41,9 +41,12 @@ DISK = {
 }
 
 
-def run_folder(run: str) -> Path | None:
-    """Find the folder of a run from its name or its folder. The result is None if there is no such run."""
-    folder = Path(run) if "/" in run or os.sep in run else Path("checkpoints") / run
+def run_folder(run: str, root: Path = Path()) -> Path | None:
+    """Find the folder of a run from its name or its folder. The result is None if there is no such run.
+
+    A name is that of a folder in `root`/checkpoints. A relative path is relative to `root`.
+    """
+    folder = root / run if "/" in run or os.sep in run else root / "checkpoints" / run
     try:
         return folder if (folder / "config.json").is_file() else None
     except OSError:  # for example, because the name is too long

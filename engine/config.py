@@ -11,7 +11,6 @@ import copy
 import json
 import os
 from dataclasses import asdict
-from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
 
@@ -73,6 +72,9 @@ class TrainConfig:
     grad_clip: float | None = option(None, "largest norm of the gradient; a larger gradient is scaled down", gt=0)
     patience: int | None = option(
         None, "stop after this many epochs without a better validation loss; below --epochs", ge=1
+    )
+    init_from: str | None = option(
+        None, "start from the weights of this run: its name or folder; none: random weights", min_length=1
     )
 
     @model_validator(mode="after")
@@ -246,10 +248,10 @@ def require_same_run(earlier: Config, config: Config, source: str = "") -> None:
     The message names an option by its flag or, if the other config was read from the file `source`, by its key there.
     """
     for path, found in options_of(type(config)).items():
-        before, now = (reduce(getattr, path, each) for each in (earlier, config))
+        before, now = found.value_in(earlier), found.value_in(config)
         if before == now:
             continue
-        given = found.typed(now) if found.kind is bool else f"{found.flag} {found.typed(now)}"
+        given = found.given(now)
         has, fix = found.typed(before), "drop it"
         if source:
             given, has, fix = f"{source}: {'.'.join(path)} {json.dumps(now)}", json.dumps(before), "restore it"

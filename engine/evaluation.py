@@ -134,8 +134,7 @@ def _resolve(folder: Path, problem: Problem[Any], given: dict[str, Any]) -> Requ
         raise ConfigError(f"--name {name}: {error}") from None
     shown: dict[bool, list[str]] = {True: [], False: []}
     for each in generated:
-        typed = each.typed(getattr(config.data, each.path[-1]))
-        shown[each in used].append(typed if each.kind is bool else f"{each.flag} {typed}")
+        shown[each in used].append(each.given(each.value_in(config)))
     return Request(folder, problem, config, name, " ".join(shown[True]), " ".join(shown[False]), "overwrite" in given)
 
 
@@ -163,7 +162,7 @@ def default_name(problem: Problem[Any], config: Config, usual: dict[str, Any]) -
     words = [problem.data_label(config)]
     for path in [*generator_options(type(config)), ("data", "num_test"), ("seed",)]:
         option = options_of(type(config))[path]
-        now: Any = reduce(getattr, path, config)
+        now = option.value_in(config)
         before: Any = reduce(dict.__getitem__, path, usual)
         if now == before:
             continue

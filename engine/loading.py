@@ -37,11 +37,16 @@ def load_problem(name: str) -> Problem[Any]:
     try:
         if (running := getattr(main, "PROBLEM", None)) is not None and module_name(running) == name:
             return running  # type: ignore[no-any-return]
+        if name == "__main__":
+            raise BadRequestError("the problem was defined in a notebook: define it in this session, too, as PROBLEM")
         problem = importlib.import_module(name).PROBLEM
     except ModuleNotFoundError as error:
         if error.name != name.partition(".")[0] and error.name != name:
             raise ProblemError(f"the module {name} cannot be imported: {error}") from error
-        raise BadRequestError(f"there is no module {name}: restore it, or run this in the folder that has it") from None
+        file = f"{name.replace('.', '/')}.py"
+        raise BadRequestError(
+            f"there is no module {name}: add the folder that has {file} to PYTHONPATH or, in Python, to sys.path"
+        ) from None
     except (ImportError, AttributeError) as error:
         raise ProblemError(f"the module {name} has no PROBLEM, or cannot be imported: {error}") from error
     if not isinstance(problem, Problem):

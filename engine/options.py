@@ -8,6 +8,7 @@ options there are. To add an option, add a field to a config; you do not change 
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
+from functools import reduce
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_origin
@@ -122,6 +123,14 @@ class Option(NamedTuple):
         if isinstance(value, bool):
             return self.flag if value else "--no-" + self.flag[2:]
         return "none" if value is None else " ".join(map(str, value if isinstance(value, tuple) else (value,)))
+
+    def given(self, value: Any) -> str:
+        """The option with a value, as you type it on the command line: `--lr 0.1`."""
+        return self.typed(value) if self.kind is bool else f"{self.flag} {self.typed(value)}"
+
+    def value_in(self, config: Any) -> Any:
+        """The value of this option in a config."""
+        return reduce(getattr, self.path, config)
 
     def value(self, words: Any) -> Any:
         """Convert what argparse found after the flag. An invalid word is returned unchanged; validate refuses it."""

@@ -73,6 +73,17 @@ def save_hashes(folder: Path, hashes: NDArray[np.uint64]) -> None:
     write_checked(folder / TRAIN_INPUTS, buffer.getvalue())
 
 
+def read_hashes(folder: Path) -> NDArray[np.uint64]:
+    """Read the hashes of the training inputs of a run, (M,).
+
+    Raises:
+        FileNotFoundError: there are none.
+        UnusableFileError: the file is damaged.
+    """
+    hashes: NDArray[np.uint64] = np.load(io.BytesIO(read_checked(folder / TRAIN_INPUTS)), allow_pickle=False)
+    return hashes
+
+
 def load_hashes(folder: Path) -> NDArray[np.uint64] | None:
     """Read the hashes of the training inputs of a run, (M,).
 
@@ -82,11 +93,10 @@ def load_hashes(folder: Path) -> NDArray[np.uint64] | None:
     path = folder / TRAIN_INPUTS
     unknown = "it is not known which examples occur in the training data"
     try:
-        hashes: NDArray[np.uint64] = np.load(io.BytesIO(read_checked(path)), allow_pickle=False)
+        return read_hashes(folder)
     except FileNotFoundError:
         print_line(f"there is no {path}: {unknown}")
         return None
     except UnusableFileError as error:
         warn(f"warning: {error}: {unknown}")
         return None
-    return hashes

@@ -29,6 +29,12 @@ class Shapes(NamedTuple):
     target: Shape
 
 
+def shapes_of(problem: Problem[Any], config: Config, columns: Columns) -> Shapes:
+    """The shapes of the examples in some columns, which may be empty."""
+    inputs, target = input_arrays(problem, config, columns), target_array(problem, config, columns)
+    return Shapes(tuple(x.shape[1:] for x in inputs), target.shape[1:])
+
+
 class Standardized(nn.Module):
     """A network together with the scales of its inputs and targets, which are saved with its weights.
 

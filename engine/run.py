@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from engine import plotting
 from engine.cache import hashes_of_code, warn_if_changed
 from engine.config import Config, project_folder
@@ -23,8 +25,10 @@ from utils import print_line, timed
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
 
     from engine.checkpoints import EarlierRun
+    from engine.init_from import Origin
     from engine.prediction import Standardized
     from logger import NullLogger, Watch
 
@@ -39,11 +43,13 @@ class Run:
     group: Group
     device: "torch.device"
     earlier: "EarlierRun"  # what the folder contains, if the run is resumed
+    origin: "Origin | None"  # in rank 0, the run of --init-from, unless a checkpoint replaces its weights
     logger: "NullLogger"  # in rank 0, `start` replaces it by a RunLogger
     stack: ExitStack  # closes the logger, the connection and the lock when the run ends
     resume: bool
     code: dict[str, str | None]  # hashes of the code of the problem and of trainer.py
     timings: dict[str, float] = field(default_factory=dict)  # seconds by stage
+    train_hashes: "NDArray[np.uint64]" = field(init=False)  # of all inputs that the network is trained with
 
     @property
     def is_finished(self) -> bool:
@@ -89,6 +95,22 @@ class Run:
             return self.config
         return replace(self.config, data=replace(self.config.data, file=str(found)))
 
+    def load_initial_weights(self, model: "Standardized", data: Data) -> None:
+        """With --init-from, load the weights and scales of the earlier run into the model.
+
+        Raises:
+            BadRequestError: the network of the earlier run does not accept these data.
+        """
+        if self.config.train.init_from is None or self.earlier.state is not None:
+            return
+        from engine.prediction import shapes_of
+
+        def weights() -> dict[str, Any]:
+            assert self.origin is not None
+            return self.origin.weights_for(shapes_of(self.problem, self.config, data.train))
+
+        model.load_state_dict(self.group.broadcast(weights))
+
     def start(self, data: Data, model: "Standardized", watch: "Watch | None" = None) -> None:
         """Remove an earlier run from the folder, and begin to record this one. Call it after all checks."""
         import torch
@@ -101,6 +123,12 @@ class Run:
         torch.set_num_threads(self.config.threads or n_threads)
         if not self.group.is_main:
             return
+        self.train_hashes = hash_inputs(self.problem, self.config, data.train)
+        if self.config.train.init_from is not None:
+            from engine.init_from import seen_by
+
+            before = self.origin.hashes if self.origin else seen_by(self.folder, "restore it, or start another run")
+            self.train_hashes = np.union1d(self.train_hashes, before)
         if not self.resume:
             empty_folder(self.folder)
         shapes = {"inputs": [list(x.shape[1:]) for x in inputs], "target": list(model.mean.shape)}
@@ -121,9 +149,10 @@ class Run:
             threads=torch.get_num_threads(),
             data_source=data.source,
             data_sha256=data.sha256,
+            init_from=self.origin.note if self.origin else self.earlier.info.get("init_from"),
             **self.code,
         )
-        save_hashes(self.folder, hash_inputs(self.problem, self.config, data.train))
+        save_hashes(self.folder, self.train_hashes)
 
     def finish(self, results: dict[str, Any], arrays: dict[str, Any]) -> None:
         """Record the results, print a summary, and plot the figures. If a figure fails, the run is still finished."""
@@ -160,6 +189,7 @@ def open_run(
         require_compiler(device)
 
     from engine.checkpoints import NO_EARLIER_RUN, earlier_run, generated_shapes
+    from engine.init_from import load_origin
     from engine.memory import require_memory_for_training
     from logger import NullLogger
 
@@ -170,7 +200,8 @@ def open_run(
         stack.enter_context(lock)
         stack.enter_context(group.init(device))
         earlier = group.broadcast(lambda: earlier_run(folder, config) if resume else NO_EARLIER_RUN)
-        yield Run(problem, config, folder, group, device, earlier, NullLogger(), stack, resume, code)
+        origin = load_origin(problem, config, folder, earlier, resume) if group.is_main else None
+        yield Run(problem, config, folder, group, device, earlier, origin, NullLogger(), stack, resume, code)
 
 
 def default_name(problem: Problem[Any], config: Config) -> str:

@@ -63,6 +63,7 @@ CHANGES: dict[str, tuple[list[str], Any]] = {
     "train.weight_decay": ([".5"], 0.5),
     "train.grad_clip": (["1"], 1.0),
     "train.patience": (["10"], 10),
+    "train.init_from": (["a"], "a"),
     "data.lattice_size": (["16"], 16),
     "data.num_train": (["300"], 300),
     "data.num_val": (["301"], 301),

@@ -1,5 +1,6 @@
 """Complete runs of the Ising experiment: their files, the effect of options, and reproducibility."""
 
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,12 +15,14 @@ import main
 from engine.cli import parse_args
 from engine.config import load_config
 from engine.datasets import get_splits
+from engine.errors import BadRequestError
 from engine.overlap import hash_inputs
 from evaluate import load_run
 from experiments.common import evaluated, unseen_of
 from ising import lattice
 from problem import PROBLEM
 from tests.conftest import DEBUG, ROOT, environment, read, run_and_look_for_compiler, run_command
+from tests.test_docs import blocks, section
 
 REPRODUCIBLE = ("epoch_metrics.json", "results.json", "predictions.npz", "train_inputs.npy")
 
@@ -200,3 +203,20 @@ def test_a_missing_home_folder_leaves_no_folder_with_a_strange_name(tmp_path: Pa
 @pytest.mark.slow
 def test_a_run_does_not_load_the_compiler_which_takes_a_second(tmp_path: Path) -> None:
     assert run_and_look_for_compiler("problem", tmp_path) == 0
+
+
+@pytest.mark.slow
+def test_fine_tuning_on_a_larger_lattice_as_in_the_documentation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("engine.plotting.plot_run", lambda *_: [])
+    first, second = blocks(section("docs/usage.md", "Start from another run"), "sh")[0].splitlines()
+    start = run_here(*shlex.split(first)[2:])
+    tuned = run_here(*shlex.split(second)[2:])
+    assert read(tuned, "results.json")["test"]["exact_fraction"] == 1
+    assert read(tuned, "run_info.json")["init_from"]["epoch"] == read(start, "results.json")["best_epoch"]
+    random = run_here(*shlex.split(second)[2:], *["--init-from", "none", "--lr", "0.1", "--run-name", "random"])
+    assert read(random, "results.json")["test"]["exact_fraction"] < 0.5
+    with pytest.raises(BadRequestError, match="--init-from exact: that run has --architecture cnn --channels 32"):
+        run_here(*["--preset", "debug", "--init-from", "exact", "--run-name", "r"])

@@ -72,6 +72,10 @@ LAYERS: list[dict[str, set[str]]] = [
             *("utils", "engine.config", "engine.datasets", "engine.errors", "engine.files", "engine.options"),
             *("engine.loading", "engine.prediction", "engine.problem"),
         },
+        "engine.init_from": {
+            *("utils", "engine.checkpoints", "engine.cli", "engine.config", "engine.errors", "engine.files"),
+            *("engine.loading", "engine.options", "engine.overlap", "engine.prediction", "engine.problem"),
+        },
         "logger": {
             *("utils", "engine.checkpoints", "engine.cli", "engine.config", "engine.errors", "engine.files"),
             *("engine.hardware", "engine.io", "engine.loading", "engine.problem", "engine.records", "engine.signals"),
@@ -84,8 +88,7 @@ LAYERS: list[dict[str, set[str]]] = [
             *("logger", "trainer", "utils", "engine.checkpoints", "engine.config", "engine.datasets"),
             *("engine.distributed", "engine.errors", "engine.files", "engine.hardware"),
             *("engine.cache", "engine.options", "engine.overlap", "engine.plotting", "engine.prediction"),
-            "engine.problem",
-            "engine.memory",
+            *("engine.init_from", "engine.memory", "engine.problem"),
         },
     },
 ]

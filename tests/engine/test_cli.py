@@ -70,6 +70,7 @@ CHANGES: dict[str, tuple[list[str], Any]] = {
     "train.weight_decay": ([".5"], 0.5),
     "train.grad_clip": (["1"], 1.0),
     "train.patience": (["10"], 10),
+    "train.init_from": (["a"], "a"),
     "data.num_train": (["300"], 300),
     "data.num_val": (["301"], 301),
     "data.num_test": (["302"], 302),
@@ -111,10 +112,10 @@ def test_a_flag_sets_its_field_and_no_other(name: str) -> None:
     assert changed == expected
 
 
-@pytest.mark.parametrize("flag", ["--patience", "--grad-clip", "--rounds", "--run-name", "--threads"])
+@pytest.mark.parametrize("flag", ["--patience", "--grad-clip", "--init-from", "--rounds", "--run-name", "--threads"])
 def test_none_switches_an_option_off(flag: str) -> None:
     config = ToyConfig(
-        train=TrainConfig(patience=3, grad_clip=1),
+        train=TrainConfig(patience=3, grad_clip=1, init_from="a"),
         data=ToyDataConfig(rounds=5),
         log=LogConfig(run_name="a"),
         threads=2,

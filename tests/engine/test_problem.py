@@ -560,6 +560,12 @@ def test_a_missing_module_is_a_bad_request() -> None:
         load_problem("gone_from_here")
 
 
+def test_a_problem_of_another_notebook_has_to_be_defined_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["__main__"], "PROBLEM", PROBLEM, raising=False)  # another one, which was imported
+    with pytest.raises(BadRequestError, match="was defined in a notebook: define it in this session"):
+        load_problem("__main__")
+
+
 def test_the_weights_are_a_function_of_the_seed() -> None:
     data = load_data(PROBLEM, CONFIG)
     torch.manual_seed(5)

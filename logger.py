@@ -9,7 +9,6 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -27,8 +26,7 @@ from engine.files import write_atomic, write_json
 from engine.hardware import provenance
 from engine.io import to_npz
 from engine.loading import module_name
-from engine.problem import Problem
-from engine.records import flatten, setting_of
+from engine.problem import Problem, changed_options
 from engine.signals import uninterrupted
 from utils import print_line, warn
 
@@ -88,7 +86,7 @@ class RunLogger(NullLogger):
             "problem": module_name(problem),
             "label": problem.label(config),
             "main_metric": problem.main_metric(config),
-            "changed": changed_options(problem, config),
+            "changed": changed_options(problem, to_dict(config)),
             "argv": [] if hasattr(sys, "ps1") else sys.argv,  # ps1: in an interactive session, such as a notebook
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             **provenance(),
@@ -245,13 +243,6 @@ def _table(title: str, rows: Mapping[str, Mapping[str, float]], columns: Sequenc
     for name, metrics in rows.items():
         lines.append(f"| {name:<{width}} | " + " | ".join(f"{metrics[column]:>14.4g}" for column in columns) + " |")
     return "\n".join(lines)
-
-
-def changed_options(problem: Problem[Any], config: Config) -> dict[str, Any]:
-    """The options of an experiment whose values differ from the preset `default`, by dotted path."""
-    default = flatten(asdict(problem.presets.get("default", problem.config_type())))
-    setting = flatten(setting_of(to_dict(config)))
-    return {path: value for path, value in setting.items() if value != default[path]}
 
 
 def hash_without_seed(config: Config) -> str:

@@ -9,7 +9,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -41,16 +41,19 @@ DISK = {
 }
 
 
-def run_folder(run: str, root: Path = Path()) -> Path | None:
-    """Find the folder of a run from its name or its folder. The result is None if there is no such run.
+def run_folder(run: str, file: str = "config.json", root: Path = Path()) -> Path | None:
+    """Find the folder of a run from its name (`wide`, or `width/seed42` in a sweep) or its path.
 
-    A name is that of a folder in `root`/checkpoints. A relative path is relative to `root`.
+    The result is None if there is no such folder with the file `file`, which a sweep has instead: sweep.json. Names are
+    those of folders in `root`/checkpoints. A relative path is relative to `root`.
     """
-    folder = root / run if "/" in run or os.sep in run else root / "checkpoints" / run
-    try:
-        return folder if (folder / "config.json").is_file() else None
-    except OSError:  # for example, because the name is too long
-        return None
+    is_path = "/" in run or os.sep in run
+    for folder in [*([root / run] if is_path else []), root / "checkpoints" / run]:
+
+        with suppress(OSError):  # for example, because the name is too long
+            if (folder / file).is_file():
+                return folder
+    return None
 
 
 class Command(NamedTuple):

@@ -102,23 +102,27 @@ def with_error(value: float, error: float | None) -> str:
 
 
 def compared_metrics(groups: Mapping[str, Sequence[Record]]) -> list[str]:
-    """The metrics that tables show: those of the test without the loss, and the main one also on unseen examples."""
+    """The metrics that tables show: the main one, also on unseen examples if that differs, and others of the test."""
     finished = [record for records in groups.values() for record in records if record.is_finished]
     if not finished:
         return []
-    main = finished[0].main_metric[0]
-    names = dict.fromkeys([f"test_{main}", *(name for record in finished for name in record.test_metrics())])
-    return [
-        name
-        for name in names
-        if name == f"test_unseen_{main}" or (not name.startswith("test_unseen_") and name != "test_loss")
-    ]
+    main, unseen = (f"{split}_{finished[0].main_metric[0]}" for split in ("test", "test_unseen"))
+    metrics = [record.test_metrics() for record in finished]
+    is_other = any(unseen in each and each[unseen] != each[main] for each in metrics)
+    names = dict.fromkeys([main, *([unseen] if is_other else [])])
+    names |= dict.fromkeys(name for each in metrics for name in each if not name.startswith("test_unseen_"))
+    return [name for name in names if name != "test_loss" or name == main]
+
+
+def count_by_status(records: Sequence[Record]) -> str:
+    """The number of runs by status, such as `2 diverged, 1 running`."""
+    statuses = [record.status for record in records]
+    return ", ".join(f"{statuses.count(status)} {status}" for status in sorted(set(statuses)))
 
 
 def unfinished(records: Sequence[Record]) -> str:
-    """The runs that did not finish, counted by status: `2 diverged, 1 running`, or an empty string."""
-    statuses = [record.status for record in records if not record.is_finished]
-    return ", ".join(f"{statuses.count(status)} {status}" for status in sorted(set(statuses)))
+    """The runs that did not finish, by status, or an empty string."""
+    return count_by_status([record for record in records if not record.is_finished])
 
 
 def tables(groups: Mapping[str, Sequence[Record]], metrics: Sequence[str] = ()) -> list[Table]:
@@ -156,8 +160,8 @@ def _table_of_differences(
         paired = differences(found[reference], found[name])
         judged = paired.get(f"test_{main[0]}")
         words = "no verdict: no seed in common" if judged is None else verdict(judged, main[1], len(others))
-        rows.append((name, *(str(paired[m]) if m in paired else "" for m in metrics), words))
-    return Table((f"minus {reference}", *metrics, f"verdict on test_{main[0]}"), rows)
+        rows.append((name, words, *(str(paired[m]) if m in paired else "" for m in metrics)))
+    return Table((f"minus {reference}", f"verdict on test_{main[0]}", *metrics), rows)
 
 
 def to_markdown(table: Table) -> str:

@@ -27,11 +27,11 @@ from utils import one_line, print_line, warn
 Draw = Callable[[Callable[[], Any]], dict[str, bytes]]
 
 
-def draw(make: Callable[[], Any]) -> dict[str, bytes]:
+def draw(make: Callable[[], Any], file_type: str = "png") -> dict[str, bytes]:
     """The images of the figures that `make` returns: see figures.draw."""
     from engine.figures import draw  # loads matplotlib, which fails if the user's matplotlibrc cannot be read
 
-    return draw(make)
+    return draw(make, file_type)
 
 
 def draw_if_possible(make: Callable[[], Any], hint: str = "") -> dict[str, bytes]:

@@ -9,9 +9,11 @@ This file does not load torch or matplotlib, so that `--help` is fast. To have t
 inside the methods that need them.
 """
 
+import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -20,6 +22,7 @@ from numpy.typing import NDArray
 
 from engine.config import Config
 from engine.errors import BadRequestError, ProblemError, UnusableFileError
+from engine.records import flatten, setting_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -215,6 +218,17 @@ def _require_rows(name: str, array: Any, columns: Columns) -> None:
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf" or array.shape[:1] != (n,):
         given = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
         raise ProblemError(f"{name} is {given}: return a NumPy array of numbers with {n} entries, one per example")
+
+
+def changed_options(problem: Problem[Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that differ from the preset `default`, by dotted path, except the seed and those of the machine.
+
+    Args:
+        values: the config as nested dictionaries, such as the content of a config.json.
+    """
+    default = asdict(problem.presets.get("default", problem.config_type()))
+    before, now = (flatten(setting_of(json.loads(json.dumps(each)))) for each in (default, values))
+    return {path: value for path, value in now.items() if value != before.get(path)}
 
 
 def plain(name: str, value: Any) -> Any:

@@ -3,7 +3,10 @@
 import json
 import math
 import os
+import platform
+import re
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -126,7 +129,32 @@ def find_records(root: Path) -> list[Record]:
             found.append(record)
         elif (folder / "sweep.json").is_file():
             found += find_records(folder)
-    return sorted(found, key=lambda record: record.name)
+    return sorted(found, key=lambda record: _in_order(record.name))
+
+
+def _in_order(name: str) -> list[Any]:
+    """A key that sorts numbers in names by their values: `lr0.1-seed9` comes before `lr0.1-seed10`."""
+    parts = re.split(r"(\d+(?:\.\d+)?(?:e-?\d+)?)", name)  # text, number, text, ...
+    return [float(part) if i % 2 else part for i, part in enumerate(parts)]
+
+
+def mark_killed(records: list[Record]) -> list[Record]:
+    """Replace the status `running` by `killed` where the process of a run no longer exists on this machine."""
+    return [r._replace(status="killed") if r.status == "running" and _is_gone(r.info) else r for r in records]
+
+
+def _is_gone(info: Mapping[str, Any]) -> bool:
+    import psutil
+
+    if info.get("host") != platform.node() or not isinstance(info.get("pid"), int):
+        return False  # not a process of this machine, or of an older run that does not name its machine
+    try:
+        born = psutil.Process(info["pid"]).create_time()
+        return born > datetime.fromisoformat(str(info["started"])).timestamp() + 2  # the number was given away again
+    except psutil.NoSuchProcess:
+        return True
+    except (psutil.Error, ValueError, KeyError):
+        return False
 
 
 def setting_of(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -34,7 +34,7 @@ LAYERS: list[dict[str, set[str]]] = [
     {
         "engine.config": {"engine.options"},
         "engine.flags": {"utils", "engine.options", "engine.suggestions"},
-        "engine.problem": {"engine.config", "engine.errors", "engine.figures"},
+        "engine.problem": {"engine.config", "engine.errors", "engine.figures", "engine.records"},
         "engine.loading": {"engine.errors", "engine.files", "engine.problem"},
         "engine.baselines": {"engine.problem"},
         "engine.memory": {"engine.config", "engine.hardware", "engine.problem"},
@@ -65,6 +65,18 @@ LAYERS: list[dict[str, set[str]]] = [
         },
     },
     {
+        "engine.listing": {
+            *("utils", "engine.comparison", "engine.errors", "engine.loading", "engine.problem", "engine.records"),
+            "engine.suggestions",
+        },
+        "engine.groups": {
+            *("engine.cli", "engine.comparison", "engine.errors", "engine.listing", "engine.records"),
+            "engine.suggestions",
+        },
+        "engine.report": {
+            *("engine.comparison", "engine.errors", "engine.figures", "engine.files", "engine.groups"),
+            *("engine.listing", "engine.plotting", "engine.records"),
+        },
         "engine.evaluation": {
             *("engine.cli", "engine.config", "engine.flags", "engine.loading", "engine.options", "engine.problem"),
         },
@@ -78,7 +90,7 @@ LAYERS: list[dict[str, set[str]]] = [
         },
         "logger": {
             *("utils", "engine.checkpoints", "engine.cli", "engine.config", "engine.errors", "engine.files"),
-            *("engine.hardware", "engine.io", "engine.loading", "engine.problem", "engine.records", "engine.signals"),
+            *("engine.hardware", "engine.io", "engine.loading", "engine.problem", "engine.signals"),
         },
         "trainer": {
             *("logger", "utils", "engine.compiler", "engine.config", "engine.distributed", "engine.errors"),
@@ -93,7 +105,7 @@ LAYERS: list[dict[str, set[str]]] = [
     },
 ]
 MAY_IMPORT = {name: allowed for layer in LAYERS for name, allowed in layer.items()}
-COMMANDS = {"main", "evaluate"}  # these may import all modules above
+COMMANDS = {"main", "evaluate", "runs"}  # these may import all modules above
 MACHINERY = sorted({*MAY_IMPORT, *COMMANDS, "engine.__init__"})
 
 PHYSICS = re.compile(r"\bspins?\b|lattice|temperature|\bising|magneti|energ(y|ies)|kaufman", re.IGNORECASE)
@@ -164,6 +176,7 @@ def test_main_only_imports_the_problem_when_it_is_the_script() -> None:
         "engine.datasets",
         "engine.overlap",
         "engine.run",
+        "runs",
     ],
 )
 def test_modules_that_check_a_request_do_not_load_torch(module: str) -> None:

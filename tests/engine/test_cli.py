@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -214,6 +215,16 @@ def test_a_run_is_found_by_its_name_and_by_its_folder() -> None:
     assert run_folder(str(Path("checkpoints/a").resolve())) == Path("checkpoints/a").resolve()
     for name in ("b", "checkpoints/b", "x" * 5000):
         assert run_folder(name) is None
+
+
+def test_a_run_of_a_sweep_is_found_by_both_names_unless_there_is_such_a_path() -> None:
+    earlier_run("width/seed42")
+    assert run_folder("width/seed42") == Path("checkpoints/width/seed42")
+    assert run_folder("width") is None
+    shutil.copytree("checkpoints/width", "width")
+    assert run_folder("width/seed42") == Path("width/seed42")
+    Path("checkpoints/width/sweep.json").touch()
+    assert run_folder("width", "sweep.json") == Path("checkpoints/width")
 
 
 def test_a_resumed_run_has_the_config_of_the_run() -> None:

@@ -122,8 +122,8 @@ def test_the_tables_compare_settings_with_the_first_one() -> None:
     assert first.columns == ("setting", "test_mae", "test_r2", "not finished")
     assert first.rows[0] == ("lr0.1", "0.180 ± 0.037 (n = 5)", "0.5 ± 0 (n = 5)", "1 diverged")
     assert first.rows[2] == ("lr|3", "", "", "2 diverged, 1 running")
-    assert second.columns == ("minus lr0.1", "test_mae", "test_r2", "verdict on test_mae")
-    assert second.rows == [("lr0.2", "0.2120 ± 0.0058 (n = 5)", "0 ± 0 (n = 5)", "worse")]
+    assert second.columns == ("minus lr0.1", "verdict on test_mae", "test_mae", "test_r2")
+    assert second.rows == [("lr0.2", "worse", "0.2120 ± 0.0058 (n = 5)", "0 ± 0 (n = 5)")]
     lines = markdown_table(groups).splitlines()
     assert len({len(line) for line in lines[:5]}) == 1
     assert "lr\\|3" in lines[4]

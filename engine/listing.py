@@ -1,0 +1,247 @@
+"""The list of runs that runs.py prints: which runs, in which order, and how they fit into a terminal."""
+
+import json
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from functools import cache
+from typing import Any, NamedTuple
+
+from engine.comparison import count_by_status, unfinished
+from engine.errors import BadRequestError
+from engine.loading import load_problem
+from engine.problem import changed_options
+from engine.records import Record, flatten, setting_of
+from engine.suggestions import Known, suggest
+from utils import one_line
+
+FIELDS = ("name", "problem", "date", "status", "seed", "epochs", "metric")  # columns that are not options or metrics
+
+
+class Line(NamedTuple):
+    """A line of the list: a run, or a sweep."""
+
+    cells: dict[str, str]  # what is printed, by column
+    values: dict[str, Any]  # what lines are sorted by
+    changed: dict[str, Any] | None = None  # the options that differ from the default; None for a sweep
+
+
+def typed(value: Any) -> str:
+    """A value of an option, in one word: `0.01`, `128,64`, `true`, `none`."""
+    if isinstance(value, list | tuple):
+        return ",".join(map(typed, value))
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def in_words(options: Mapping[str, Any]) -> str:
+    """Options and their values, such as `lr=0.01 hidden=128,64`."""
+    return " ".join(f"{path.rpartition('.')[2]}={typed(value)}" for path, value in options.items())
+
+
+def changed_of(record: Record) -> dict[str, Any]:
+    """The options that differ from the default. Runs of earlier versions do not record them: then ask the problem."""
+    if record.changed is not None:
+        return record.changed
+    try:
+        return changed_options(_problem(record.problem), record.config)
+    except Exception:  # of any type: the module of the problem is missing, or is being edited
+        return {}
+
+
+_problem = cache(load_problem)
+
+
+def values_of(record: Record, *, validation: bool = False) -> dict[str, Any]:
+    """What a run can be sorted and filtered by: its fields, options and metrics, including those of the validation."""
+    fields = (record.name, record.problem, record.date, record.status, record.seed, record.epochs, metric_of(record)[0])
+    metrics = record.metrics() if validation else record.test_metrics()
+    return flatten(record.config) | metrics | dict(zip(FIELDS, fields, strict=True))
+
+
+def metric_of(record: Record) -> tuple[float | None, str]:
+    """The main metric on the test or, for a run that is not finished, on the validation; and its text."""
+    name = record.main_metric[0]
+    split, metrics = ("", record.test_metrics()) if record.is_finished else ("val", record.validation_metrics())
+    value = metrics.get(f"{split or 'test'}_{name}")
+    return value, "" if value is None else f"{value:.4g} {split}".rstrip()
+
+
+def find_column(word: str, known: Mapping[str, Any], flag: str) -> str:
+    """The name of a column that was named with or without section or `test_`, or as a flag, such as `--batch-size`.
+
+    Raises:
+        BadRequestError: there is no such column.
+    """
+    name = word.lstrip("-").replace("-", "_")
+    name = "data.file" if name == "data" else name
+    found = [each for each in known if name in (each, each.removeprefix("test_"), each.rpartition(".")[2])]
+    if found:
+        return name if name in found else found[0]
+    columns = [Known(each.rpartition(".")[2], (each.rpartition(".")[2], each)) for each in known]
+    meant = suggest(name, columns, f"use an option, a metric, or one of {', '.join(FIELDS)}")
+    raise BadRequestError(f"{flag} {word}: no such column; {meant}")
+
+
+def needs_validation(words: Sequence[str]) -> bool:
+    """Whether one of these columns is a metric of the validation, which takes longer to read."""
+    return any(word.startswith("val") for word in words)
+
+
+def select(records: Sequence[Record], filters: Sequence[str]) -> list[Record]:
+    """The runs that meet all of `filters`, such as `lr=0.01`, `status=finished` and `name=width/*`.
+
+    Raises:
+        BadRequestError: a filter is invalid, or names an unknown column.
+    """
+    validation = needs_validation(filters)
+    values = [values_of(record, validation=validation) for record in records] if filters else []
+    known = {name: None for each in values for name in each}
+    conditions = []
+    for word in filters:
+        column, equals, pattern = word.partition("=")
+        if not equals:
+            raise BadRequestError(f"--filter {word}: write COLUMN=VALUE, such as status=finished or lr=0.001")
+        conditions.append((find_column(column, known or dict.fromkeys(FIELDS), "--filter"), pattern))
+    matches = [all(c in each and _matches(each[c], pattern) for c, pattern in conditions) for each in values]
+    return [record for record, match in zip(records, matches, strict=True) if match] if filters else list(records)
+
+
+def _matches(value: Any, pattern: str) -> bool:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            return float(pattern) == value
+        except ValueError:
+            return False
+    return fnmatchcase(typed(value), pattern.replace(" ", ","))
+
+
+def line_of_run(record: Record, *, validation: bool = False) -> Line:
+    """The line of a run."""
+    planned = record.epochs_planned
+    values = values_of(record, validation=validation)
+    epochs = str(record.epochs) if planned in (None, record.epochs) else f"{record.epochs}/{planned}"
+    changed = changed_of(record)
+    cells = {"epochs": epochs, "metric": metric_of(record)[1], "changed": in_words(changed)}
+    fields = {name: typed(values[name]) for name in ("name", "problem", "status", "seed")}
+    return Line(fields | {"date": _date(record.date)} | cells, values, changed)
+
+
+def without_common(lines: Sequence[Line]) -> str:
+    """Remove the options that all runs have in common from their lines. Return these options in words."""
+    changed = [line.changed for line in lines if line.changed is not None]
+    if len(changed) < 2:
+        return ""
+    common = {path: value for path, value in changed[0].items() if all(each.get(path) == value for each in changed)}
+    for line in lines:
+        if line.changed is not None:
+            own = {path: value for path, value in line.changed.items() if path not in common}
+            line.cells["changed"] = in_words(own)
+    return in_words(common)
+
+
+def line_of_sweep(name: str, records: Sequence[Record]) -> Line:
+    """The line of a sweep: how many runs finished, and the setting with the best mean of the main metric."""
+    settings: dict[str, list[Record]] = {}
+    for record in records:
+        settings.setdefault(json.dumps(setting_of(record.config)), []).append(record)
+    metric, direction = records[0].main_metric
+    means = {}
+    for key, group in settings.items():
+        finished = [r for r in group if r.is_finished and f"test_{metric}" in r.test_metrics()]
+        if finished:
+            means[key] = sum(r.test_metrics()[f"test_{metric}"] for r in finished) / len(finished)
+    text, best = f"{len(settings)} settings" if len(settings) > 1 else "", None
+    if means:
+        chosen = (min if direction == "min" else max)(means, key=lambda key: means[key])
+        best = means[chosen]
+        flat = [flatten(json.loads(key)) for key in settings]
+        varied = {path: v for path, v in flatten(json.loads(chosen)).items() if any(f.get(path) != v for f in flat)}
+        text += f", best {in_words(varied)}" if varied else ""
+    n_finished = sum(record.is_finished for record in records)
+    values = {"name": name, "problem": records[0].problem, "date": max(r.date for r in records), "metric": best}
+    cells = {
+        **{"name": f"{name}/", "problem": records[0].problem, "date": _date(str(values["date"])), "seed": ""},
+        "status": f"{n_finished}/{len(records)} finished",
+        "epochs": "",
+        "metric": "" if best is None else f"{best:.4g}",
+        "changed": "; ".join(filter(None, (text, unfinished(records)))),
+    }
+    return Line(cells, values)
+
+
+def _date(started: str) -> str:
+    return started[:16].replace("T", " ")
+
+
+def sort(lines: Sequence[Line], column: str, *, largest_first: bool = False) -> list[Line]:
+    """Sort lines by a column: numbers before text, and lines without a value at the end.
+
+    Raises:
+        BadRequestError: there is no such column.
+    """
+    known = {name: None for line in lines for name in line.values}
+    key = find_column(column, known or dict.fromkeys(FIELDS), "--sort")
+
+    def rank(line: Line) -> tuple[int, float, str]:
+        value = line.values.get(key)
+        if isinstance(value, int | float):
+            return 0, -value if largest_first else value, ""
+        return (2, 0, "") if value is None else (1, 0, typed(value))
+
+    return sorted(lines, key=rank)
+
+
+def to_text(lines: Sequence[Line], metric: str, width: int | None) -> str:
+    """The lines as a table. Columns that are equal for all runs are left out. With a width, long cells are cut."""
+    found = {name: {line.cells[name] for line in lines} for name in (*FIELDS, "changed")}
+    left_out = {name for name in ("problem", "seed") if len(found[name]) == 1} | {n for n in found if found[n] == {""}}
+    columns = [name for name in found if name not in left_out]
+    titles = {"metric": metric, "changed": "differs from the default"}
+    rows = [[titles.get(name, name) for name in columns]]
+    rows += [[one_line(line.cells[name]) for name in columns] for line in lines]
+    if width is not None and "date" in columns:  # without the year
+        place = columns.index("date")
+        rows = [[cell[5:] if i == place and row is not rows[0] else cell for i, cell in enumerate(row)] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    last = len(columns) - 1
+    for i, least in ((last, 24), (0, 18), (last, 10), (1, 11), (0, 12)):
+        if width is not None and (excess := sum(widths) + 2 * len(widths) - 2 - width) > 0:
+            widths[i] = max(min(widths[i], least), widths[i] - excess)
+    for row in rows:
+        for i, w in enumerate(widths):
+            if len(row[i]) > w:  # of a name, keep the end, which often is the seed
+                row[i] = f"{row[i][: w - 8]}…{row[i][-7:]}" if i == 0 else f"{row[i][: w - 1]}…"
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+def list_of_runs(
+    records: Sequence[Record], *, filters: Sequence[str], column: str, by_sweep: bool, width: int | None
+) -> str:
+    """The list of runs, in the order of a column, and lines that summarise it.
+
+    Raises:
+        BadRequestError: there is no such column.
+    """
+    shown = select(records, filters)
+    metric, direction = (shown or records)[0].main_metric
+    is_main = column in ("metric", metric, f"test_{metric}")
+    sweeps: dict[str, list[Record]] = {}
+    lines = []
+    for record in shown:
+        if by_sweep and "/" in record.name:
+            sweeps.setdefault(record.name.partition("/")[0], []).append(record)
+        else:
+            lines.append(line_of_run(record, validation=needs_validation([column])))
+    lines += [line_of_sweep(name, runs) for name, runs in sweeps.items()]
+    lines = sort(lines, "metric" if is_main else column, largest_first=is_main and direction == "max")
+    common = without_common(lines)
+    title = metric if {record.main_metric[0] for record in shown} == {metric} else "metric"
+    parts = [to_text(lines, title, width) + "\n"] if lines else []
+    number = f"{len(shown)} of {len(records)}" if filters else f"{len(shown)}"
+    problems = {record.problem for record in shown}
+    of = f" of {problems.pop()}" if len(problems) == 1 else ""
+    parts.append(f"{number} run{'s' if number != '1' else ''}{of}: {count_by_status(shown) or 'none'}")
+    parts += [f"all {'runs outside sweeps ' if sweeps else ''}have {common}"] if common else []
+    parts += (
+        [f"python runs.py {next(iter(sweeps))} lists the runs of a sweep; --all, those of all sweeps"] if sweeps else []
+    )
+    return "\n".join(parts)

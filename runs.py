@@ -1,0 +1,170 @@
+"""List the runs in checkpoints/, compare them, and write a report.
+
+python runs.py                                          one line for each run and for each sweep
+python runs.py --filter status=finished --sort mae      the best runs first
+python runs.py width                                    the runs of a sweep
+python runs.py compare wide narrow-*                    means over seeds, differences, and validation curves
+python runs.py report before after --output report.html
+"""
+
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from engine.cli import ExitCode, run_folder
+from engine.distributed import SINGLE_PROCESS, quick_exit
+from engine.errors import BadRequestError
+from engine.flags import Parser
+from engine.groups import Comparison, compare, curves, find_groups
+from engine.hardware import provenance
+from engine.listing import FIELDS, list_of_runs
+from engine.records import Record, find_records, mark_killed, read_record
+from engine.report import curves_image, now, require_figure_type, require_report, to_html, write
+from engine.report import to_text as comparison_to_text
+from engine.suggestions import Known, suggest
+from utils import print_line
+
+CHECKPOINTS = Path("checkpoints")
+
+
+def terminal_width() -> int | None:
+    """The width of the terminal, or None if the output is not shown on one."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def runs_in(place: str) -> tuple[list[Record], bool]:
+    """The runs in a folder, in a sweep or of a name, and whether to show one line for each sweep.
+
+    Raises:
+        BadRequestError: there is no such folder.
+    """
+    for folder in filter(None, (run_folder(place), run_folder(place, "sweep.json"))):
+        record = read_record(folder)
+        return ([record] if record else find_records(folder)), False
+    if os.path.isdir(place) or place == str(CHECKPOINTS):  # noqa: PTH112 - false for a name that is too long
+        return find_records(Path(place)), True
+    names = dict.fromkeys(record.name.partition("/")[0] for record in find_records(CHECKPOINTS))
+    meant = suggest(place, [Known(name, (name,)) for name in names], "`python runs.py` lists all runs")
+    raise BadRequestError(f"{place[:100]}: there is no such folder, sweep or run; {meant}")
+
+
+def list_runs(words: Sequence[str]) -> None:
+    """Print the runs in a folder."""
+    parser = Parser(
+        prog="runs.py",
+        description="List runs. `runs.py compare --help` and `runs.py report --help` explain the other commands.",
+    )
+    parser.add_argument(
+        "place", metavar="FOLDER", nargs="?", help="a folder of runs, or a sweep (default: checkpoints)"
+    )
+    parser.add_argument(
+        "--sort",
+        metavar="COLUMN",
+        help=f"{', '.join(FIELDS)}, an option such as lr, or a metric such as val_loss (default: date)",
+    )
+    parser.add_argument(
+        "--filter",
+        metavar="COLUMN=VALUE",
+        nargs="+",
+        action="extend",
+        help="only runs with these values, such as status=finished lr=0.01 name=wide*",
+    )
+    parser.add_argument(
+        "--all", action="store_true", help="show the runs of sweeps, instead of one line for each sweep"
+    )
+    given = vars(parser.parse_args(words))
+    records, by_sweep = runs_in(given.get("place", str(CHECKPOINTS)))
+    if not records:
+        print_line(f"there are no runs in {given.get('place', CHECKPOINTS)}")
+        return
+    print_line(
+        list_of_runs(
+            mark_killed(records),
+            filters=given.get("filter", []),
+            column=given.get("sort", "date"),
+            by_sweep=by_sweep and "all" not in given,
+            width=terminal_width(),
+        )
+    )
+
+
+def read_comparison(given: dict[str, list[str]]) -> Comparison:
+    """Compare the runs that a command line names."""
+    return compare(find_groups(given["runs"]), given.get("metrics", []))
+
+
+def add_runs(parser: Parser) -> None:
+    """Add the arguments that select what is compared."""
+    parser.add_argument(
+        "runs",
+        metavar="RUN",
+        nargs="+",
+        help="runs or sweeps, by name or folder; the first is the reference; runs that differ in the seed are a group",
+    )
+    parser.add_argument(
+        "--metrics", metavar="NAME", nargs="+", action="extend", help="metrics to compare (default: those of the test)"
+    )
+
+
+def compare_runs(words: Sequence[str]) -> None:
+    """Print a comparison, and plot the validation curves."""
+    parser = Parser(
+        prog="runs.py compare", description="Compare runs or sweeps: means over seeds, differences, validation curves."
+    )
+    add_runs(parser)
+    parser.add_argument(
+        "--figure",
+        metavar="FILE",
+        help="where to plot the validation curves: .png, .svg or .pdf (default: checkpoints/comparison.png)",
+    )
+    given = vars(parser.parse_args(words))
+    path = Path(given.get("figure", CHECKPOINTS / "comparison.png"))
+    require_figure_type(path)
+    comparison = read_comparison(given)
+    print_line(comparison_to_text(comparison, terminal_width()))
+    if curves(comparison.groups):
+        write(path, curves_image(comparison.groups, path.suffix[1:].lower()))
+        print_line(f"\n{path}")
+
+
+def report_runs(words: Sequence[str]) -> None:
+    """Write a comparison as a page of HTML."""
+    parser = Parser(
+        prog="runs.py report", description="Compare runs or sweeps on one page of HTML, which needs no other file."
+    )
+    add_runs(parser)
+    parser.add_argument(
+        "--output", metavar="FILE", required=True, help="the .html file to write; an earlier report is replaced"
+    )
+    given = vars(parser.parse_args(words))
+    path = Path(given["output"])
+    require_report(path)
+    comparison = read_comparison(given)
+    origin = provenance()
+    commit = f"{origin['git_commit'] or 'unknown'}{', with changes' if origin['git_dirty'] else ''}"
+    facts = {"date": now(), "command": f"python runs.py report {shlex.join(words)}", "commit": commit}
+    names = ", ".join(given["runs"][:3]) + (f" and {len(given['runs']) - 3} more" if len(given["runs"]) > 3 else "")
+    write(path, to_html(comparison, facts, f"Comparison of {names}").encode())
+    print_line(str(path))
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"compare": compare_runs, "report": report_runs}
+
+
+def main() -> None:
+    """Run the command line, and end the program with its exit code."""
+    with ExitCode() as end:
+        end.prepare(SINGLE_PROCESS, CHECKPOINTS, lambda: "nothing was written")
+        command = COMMANDS.get(sys.argv[1] if sys.argv[1:] else "")
+        if command:
+            command(sys.argv[2:])
+        else:
+            list_runs(sys.argv[1:])
+    quick_exit(end.code)
+
+
+if __name__ == "__main__":
+    main()

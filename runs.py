@@ -18,13 +18,13 @@ from engine.cli import ExitCode, run_folder
 from engine.distributed import SINGLE_PROCESS, quick_exit
 from engine.errors import BadRequestError
 from engine.flags import Parser
-from engine.groups import Comparison, compare, curves, find_groups
+from engine.groups import Comparison, compare, curves, find_groups, known_names
 from engine.hardware import provenance
 from engine.listing import FIELDS, list_of_runs
 from engine.records import Record, find_records, mark_killed, read_record
 from engine.report import curves_image, now, require_figure_type, require_report, to_html, write
 from engine.report import to_text as comparison_to_text
-from engine.suggestions import Known, suggest
+from engine.suggestions import suggest
 from utils import print_line
 
 CHECKPOINTS = Path("checkpoints")
@@ -46,8 +46,7 @@ def runs_in(place: str) -> tuple[list[Record], bool]:
         return ([record] if record else find_records(folder)), False
     if os.path.isdir(place) or place == str(CHECKPOINTS):  # noqa: PTH112 - false for a name that is too long
         return find_records(Path(place)), True
-    names = dict.fromkeys(record.name.partition("/")[0] for record in find_records(CHECKPOINTS))
-    meant = suggest(place, [Known(name, (name,)) for name in names], "`python runs.py` lists all runs")
+    meant = suggest(place, known_names(find_records(CHECKPOINTS)), "`python runs.py` lists all runs")
     raise BadRequestError(f"{place[:100]}: there is no such folder, sweep or run; {meant}")
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,19 +38,31 @@ class Comparison(NamedTuple):
 
 
 def records_of(argument: str) -> list[Record]:
-    """The run that an argument names, or all runs of the sweep that it names.
+    """The run that an argument names, or all runs of the sweep, or the runs that match the pattern.
 
     Raises:
-        BadRequestError: there is no such run or sweep.
+        BadRequestError: there is no such run.
     """
     if (folder := run_folder(argument)) is not None and (record := read_record(folder)) is not None:
         return [record]
-    if (folder := run_folder(argument, "sweep.json")) is not None and (records := find_records(folder)):
-        return records
-    names = [record.name for record in find_records(Path("checkpoints"))]
-    known = [Known(name, (name,)) for name in dict.fromkeys([*(n.partition("/")[0] for n in names), *names])]
-    meant = suggest(argument.removeprefix("checkpoints/"), known, "`python runs.py` lists all runs")
-    raise BadRequestError(f"{argument[:100]}: there is no such run or sweep; {meant}")
+    if (folder := run_folder(argument, "sweep.json")) is not None:
+        if records := find_records(folder):
+            return records
+        raise BadRequestError(f"{argument}: this sweep has no runs yet: run it first")
+    everything, pattern = find_records(Path("checkpoints")), argument.removeprefix("checkpoints/")
+    fits = [r for r in everything if fnmatchcase(r.name, pattern) and r.name.count("/") == pattern.count("/")]
+    if not fits:
+        raise BadRequestError(
+            f"{argument[:100]}: there is no such run or sweep; "
+            + suggest(pattern, known_names(everything), "`python runs.py` lists all runs")
+        )
+    return fits
+
+
+def known_names(records: Sequence[Record]) -> list[Known]:
+    """The names of runs and of their sweeps, for suggestions."""
+    names = [record.name for record in records]
+    return [Known(name, (name,)) for name in dict.fromkeys([*(n.partition("/")[0] for n in names), *names])]
 
 
 def find_groups(arguments: Sequence[str]) -> dict[str, list[Record]]:
@@ -68,7 +81,7 @@ def find_groups(arguments: Sequence[str]) -> dict[str, list[Record]]:
         if os.path.isfile(argument) and len(arguments) > 1:  # noqa: PTH113
             continue
         records = records_of(argument)
-        is_sweep = run_folder(argument) is None
+        is_sweep = run_folder(argument, "sweep.json") is not None
         for record in mark_killed([each for each in records if each.folder.resolve() not in seen]):
             seen.add(record.folder.resolve())
             code = [str(record.info.get(key)) for key in ("problem", "problem_sha256", "trainer_sha256")]

@@ -151,8 +151,9 @@ def test_documented_versions_are_the_required_ones() -> None:
     assert set(versions) <= set((ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines())
 
 
-# Flags of evaluate.py, the experiments, torchrun, pip and ruff.
-OTHER_FLAGS = {"--name", "--quick", "--nproc-per-node", "--max-restarts", "--index-url", "--check"}
+# Flags of runs.py, evaluate.py, the experiments, torchrun, pip and ruff.
+OTHER_FLAGS = {"--all", "--figure", "--filter", "--metrics", "--output", "--sort"}
+OTHER_FLAGS |= {"--name", "--quick", "--nproc-per-node", "--max-restarts", "--index-url", "--check"}
 
 
 @pytest.mark.parametrize("page", sorted(PAGES))
@@ -220,7 +221,15 @@ def test_the_documented_files_exist_and_no_module_is_missing() -> None:
         for pattern in ("ising/[!_]*.py", "engine/[!_]*.py")
         for path in ROOT.glob(pattern)
     }
-    modules |= {"main.py", "evaluate.py", "trainer.py", "logger.py", "utils.py", "problem.py"}  # others are optional
+    modules |= {
+        "main.py",
+        "evaluate.py",
+        "runs.py",
+        "trainer.py",
+        "logger.py",
+        "utils.py",
+        "problem.py",
+    }  # others are optional
     assert modules <= listed
 
 

@@ -172,7 +172,6 @@ def test_without_runs_the_list_says_so(tmp_path: Path, monkeypatch: pytest.Monke
     assert command() == (0, "there are no runs in checkpoints\n", "")
 
 
-@pytest.mark.slow
 def test_the_list_fits_into_a_terminal(make: Make) -> None:
     for seed in range(3):
         make(f"a-very-long-name-of-a-run-with-many-words-{seed}", seed, lr=0.1 * (1 + seed), problem=f"problem{seed}")
@@ -221,7 +220,8 @@ def test_runs_that_only_differ_in_the_seed_are_one_group(make: Make, command: Ru
     assert "do not have the same data" in out
     assert f"{label}: 1 of the runs have the seed of a newer one" in out
     assert "<svg" in Path("new/figure.svg").read_text(encoding="utf-8")
-    assert "| plain " in command("compare", "plain-1", "plain-2", "edited")[1]
+    for arguments in (("plain-1", "plain-2"), ("plain-[12]",), ("checkpoints/plain-?",)):
+        assert "| plain " in command("compare", *arguments, "edited")[1]
 
 
 def test_two_sweeps_with_the_same_settings_are_not_merged(make_sweep: Any, command: Runs) -> None:
@@ -263,6 +263,8 @@ def test_trained_runs_are_compared(
         (["compare", "widht"], "widht: there is no such run or sweep; did you mean width?"),
         (["compare", "checkpoints/brokn"], "checkpoints/brokn: there is no such run or sweep; did you mean broken?"),
         (["compare", "x" * 5000], "there is no such run or sweep; `python runs.py` lists all runs"),
+        (["compare", "b*n-*"], "b*n-*: there is no such run or sweep; `python runs.py` lists all runs"),
+        (["compare", "empty"], "empty: this sweep has no runs yet: run it first"),
         (["compare", "broken"], "no run is finished, so that there is nothing to compare (broken: 1 failed)"),
         (
             ["compare", "width", "--metrics", "maee"],
@@ -283,6 +285,8 @@ def test_a_bad_request_is_one_line(
 ) -> None:
     make_sweep("width")
     make("broken", mae=None, status="failed")
+    Path("checkpoints/empty").mkdir()
+    Path("checkpoints/empty/sweep.json").touch()
     code, out, err = command(*arguments)
     assert (code, out) == (2, "")
     assert words in err

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from engine.comparison import count_by_status, unfinished
 from engine.errors import BadRequestError
 from engine.loading import load_problem
-from engine.problem import changed_options
+from engine.problem import Problem, changed_options
 from engine.records import Record, flatten, setting_of
 from engine.suggestions import Known, suggest
 from utils import one_line
@@ -41,13 +41,16 @@ def changed_of(record: Record) -> dict[str, Any]:
     """The options that differ from the default. Runs of earlier versions do not record them: then ask the problem."""
     if record.changed is not None:
         return record.changed
+    problem = _problem_or_none(record.problem)
+    return changed_options(problem, record.config) if problem else {}
+
+
+@cache
+def _problem_or_none(module: str) -> Problem[Any] | None:
     try:
-        return changed_options(_problem(record.problem), record.config)
-    except Exception:  # of any type: the module of the problem is missing, or is being edited
-        return {}
-
-
-_problem = cache(load_problem)
+        return load_problem(module)
+    except Exception:  # of any type: the module is missing, or is being edited
+        return None
 
 
 def values_of(record: Record, *, validation: bool = False) -> dict[str, Any]:

@@ -104,7 +104,7 @@ class Record(NamedTuple):
 def read_record(folder: Path) -> Record | None:
     """Read the files of a run. The result is None if the folder has no config.json."""
     try:
-        config = _read(folder / "config.json", dict, lambda config: isinstance(config.get("train", {}), dict))
+        config = _read(folder / "config.json", dict, _is_config)
         info = _read(folder / "run_info.json", dict, _is_info)
         results = _read(folder / "results.json", dict, _is_results)
     except OSError:  # for example, not a folder that may be read
@@ -187,6 +187,10 @@ def _read(path: Path, kind: type, is_sound: Callable[[Any], bool] = lambda conte
     except (ValueError, RecursionError):
         return kind()
     return content if isinstance(content, kind) and is_sound(content) else kind()
+
+
+def _is_config(config: dict[str, Any]) -> bool:
+    return isinstance(config.get("train", {}), dict) and isinstance(config.get("seed", 0), int)
 
 
 def _is_info(info: dict[str, Any]) -> bool:

@@ -62,7 +62,7 @@ def test_a_run_of_an_earlier_version_has_defaults(run: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["config.json", "run_info.json", "results.json", "epoch_metrics.json"])
-@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff", b'{"test": 1, "train": 2, "main_metric": 3}', b"3"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff", b'{"test": 1, "seed": [], "main_metric": 3}', b"3"])
 def test_a_damaged_file_is_no_traceback(name: str, content: bytes, run: Path) -> None:
     (run / name).write_bytes(content)
     record = record_of(run)

@@ -159,12 +159,15 @@ def test_damaged_and_earlier_runs_are_listed(make: Make, command: Runs) -> None:
     for key in ("changed", "label", "main_metric", "host"):
         del info[key]
     (old / "run_info.json").write_text(json.dumps(info), encoding="utf-8", newline="\n")
+    text = json.dumps(info | {"problem": "no.such.module"})
+    (make("f") / "run_info.json").write_text(text, encoding="utf-8", newline="\n")
     (make("e", lr=0.3) / "config.json").write_text("[]", encoding="utf-8", newline="\n")
     code, out, _ = command("--sort", "name")
     assert code == 0
-    assert names(out) == ["a", "b", "c", "d", "e"]
-    assert "2 damaged, 2 finished, 1 unknown" in out
-    assert re.search(r"^d .* lr=0.01$", out, flags=re.M)  # asks the problem
+    assert names(out) == ["a", "b", "c", "d", "e", "f"]
+    assert "2 damaged, 3 finished, 1 unknown" in out
+    assert re.search(r"^d .* epochs=5 lr=0.01 ", out, flags=re.M)  # asks the problem
+    assert re.search(r"^f .* 0.1$", out, flags=re.M)  # there is no problem to ask
 
 
 def test_without_runs_the_list_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Runs) -> None:

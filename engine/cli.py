@@ -49,7 +49,6 @@ def run_folder(run: str, file: str = "config.json", root: Path = Path()) -> Path
     """
     is_path = "/" in run or os.sep in run
     for folder in [*([root / run] if is_path else []), root / "checkpoints" / run]:
-
         with suppress(OSError):  # for example, because the name is too long
             if (folder / file).is_file():
                 return folder

@@ -66,7 +66,7 @@ def load_origin(
     if name is None or earlier.state is not None:
         return None
     root = project_folder(folder) if resume else Path()
-    if (place := run_folder(name, root)) is None:
+    if (place := run_folder(name, root=root)) is None:
         fix = "restore it, or start another run" if resume else "give its name in checkpoints, or its folder"
         raise BadRequestError(f"{subject}: there is no such run in {root.absolute()}: {fix}")
     if place.samefile(folder):

@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+from engine.cache import warn_if_changed
 from engine.cli import ExitCode
 from engine.config import Config
 from engine.distributed import SINGLE_PROCESS, quick_exit
@@ -40,12 +41,7 @@ def train_run(problem: str, config: Config, folder: Path, curves: list[list[floa
     """
     from main import run
 
-    output = folder.parent / "output" / f"{folder.name}.txt"
-    output.parent.mkdir(exist_ok=True)
-    with output.open("ab", buffering=0) as file:
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-            os.dup2(file.fileno(), stream.fileno())
+    redirect_output(output_of(folder))
     is_started = (folder / "config.json").exists()
     watch = None if curves is None else Pruner(curves, losses(folder), config.train.epochs)
     kept = config.log.checkpoints  # otherwise the run cannot be resumed
@@ -56,6 +52,20 @@ def train_run(problem: str, config: Config, folder: Path, curves: list[list[floa
     except (DivergedError, PrunedError) as error:  # recorded in run_info.json
         warn(str(error))
     return "over"
+
+
+def output_of(folder: Path) -> Path:
+    """The file with the output of a run of a sweep."""
+    return folder.parent / "output" / f"{folder.name}.txt"
+
+
+def redirect_output(path: Path) -> None:
+    """Append what this process prints to a file."""
+    path.parent.mkdir(exist_ok=True)
+    with path.open("ab", buffering=0) as file:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+            os.dup2(file.fileno(), stream.fileno())
 
 
 def prepare(index: int) -> None:
@@ -106,7 +116,8 @@ def report(sweep: Sweep, outcome: Outcome, failed: dict[str, str]) -> None:
         return
     failed[outcome.key] = outcome.error
     sweep.given_up.add(outcome.key)
-    output = sweep.folder / "output" / f"{outcome.key}.txt"
+    output = output_of(sweep.folder / outcome.key)
+    output.parent.mkdir(exist_ok=True)
     with output.open("a", encoding="utf-8", newline="\n") as file:
         file.write(f"{outcome.details}{outcome.error}\n")
     warn(f"{outcome.key}: failed: {outcome.error} ({output})")
@@ -119,6 +130,8 @@ def main() -> None:
         sweep = load_sweep(request.folder) if request.plan is None else open_sweep(request.folder, request.plan)
         hint = f"the same command continues; {sweep.folder} has the runs so far"
         exit_code.prepare(SINGLE_PROCESS, sweep.folder, lambda: hint)
+        for info in sorted(sweep.folder.glob("*/run_info.json"))[:1]:
+            warn_if_changed(sweep.problem, info.parent, training=True)
         n_workers = request.workers or max(1, available_cores() // (sweep.plan.config["threads"] or 1))
         failed = train_all(sweep, n_workers, wait=request.plan is not None)
         print_line(f"\n{summarize(sweep)}\n\n{sweep.folder / 'summary.json'}")

@@ -30,10 +30,12 @@ def load_problem(name: str) -> Problem[Any]:
     """Import a module and return its object PROBLEM.
 
     Raises:
-        BadRequestError: there is no such module.
+        BadRequestError: there is no such module, or the name is invalid.
         ProblemError: the module cannot be imported, or has no PROBLEM.
     """
     main = sys.modules["__main__"]
+    if not all(word.isidentifier() for word in name.split(".")):
+        raise BadRequestError(f"{name[:100]}: not a module: write it as in an import, such as examples.potential")
     try:
         if (running := getattr(main, "PROBLEM", None)) is not None and module_name(running) == name:
             return running  # type: ignore[no-any-return]

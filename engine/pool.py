@@ -5,17 +5,20 @@ concurrent.futures.ProcessPoolExecutor stops all tasks if one of its processes i
 
 import _thread
 import multiprocessing
+import pickle
 import signal
 import sys
 import threading
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from types import FrameType, TracebackType
 from typing import Any, NamedTuple, Self, cast
 
 from engine.errors import RunError
-from engine.signals import STOP_SIGNALS, Interrupted
+from engine.signals import STOP_SIGNALS, Interrupted, blocked, unblock, uninterrupted
+from utils import repair_streams
 
 # A fork may hang after torch has started threads.
 CONTEXT = multiprocessing.get_context("spawn")
@@ -73,14 +76,17 @@ class Pool:
 
     def start(self, key: str, *arguments: Any) -> None:
         """Start a task in an idle process: call the function with these arguments."""
-        self.idle = [worker for worker in self.idle if worker.process.is_alive()]  # some may have been killed
-        if not self.idle:
-            index = min(set(range(self.size)) - {worker.index for worker in self.busy.values()})
-            self.idle.append(_Worker(index, self.function, self.prepare))
-        worker = self.idle.pop()
-        worker.key = key
-        worker.connection.send(arguments)
-        self.busy[worker.connection] = worker
+        content = pickle.dumps(arguments)
+        with uninterrupted(), blocked():  # a process is only interrupted after it has set its handlers
+            self.idle = [worker for worker in self.idle if worker.process.is_alive()]  # some may have been killed
+            if not self.idle:
+                index = min(set(range(self.size)) - {worker.index for worker in self.busy.values()})
+                self.idle.append(_Worker(index, self.function, self.prepare))
+            worker = self.idle.pop()
+            worker.key = key
+            self.busy[worker.connection] = worker
+        with suppress(OSError):  # the process has just been killed, which `wait` reports
+            worker.connection.send_bytes(content)
 
     def wait(self, timeout: float | None = None) -> list[Outcome]:
         """Wait until a task ends, and return the outcomes of all tasks that have ended."""
@@ -118,22 +124,24 @@ def _serve(
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _stop)
+    repair_streams()
     threading.Thread(target=_stop_with_parent, daemon=True).start()
     try:
+        unblock()
         if prepare is not None:
             prepare(index)
         while True:
-            arguments = connection.recv()
-            connection.send(_call(function, arguments))
+            content = connection.recv_bytes()
+            connection.send(_call(function, content))
     except (EOFError, OSError):  # the parent has ended
         return
     except Interrupted as stopped:
         sys.exit(stopped.exit_code)  # without a traceback
 
 
-def _call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Any, str, str]:
+def _call(function: Callable[..., Any], content: bytes) -> tuple[Any, str, str]:
     try:
-        return function(*arguments), "", ""
+        return function(*pickle.loads(content)), "", ""  # this imports modules, which may fail
     except RunError as error:
         return None, str(error), ""
     except Exception as error:  # of any type: other tasks do not depend on this one

@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from engine.errors import PrunedError
+from engine.errors import PrunedError, UnusableFileError
 from engine.files import read_info, write_json
 from engine.options import Option
 from utils import derive_seed
@@ -59,7 +59,13 @@ class Search:
 
     def _read(self) -> None:
         path = self.folder / "trials.json"
-        self.values = json.loads(path.read_bytes()) if path.exists() else []
+        try:
+            values = json.loads(path.read_bytes()) if path.exists() else []
+            if any(each.keys() != self.plan.search.keys() for each in values):
+                raise ValueError("other options than those of the search")
+        except (ValueError, TypeError, AttributeError) as error:
+            raise UnusableFileError(f"{path} is damaged ({error}): restore it, or start another sweep") from None
+        self.values = values
 
     def trials(self) -> list[Trial]:
         """All trials, in the order in which they were added."""
@@ -79,17 +85,20 @@ class Search:
         return Trial("complete", curves[0], sum(map(min, curves)) / len(curves))
 
     def add(self) -> bool:
-        """Add a trial with values that Optuna suggests. The result is False if there are enough trials.
+        """Add a trial with values that Optuna suggests, unless another process has added one or there are enough.
 
         The caller holds the lock of the sweep.
+
+        Returns:
+            Whether there are more trials than before.
         """
-        self._read()  # another process may have added trials
-        if len(self.values) < self.plan.trials:
+        n_known = len(self.values)
+        self._read()
+        if n_known == len(self.values) < self.plan.trials:
             suggested = self._study().ask(self._distributions()).params
             self.values.append({path: _as_typed(x, self.plan.search[path]) for path, x in suggested.items()})
             write_json(self.folder / "trials.json", self.values)
-            return True
-        return False
+        return len(self.values) > n_known
 
     def best(self, n: int, given_up: Collection[str] = ()) -> list[int]:
         """The numbers of the best complete trials. There are none while trials are open and not given up."""
@@ -184,12 +193,14 @@ class Pruner:
         for curve in curves:
             study.add_trial(create_trial(value=min(curve), intermediate_values=dict(enumerate(curve, start=1))))
         self.trial = study.ask()
+        self.reported = len(earlier)
         for epoch, loss in enumerate(earlier, start=1):
             self.trial.report(loss, epoch)
 
     def __call__(self, row: Mapping[str, float]) -> None:
         """Look at the row of an epoch. Raise PrunedError to stop the run."""
         epoch = int(row["epoch"])
-        self.trial.report(row["val_loss"], epoch)
+        if epoch > self.reported:  # a resumed run may repeat an epoch
+            self.trial.report(row["val_loss"], epoch)
         if epoch < self.epochs and self.trial.should_prune():
             raise PrunedError(f"pruned after epoch {epoch}: most runs had a lower validation loss at this epoch")

@@ -74,6 +74,26 @@ def default_handlers() -> Iterator[None]:
 
 
 @contextmanager
+def blocked() -> Iterator[None]:
+    """Let processes that are started in the block wait with signals until they call `unblock`. Not on Windows."""
+    if hasattr(signal, "pthread_sigmask"):
+        from multiprocessing import resource_tracker
+
+        resource_tracker.ensure_running()  # otherwise it is started with the first process, and unblocks signals
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        unblock()
+
+
+def unblock() -> None:
+    """Receive signals that were blocked by the process that started this one."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+
+
+@contextmanager
 def uninterrupted() -> Iterator[None]:
     """Delay signals until the end of a short block, such as a block that records how a run ended."""
     received: list[int] = []

@@ -82,7 +82,7 @@ def parse_args(argv: Sequence[str] | None = None) -> SweepRequest:
     first.add_argument("--problem", default="problem")
     first.add_argument("--work", action="store_true", default=False)
     before = first.parse_known_args(words)[0]
-    problem = None if before.work else load_problem(before.problem)
+    problem = None if before.work else load_problem(str(before.problem))
     parser = build_parser(problem)
     namespace, unknown = parser.parse_known_args(words)
     given = vars(namespace)
@@ -116,6 +116,7 @@ def _resolve(
     _refuse_idle(given, options, grid, search)
     given = {"threads": "1"} | given
     config = resolve(problem, given)
+    _require_data(config)
     seeds = _seeds(given, config)
     n_trial_seeds = _count(given, "trial_seeds") if "trial_seeds" in given else 1
     trial_seeds = [config.seed + k for k in range(n_trial_seeds)] if search else []
@@ -154,7 +155,9 @@ def _count(given: Mapping[str, Any], key: str) -> int:
     """The value of a flag that is a positive integer."""
     word = given[key]
     if not (isinstance(word, str) and word.isascii() and word.isdecimal() and 0 < int(word[:10]) <= MOST_RUNS):
-        raise ConfigError(f"--{key.replace('_', '-')} {word}: must be an integer, at least 1, at most {MOST_RUNS:,}")
+        raise ConfigError(
+            f"--{key.replace('_', '-')} {_short(word)}: must be an integer, at least 1, at most {MOST_RUNS:,}"
+        )
     return int(word)
 
 
@@ -163,11 +166,11 @@ def _seeds(given: Mapping[str, Any], config: Config) -> list[int]:
         words = given["seed_list"].split(",") if isinstance(given["seed_list"], str) else [""]
         if not all(word.isascii() and word.isdecimal() and int(word[:30]) < 2**64 for word in words):
             raise ConfigError(
-                f"--seed-list {given['seed_list']}: must be integers from 0 to 2^64 - 1, separated by commas"
+                f"--seed-list {_short(given['seed_list'])}: must be integers from 0 to 2^64 - 1, separated by commas"
             )
         seeds = [int(word) for word in words]
         if len(set(seeds)) < len(seeds):
-            raise ConfigError(f"--seed-list {given['seed_list']}: a seed is given twice; give it once")
+            raise ConfigError(f"--seed-list {_short(given['seed_list'])}: a seed is given twice; give it once")
         return seeds
     n = _count(given, "seeds") if "seeds" in given else 1
     if config.seed + 2 * n >= 2**64:
@@ -185,12 +188,12 @@ def _by_option(parser: Parser, options: Options, words: Sequence[str], key: str)
             parser.refuse(f"--{flag}", options)
         if not equals or not text.strip():
             shape = "low..high or v1,v2" if key == "search" else "v1,v2"
-            raise ConfigError(f"--{key} {word}: has no values; write {flag}={shape}")
+            raise ConfigError(f"--{key} {_short(word)}: has no values; write {flag}={shape}")
         path = paths[flag]
         if flag in ("seed", "run-name"):
-            raise ConfigError(f"--{key} {word}: cannot be varied; --seeds and --seed-list set the seeds")
+            raise ConfigError(f"--{key} {_short(word)}: cannot be varied; --seeds and --seed-list set the seeds")
         if path in found:
-            raise ConfigError(f"--{key} {word}: --{flag} is given twice; give all its values at once")
+            raise ConfigError(f"--{key} {_short(word)}: --{flag} is given twice; give all its values at once")
         found[path] = text
     return found
 
@@ -243,13 +246,15 @@ def _grid(
                 values[".".join(path)].append(value)
     for path, each in words.items():
         if len(values[".".join(path)]) < len(each):
-            raise ConfigError(f"--grid {options[path].flag[2:]}={grid[path]}: a value is given twice; give it once")
+            raise ConfigError(
+                f"--grid {options[path].flag[2:]}={_short(grid[path])}: a value is given twice; give it once"
+            )
     return values
 
 
 def _space(problem: Problem[Any], option: Option, given: Mapping[str, Any], text: str) -> dict[str, Any]:
     """The values of an option in --search: `low`, `high` and `log`, or `choices`."""
-    asked, options = f"--search {option.flag[2:]}={text}", {option.path: option}
+    asked, options = f"--search {option.flag[2:]}={_short(text)}", {option.path: option}
     low, dots, high = text.partition("..")
     if not dots:
         return {"choices": _grid(problem, options, given, {option.path: text})[".".join(option.path)]}
@@ -278,11 +283,24 @@ def _with(
         option = options[path]
         if option.kind is bool:
             if word not in ("true", "false"):
-                raise ConfigError(f"{flag} {option.flag[2:]}={word}: must be true or false")
+                raise ConfigError(f"{flag} {option.flag[2:]}={_short(word)}: must be true or false")
             changes[".".join(path)] = word == "true"
         else:
             changes[".".join(path)] = word.split() if option.is_list else word
     try:
-        return resolve(problem, dict(given) | changes)
+        config = resolve(problem, dict(given) | changes)
+        _require_data(config)
     except BadRequestError as error:
         raise ConfigError(f"{flag}: {error}") from None
+    return config
+
+
+def _require_data(config: Config) -> None:
+    """Raise ConfigError if the data file is missing. Otherwise every run would fail."""
+    if (file := config.data.file) is not None and not Path(file).is_file():
+        raise ConfigError(f"--data {_short(file)}: no such file in {Path.cwd()}: give its path")
+
+
+def _short(text: Any) -> str:
+    """What was given, for an error message."""
+    return str(text) if len(str(text)) <= 60 else f"{str(text)[:57]}..."

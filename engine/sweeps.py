@@ -7,14 +7,18 @@ therefore follows from the files at any time.
 
 import hashlib
 import json
+import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from engine.config import Config
+from pydantic import TypeAdapter
+from pydantic.dataclasses import dataclass
+
+from engine.config import STRICT, Config
 from engine.errors import BadRequestError, UnusableFileError
 from engine.files import read_info, wait_for_lock, write_json
 from engine.loading import load_problem
@@ -25,10 +29,14 @@ Values = Mapping[str, Any]  # options by their dotted path, such as "train.lr"
 
 UNCHANGED = "unchanged"  # the setting of a search that is trained for comparison with the best ones
 
+LONGEST_NAME = 38  # of a setting: check_name allows 64 characters with `-seed` and the 20 digits of a large seed
+
+NOT_PLAIN = re.compile("[^a-z0-9. ]")
+
 OVER = {"finished", "diverged", "pruned"}  # the statuses of runs that are not continued
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Plan:
     """What the runs of a sweep are. The same command line makes the same plan."""
 
@@ -84,14 +92,18 @@ class Sweep:
 
     def _name(self, values: Values) -> str:
         """A name for a setting that can be part of the name of a folder. Different settings have different names."""
-        words = []
+        words, are_plain = [], True
         for path, value in values.items():
             option = self.options[path]
             typed = self.typed(option, value)
             words.append(typed.lstrip("-") if option.kind is bool else option.flag[2:] + typed.replace(" ", "_"))
+            # In other texts, a - or _ could also be that between two values, and some systems ignore case.
+            are_plain &= option.kind in (bool, int, float) or typed in option.choices or not NOT_PLAIN.search(typed)
         full = "-".join(words)
-        name = folder_name(full)
-        return full if full in (name, "") else f"{name[:30]}-{hashlib.sha256(full.encode()).hexdigest()[:6]}"
+        name = folder_name(full, LONGEST_NAME)
+        if are_plain and full in (name, ""):
+            return full
+        return f"{name[: LONGEST_NAME - 9]}-{hashlib.sha256(json.dumps(values).encode()).hexdigest()[:8]}"
 
     @staticmethod
     def typed(option: Option, value: Any) -> str:
@@ -142,8 +154,9 @@ class Sweep:
         while True:
             if number == len(self.search.values):
                 with self.lock():
-                    if not self.search.add():
-                        return
+                    has_more = self.search.add()
+                if not has_more:
+                    return
             name, values = trial_name(number), self.search.values[number]
             if self._is_open(run_name(name, first), skip):
                 yield self.run(name, values, first, number if self.plan.pruning else None)
@@ -160,6 +173,8 @@ class Sweep:
     def lock(self) -> Iterator[None]:
         """Let only one process, on any machine, change the files of the sweep."""
         with wait_for_lock(self.folder / "sweep.lock"):
+            for left_over in self.folder.glob(".*.tmp"):  # from a process that was killed while it was writing
+                left_over.unlink()
             yield
 
 
@@ -180,14 +195,19 @@ def load_sweep(folder: Path) -> Sweep:
     """
     path = folder / "sweep.json"
     try:
-        plan = Plan(**json.loads(path.read_bytes()))
+        plan = TypeAdapter(Plan).validate_json(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         raise BadRequestError(
             f"{folder} is not a sweep: it has no sweep.json; start one with `python sweep.py`"
         ) from None
-    except (ValueError, TypeError) as error:
-        raise UnusableFileError(f"{path} is damaged ({error}): run the command that started the sweep again") from None
-    return Sweep(folder, plan)
+    except ValueError:
+        raise UnusableFileError(
+            f"{path} is damaged: remove it, and run the command that started the sweep again"
+        ) from None
+    sweep = Sweep(folder, plan)
+    if unknown := {*plan.grid, *plan.search} - sweep.options.keys():
+        raise UnusableFileError(f"{path} varies {unknown.pop()}, which {plan.problem} does not have: restore it")
+    return sweep
 
 
 def open_sweep(folder: Path, plan: Plan) -> Sweep:
@@ -196,14 +216,24 @@ def open_sweep(folder: Path, plan: Plan) -> Sweep:
     Raises:
         BadRequestError: the folder contains something else, or a sweep with other options.
     """
-    if (folder / "sweep.json").exists():
-        _require_extension(load_sweep(folder), plan)
-    elif folder.is_symlink() or folder.exists():
+    if not _is_of_sweep(folder):
         what = "a run" if (folder / "config.json").exists() else "not a sweep"
         raise BadRequestError(f"{folder} is {what}, so it is kept: choose another name for the sweep")
+    if (folder / "sweep.json").exists():
+        _require_extension(load_sweep(folder), plan)
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "sweep.json", asdict(plan))
-    return Sweep(folder, plan)
+    sweep = Sweep(folder, plan)
+    with sweep.lock():
+        write_json(folder / "sweep.json", asdict(plan))
+    return sweep
+
+
+def _is_of_sweep(folder: Path) -> bool:
+    """Whether a folder is that of a sweep, also of one that was killed when it started, or is empty or new."""
+    if folder.is_dir():
+        names = {entry.name for entry in folder.iterdir()}
+        return not names or bool(names & {"sweep.json", "sweep.lock"})
+    return not folder.exists() and not folder.is_symlink()
 
 
 def _require_extension(earlier: Sweep, plan: Plan) -> None:
@@ -212,8 +242,9 @@ def _require_extension(earlier: Sweep, plan: Plan) -> None:
     fix = "give the options of that sweep, or another name"
     if plan.problem != before.problem:
         raise BadRequestError(f"{earlier.folder} is a sweep of the problem {before.problem}: {fix}")
+    defaults = json.loads(json.dumps(asdict(earlier.problem.config_type())))  # an option may be newer than the sweep
     for path, option in earlier.options.items():
-        was, now = (_at(each.config, path) for each in (before, plan))
+        was, now = (_at(merge(defaults, each.config), path) for each in (before, plan))
         if was != now:
             typed, other = (earlier.typed(option, each) for each in (now, was))
             given = typed if option.kind is bool else f"{option.flag} {typed}"

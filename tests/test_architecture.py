@@ -35,7 +35,9 @@ EXPERIMENT = [*(f"{name}.py" for name in MAY_IMPORT), "ising", "experiments", "b
 
 
 def test_every_file_has_an_import_rule() -> None:
-    assert {*MAY_IMPORT, "main", "evaluate", "trainer", "logger", "utils"} <= {path.stem for path in ROOT.glob("*.py")}
+    assert {*MAY_IMPORT, "main", "evaluate", "sweep", "trainer", "logger", "utils"} <= {
+        path.stem for path in ROOT.glob("*.py")
+    }
     assert {path.stem for path in (ROOT / "ising").glob("*.py")} == set(ISING_MAY_IMPORT)
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from benchmarks import sampler, training
 from config import ExperimentConfig
-from engine import evaluation
+from engine import evaluation, sweep_cli
 from engine.cli import build_parser, parse_args
 from engine.config import to_json
 from engine.options import options_of
@@ -118,6 +118,8 @@ def test_the_programs_accept_every_command(page: str, tmp_path: Path, monkeypatc
         if script == "evaluate.py":
             problem = PROGRAMS["decay.py" if PAGES[page] is GUIDE else "main.py"]
             assert evaluation.build_parser(problem).parse_args(arguments).run
+        elif script == "sweep.py":
+            assert sweep_cli.parse_args(arguments).folder
         elif script not in PROGRAMS:
             assert (
                 script == "pytest" or (ROOT / script).exists() or (ROOT / (script.replace(".", "/") + ".py")).exists()
@@ -158,7 +160,7 @@ OTHER_FLAGS |= {"--name", "--quick", "--nproc-per-node", "--max-restarts", "--in
 
 @pytest.mark.parametrize("page", sorted(PAGES))
 def test_every_documented_flag_exists(page: str) -> None:
-    known = set(OTHER_FLAGS)
+    known = OTHER_FLAGS | {flag for each in sweep_cli.build_parser(None)._actions for flag in each.option_strings}
     for problem in PROGRAMS.values():
         known |= {flag for action in build_parser(problem, "x")._actions for flag in action.option_strings}
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", PAGES[page])) <= known

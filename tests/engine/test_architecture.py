@@ -103,9 +103,23 @@ LAYERS: list[dict[str, set[str]]] = [
             *("engine.init_from", "engine.memory", "engine.problem"),
         },
     },
+    {
+        "engine.pool": {"utils", "engine.errors", "engine.signals"},
+        "engine.search": {"utils", "engine.errors", "engine.files", "engine.options", "engine.sweeps"},
+        "engine.sweeps": {
+            *("engine.config", "engine.errors", "engine.files", "engine.loading", "engine.options", "engine.search"),
+        },
+        "engine.sweep_cli": {
+            *("engine.cli", "engine.config", "engine.errors", "engine.flags", "engine.loading", "engine.options"),
+            *("engine.problem", "engine.sweeps"),
+        },
+        "engine.summary": {
+            *("engine.comparison", "engine.files", "engine.records", "engine.search", "engine.sweeps"),
+        },
+    },
 ]
 MAY_IMPORT = {name: allowed for layer in LAYERS for name, allowed in layer.items()}
-COMMANDS = {"main", "evaluate", "runs"}  # these may import all modules above
+COMMANDS = {"main", "evaluate", "runs", "sweep"}  # these may import all modules above
 MACHINERY = sorted({*MAY_IMPORT, *COMMANDS, "engine.__init__"})
 
 PHYSICS = re.compile(r"\bspins?\b|lattice|temperature|\bising|magneti|energ(y|ies)|kaufman", re.IGNORECASE)
@@ -177,6 +191,7 @@ def test_main_only_imports_the_problem_when_it_is_the_script() -> None:
         "engine.overlap",
         "engine.run",
         "runs",
+        "sweep",
     ],
 )
 def test_modules_that_check_a_request_do_not_load_torch(module: str) -> None:

@@ -77,12 +77,12 @@ def test_a_damaged_file_is_no_traceback(name: str, content: bytes, run: Path) ->
 
 def test_runs_are_found_in_a_folder_and_in_its_sweeps(run: Path) -> None:
     root = run.parent
-    for name in ("width/seed2", "width/seed1", "folder/seed3"):
+    for name in ("width/seed10", "width/seed2", "folder/seed3"):
         shutil.copytree(run, root / name)
     (root / "width" / "sweep.json").write_text("{}", encoding="utf-8", newline="\n")
     (root / "file").touch()
-    assert [record.name for record in find_records(root)] == ["first", "width/seed1", "width/seed2"]
-    assert [record.name for record in find_records(root / "width")] == ["width/seed1", "width/seed2"]
+    assert [record.name for record in find_records(root)] == ["first", "width/seed2", "width/seed10"]
+    assert [record.name for record in find_records(root / "width")] == ["width/seed2", "width/seed10"]
     assert find_records(root / "missing") == []
     assert read_record(root / "width") is None
     assert read_record(root / "file") is None

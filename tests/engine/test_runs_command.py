@@ -346,7 +346,7 @@ def test_a_report_does_not_replace_another_file(make: Make, command: Runs) -> No
 
 def test_figures_accept_many_groups_and_any_name() -> None:
     groups: dict[str, list[dict[int, float]]] = {
-        f"_$group{i}$": [{1: 1.0, 2: 0.5 + i}, {1: 2.0, 2: 0.7, 3: 0.1}] for i in range(40)
+        f"_$group{i}{{$": [{1: 1.0, 2: 0.5 + i}, {1: 2.0, 2: 0.7, 3: 0.1}] for i in range(40)
     }
     shown = list(groups)[: len(COLOURS)]
     figure = validation_curves(groups, shown)
@@ -355,4 +355,4 @@ def test_figures_accept_many_groups_and_any_name() -> None:
     assert [text.get_text().strip() for text in legend.get_texts()] == [*shown, "33 others"]
     assert figure.axes[0].get_yscale() == "log"
     assert validation_curves({"a": [{1: -1.0}]}, ["a"]).axes[0].get_yscale() == "linear"
-    estimates_by_group({"_$a$": (0.1, None), "b": (30.0, 40.0)}, "test_mae").draw_without_rendering()
+    estimates_by_group({"_$a{$": (0.1, None), "b": (30.0, 40.0)}, "test_mae").draw_without_rendering()

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from engine.records import Record
 
@@ -38,14 +38,27 @@ def estimate(values: Mapping[int, float]) -> Estimate:
     return Estimate(mean, error, n, dict(values))
 
 
+def as_json(found: Mapping[str, Estimate]) -> dict[str, Any]:
+    """Estimates as dictionaries, for a JSON file."""
+    return {
+        name: each._asdict() | {"values": {str(seed): value for seed, value in each.values.items()}}
+        for name, each in found.items()
+    }
+
+
 def estimates(records: Sequence[Record]) -> dict[str, Estimate]:
     """Estimates of all metrics over the finished runs. Of several runs with the same seed, the newest one counts."""
+    ordered = sorted(records, key=lambda record: record.date)
+    return over_seeds({record.seed: record.metrics() for record in ordered if record.is_finished})
+
+
+def over_seeds(metrics: Mapping[int, Mapping[str, float]]) -> dict[str, Estimate]:
+    """Estimates of metrics from their values by seed."""
     values: dict[str, dict[int, float]] = {}
-    for record in sorted(records, key=lambda record: record.date):
-        if record.is_finished:
-            for name, value in record.metrics().items():
-                values.setdefault(name, {})[record.seed] = value
-    return {name: estimate(dict(sorted(by_seed.items()))) for name, by_seed in values.items()}
+    for seed in sorted(metrics):
+        for name, value in metrics[seed].items():
+            values.setdefault(name, {})[seed] = value
+    return {name: estimate(by_seed) for name, by_seed in values.items()}
 
 
 def differences(a: Mapping[str, Estimate], b: Mapping[str, Estimate]) -> dict[str, Estimate]:
@@ -101,6 +114,40 @@ def with_error(value: float, error: float | None) -> str:
     return f"({text})e{exponent:+03d}" if exponent else text
 
 
+class Comparison(NamedTuple):
+    """The differences of groups of runs to the first one, which is the reference."""
+
+    reference: str
+    main: str  # the metric that the verdicts are about
+    differences: dict[str, dict[str, Estimate]]  # by group and metric
+    verdicts: dict[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The comparison for JSON."""
+        return {
+            "reference": self.reference,
+            "differences": {name: as_json(each) for name, each in self.differences.items()},
+            "verdicts": self.verdicts,
+        }
+
+
+def compare(found: Mapping[str, Mapping[str, Estimate]], main: tuple[str, str]) -> Comparison | None:
+    """Compare the estimates of groups with those of the first one. The result is None for fewer than two groups.
+
+    Args:
+        main: the metric for the verdicts, and whether small ("min") or large ("max") values are good.
+    """
+    reference, *others = [name for name, by_metric in found.items() if by_metric] or [""]
+    if not others:
+        return None
+    paired = {name: differences(found[reference], found[name]) for name in others}
+    verdicts = {
+        name: verdict(each[main[0]], main[1], len(others)) if main[0] in each else "no verdict: no seed in common"
+        for name, each in paired.items()
+    }
+    return Comparison(reference, main[0], paired, verdicts)
+
+
 def compared_metrics(groups: Mapping[str, Sequence[Record]]) -> list[str]:
     """The metrics that tables show: the main one, also on unseen examples if that differs, and others of the test."""
     finished = [record for records in groups.values() for record in records if record.is_finished]
@@ -144,24 +191,25 @@ def tables(groups: Mapping[str, Sequence[Record]], metrics: Sequence[str] = ()) 
     result = [Table(("setting", *metrics, "not finished"), rows)]
     if not any(row[-1] for row in rows):
         result = [Table(result[0].columns[:-1], [row[:-1] for row in rows])]
-    compared = [name for name, by_metric in found.items() if by_metric]
-    if len(compared) > 1:
-        finished = next(record for record in groups[compared[0]] if record.is_finished)
-        result.append(_table_of_differences(found, compared, metrics, finished.main_metric))
+    if comparison := compare(found, main_metric(groups)):
+        result.append(table_of_differences(comparison, metrics))
     return result
 
 
-def _table_of_differences(
-    found: Mapping[str, Mapping[str, Estimate]], compared: Sequence[str], metrics: Sequence[str], main: tuple[str, str]
-) -> Table:
-    reference, *others = compared
-    rows = []
-    for name in others:
-        paired = differences(found[reference], found[name])
-        judged = paired.get(f"test_{main[0]}")
-        words = "no verdict: no seed in common" if judged is None else verdict(judged, main[1], len(others))
-        rows.append((name, words, *(str(paired[m]) if m in paired else "" for m in metrics)))
-    return Table((f"minus {reference}", f"verdict on test_{main[0]}", *metrics), rows)
+def main_metric(groups: Mapping[str, Sequence[Record]]) -> tuple[str, str]:
+    """The main metric of the first finished run on the test split, and its direction: ("test_mae", "min")."""
+    finished = (record.main_metric for records in groups.values() for record in records if record.is_finished)
+    name, direction = next(finished, ("loss", "min"))
+    return f"test_{name}", direction
+
+
+def table_of_differences(comparison: Comparison, metrics: Sequence[str]) -> Table:
+    """A table of the differences to the reference, with a verdict on each group."""
+    rows = [
+        (name, comparison.verdicts[name], *(str(each[m]) if m in each else "" for m in metrics))
+        for name, each in comparison.differences.items()
+    ]
+    return Table((f"minus {comparison.reference}", f"verdict on {comparison.main}", *metrics), rows)
 
 
 def to_markdown(table: Table) -> str:

@@ -4,15 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.comparison import (
-    Estimate,
-    Table,
-    differences,
-    estimates,
-    markdown_table,
-    to_markdown,
-    verdict,
-)
+from engine.comparison import Table, as_json, compare, estimates, main_metric, markdown_table, to_markdown
 from engine.files import write_json
 from engine.records import Record, read_record
 from engine.search import run_name, trial_name
@@ -27,19 +19,32 @@ def summarize(sweep: Sweep) -> str:
     The content only depends on the runs: it is the same whether or not the sweep was interrupted.
     """
     with sweep.lock():
-        settings = sweep.settings()
-        groups = {
-            label_of(sweep, name, values): [
-                record
-                for seed in sweep.plan.seeds
-                if (record := read_record(sweep.folder / run_name(name, seed))) is not None
-            ]
-            for name, values in settings.items()
-        }
+        groups = groups_of(sweep)
         trials = _trials(sweep)
         text = "\n\n".join([*_markdown(sweep, groups, trials), _origin(sweep, _records(sweep))])
         write_json(sweep.folder / "summary.json", _content(sweep, groups, trials) | {"table": text})
     return text
+
+
+def groups_of(sweep: Sweep) -> dict[str, list[Record]]:
+    """The runs that were started, by the label of their setting."""
+    return {
+        label_of(sweep, name, values): _started(sweep, name, sweep.plan.seeds)
+        for name, values in sweep.settings().items()
+    }
+
+
+def trials_of(sweep: Sweep) -> dict[str, list[Record]]:
+    """The runs of a search that were started, by the label of their trial."""
+    return {
+        label_of(sweep, trial_name(number), values): _started(sweep, trial_name(number), sweep.plan.trial_seeds)
+        for number, values in enumerate(sweep.search.values if sweep.search is not None else ())
+    }
+
+
+def _started(sweep: Sweep, setting: str, seeds: Sequence[int]) -> list[Record]:
+    records = (read_record(sweep.folder / run_name(setting, seed)) for seed in seeds)
+    return [record for record in records if record is not None]
 
 
 def label_of(sweep: Sweep, name: str, values: Mapping[str, Any]) -> str:
@@ -50,11 +55,8 @@ def label_of(sweep: Sweep, name: str, values: Mapping[str, Any]) -> str:
 
 
 def _records(sweep: Sweep) -> list[Record]:
-    names = [run_name(setting, seed) for setting in sweep.settings() for seed in sweep.plan.seeds]
-    if sweep.search is not None:
-        numbers = range(len(sweep.search.values))
-        names += [run_name(trial_name(number), seed) for number in numbers for seed in sweep.plan.trial_seeds]
-    return [record for name in names if (record := read_record(sweep.folder / name)) is not None]
+    groups = [*groups_of(sweep).values(), *trials_of(sweep).values()]
+    return [record for records in groups for record in records]
 
 
 def _content(
@@ -62,7 +64,6 @@ def _content(
 ) -> dict[str, Any]:
     """The numbers of the summary."""
     found = {label: estimates(records) for label, records in groups.items()}
-    finished = {label: records for label, records in groups.items() if found[label]}
     content: dict[str, Any] = {
         "sweep": sweep.folder.name,
         "problem": sweep.plan.problem,
@@ -71,29 +72,14 @@ def _content(
         "settings": {
             label: {
                 "runs": {str(record.seed): {"name": record.name, "status": record.status} for record in records},
-                "metrics": {name: _as_json(each) for name, each in found[label].items()},
+                "metrics": as_json(found[label]),
             }
             for label, records in groups.items()
         },
     }
-    if len(finished) > 1:
-        reference, *others = finished
-        main, direction = next(record.main_metric for record in finished[reference] if record.is_finished)
-        paired = {label: differences(found[reference], found[label]) for label in others}
-        content |= {
-            "reference": reference,
-            "differences": {label: {name: _as_json(d) for name, d in each.items()} for label, each in paired.items()},
-            "verdicts": {
-                label: verdict(each[f"test_{main}"], direction, len(others)) if f"test_{main}" in each else "no verdict"
-                for label, each in paired.items()
-            },
-        }
+    if comparison := compare(found, main_metric(groups)):
+        content |= comparison.to_dict()
     return content | ({"trials": list(trials)} if sweep.search is not None else {})
-
-
-def _as_json(each: Estimate) -> dict[str, Any]:
-    values = {str(seed): value for seed, value in each.values.items()}
-    return {"mean": each.mean, "standard_error": each.standard_error, "n": each.n, "values": values}
 
 
 def _trials(sweep: Sweep) -> list[dict[str, Any]]:

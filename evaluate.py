@@ -1,38 +1,41 @@
-"""Evaluate a saved run on new data: other generator options, or the examples of a file.
+"""Evaluate a saved run, or all networks of a sweep, on new data: other generator options, or the examples of a file.
 
 python evaluate.py RUN --num-test 10000 --name more
 python evaluate.py RUN --data measured.npz
+python evaluate.py SWEEP                             all networks on the same data, and their ensemble
 python evaluate.py RUN --help                        lists the options of the generator of the run, too
 """
 
-import errno
-import json
-import os
 from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from numpy.typing import NDArray
-
 from engine.cache import warn_if_changed
 from engine.cli import ExitCode, run_folder
-from engine.config import Config, to_dict
+
 from engine.datasets import fingerprint, get_splits, report_check, require_memory_for
 from engine.distributed import group_from_environment, quick_exit
-from engine.errors import BadRequestError, ProblemError
-from engine.evaluation import Request, parse_args
-from engine.files import read_info, write_atomic, write_json
+from engine.ensembles import Network, Networks, NewData, compare_networks
+from engine.errors import ProblemError
+from engine.evaluation import Request, SweepRequest, parse_args, parse_sweep
+from engine.files import write_atomic, write_json
 from engine.hardware import default_num_threads, one_blas_thread, provenance, select_device
 from engine.io import read_columns
 from engine.overlap import hash_inputs, load_hashes, unseen
 from engine.plotting import draw_if_possible
+from engine.preconditions import (
+    described,
+    require_no_other,
+    require_writable,
+    status_of,
+    warn_if_trained_on_a_file,
+)
 from engine.problem import Columns, plain
 from utils import print_line, warn
 
 if TYPE_CHECKING:
-    from engine.checkpoints import SavedRun
-    from engine.prediction import Examples, Standardized
+    from engine.prediction import Standardized
 
 
 def load_run(run: str | Path) -> tuple[Any, "Standardized"]:
@@ -64,106 +67,61 @@ def new_data(request: Request) -> tuple[Columns, str]:
     return splits.test, source
 
 
-def described(config: Config) -> dict[str, Any]:
-    """The values that identify the data of an evaluation: its seed, and the options of its data."""
-    left_out = ("num_train", "num_val", "cache")
-    return {
-        "seed": config.seed,
-        "data": {name: value for name, value in to_dict(config)["data"].items() if name not in left_out},
-    }
+def load_new_data(request: Request) -> NewData:
+    """Get the examples of an evaluation, print where they came from, and let the problem check them.
 
-
-def require_no_other(request: Request, identity: Mapping[str, Any]) -> None:
-    """Raise BadRequestError if there is a result of the same name with another identity, unless it may be replaced."""
-    path = request.folder / "evaluations" / f"{request.name}.json"
-    if request.overwrite or not path.exists():
-        return
-    try:
-        earlier = json.loads(path.read_bytes())
-        is_other = any(earlier.get(key) != value for key, value in json.loads(json.dumps(identity)).items())
-    except (ValueError, AttributeError):  # not a complete result
-        return
-    if is_other:
-        raise BadRequestError(
-            f"{path} has the result of another evaluation: --overwrite replaces it, another --name keeps it"
-        )
-
-
-STATES = {"running": "has not finished", "interrupted": "was interrupted", "diverged": "diverged", "failed": "failed"}
-
-
-def status_of(folder: Path, saved: "SavedRun") -> str | None:
-    """The status of a run, if it is known. Warn if training has not finished."""
-    status = read_info(folder).get("status")
-    if status in STATES:
-        try:
-            n_epochs = len(json.loads((folder / "epoch_metrics.json").read_bytes()))
-        except (OSError, ValueError):
-            n_epochs = saved.epoch
-        warn(
-            f"warning: {folder} {STATES[status]} after epoch {n_epochs} of {saved.config.train.epochs}: "
-            f"evaluating the best epoch so far, epoch {saved.epoch}"
-        )
-    return status
-
-
-def warn_if_trained_on_a_file(request: Request, saved: "SavedRun") -> None:
-    """Say with which options data are generated for a run that was trained on a file, which may differ from them."""
-    if saved.config.data.file is not None:
-        defaults = f"the defaults {request.defaults}" if request.defaults else ""
-        used = " and ".join(filter(None, (request.options, defaults))) or "no options"
-        warn(
-            f"warning: {request.folder} was trained on {saved.config.data.file}, and these data are generated with "
-            f"{used}: give a file with --data"
-        )
-
-
-def results_on_unseen(
-    request: Request, model: "Standardized", examples: "Examples", predictions: NDArray[Any]
-) -> dict[str, Any]:
-    """The number and the metrics of the examples whose inputs do not occur in the training data of the run.
-
-    If some inputs do occur there, print a line. It is a warning if all of them do, or if the examples are from a file.
-    Both results are None if the training data are not known.
+    Raises:
+        RunError: they cannot be read or generated, or generated data are wrong.
     """
-    from engine.prediction import metrics_on_unseen
-
     problem, config = request.problem, request.config
-    train_hashes = load_hashes(request.folder)
-    if train_hashes is None:
-        return {"n_unseen": None, "metrics_unseen": None}
-    is_unseen = unseen(train_hashes, hash_inputs(problem, config, examples.columns))
-    metrics, _ = metrics_on_unseen(problem, config, model, examples, is_unseen, predictions=predictions, baselines={})
-    n, n_unseen = len(is_unseen), int(is_unseen.sum())
-    if n_unseen < n:
-        others = f"; the other {n_unseen:,}: {_shown(metrics)}" if metrics else ""
-        line = f"the inputs of {n - n_unseen:,} of these {n:,} examples also occur in the training data{others}"
-        if n_unseen == 0 or config.data.file is not None:
-            warn(f"warning: {line}")
-        else:
-            print_line(line)
-    return {"n_unseen": n_unseen, "metrics_unseen": metrics}
+    columns, source = new_data(request)
+    print_line(f"data {source}")
+    with one_blas_thread():
+        check = problem.check(config, columns)
+    report_check("new", check, is_external=config.data.file is not None)
+    return NewData(columns, source, fingerprint([columns]), plain("check", check.numbers))
+
+
+def report_overlap(request: Request, result: Mapping[str, Any], where: str = "the training data") -> None:
+    """If examples also occur in training, print a line. It is a warning if all do, or if they are from a file."""
+    n, n_unseen, metrics = (result.get(key) for key in ("n", "n_unseen", "metrics_unseen"))
+    if n is None or n_unseen is None or n_unseen == n:
+        return
+    others = f"; the other {n_unseen:,}: {_shown(metrics)}" if metrics else ""
+    line = f"the inputs of {n - n_unseen:,} of these {n:,} examples also occur in {where}{others}"
+    if n_unseen == 0 or request.config.data.file is not None:
+        warn(f"warning: {line}")
+    else:
+        print_line(line)
 
 
 def _shown(numbers: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
 
 
-def evaluate_run(request: Request) -> dict[str, Any]:
-    """Evaluate a run, write the result and its figure, and return the result.
+def numbers_of(result: Mapping[str, Any]) -> str:
+    """The metrics of a result, and the numbers of the problem's report, in words."""
+    return _shown(result["metrics"] | {name: value for name, value in result.items() if isinstance(value, float)})
+
+
+def evaluate_network(request: Request, data: NewData | None = None) -> Network:
+    """Evaluate the network of a run. Nothing is written.
+
+    Args:
+        data: the examples, if they have been loaded for another run with the same options.
 
     Raises:
         RunError: the request cannot be met.
     """
-    problem, config, place = request.problem, request.config, request.folder / "evaluations"
-    if not os.access(place if place.exists() else request.folder, os.W_OK) or place.is_file():
-        raise PermissionError(errno.EACCES, "cannot be written to", str(place))
+    problem, config = request.problem, request.config
+    require_writable(request.folder)
     warn_if_changed(problem, request.folder, training=False)
 
     import torch
 
     from engine.checkpoints import fit_to, generated_shapes, load_saved
-    from engine.prediction import evaluate, prepare, shapes_of
+    from engine.prediction import evaluate, metrics_on_unseen, prepare, shapes_of
+
 
     saved = load_saved(request.folder)
     identity = {**described(config), "weights_sha256": saved.sha256}
@@ -174,41 +132,102 @@ def evaluate_run(request: Request) -> dict[str, Any]:
         require_memory_for(problem, config, flags="--num-test")
         warn_if_trained_on_a_file(request, saved)
         fit_to(saved, config, generated_shapes(problem, config), request.subject)  # refuse a wrong shape early
-    columns, source = new_data(request)
-    identity["data_sha256"] = fingerprint([columns])
+
+    data = data or load_new_data(request)
+    identity["data_sha256"] = data.sha256
     require_no_other(request, identity)
-    model = fit_to(saved, config, shapes_of(problem, config, columns), request.subject).to(device)
-    print_line(f"data {source}")
-    with one_blas_thread():
-        check = problem.check(config, columns)
-    report_check("new", check, is_external=config.data.file is not None)
+    model = fit_to(saved, config, shapes_of(problem, config, data.columns), request.subject).to(device)
+
 
     torch.set_num_threads(config.threads or default_num_threads())
-    examples = prepare(problem, config, model, columns)
+    examples = prepare(problem, config, model, data.columns)
     metrics, predictions = evaluate(problem, config, model, examples)
     with one_blas_thread():
-        report = plain("report", problem.report(config, columns, predictions))
-    numbers = metrics | {name: value for name, value in report.items() if isinstance(value, float)}
-    print_line(f"{len(predictions):,} examples: {_shown(numbers)}")
+        report = plain("report", problem.report(config, data.columns, predictions))
     if taken := {"n", "metrics", "n_unseen", "metrics_unseen", "check", "source"} & report.keys():
         raise ProblemError(f"report returned {', '.join(sorted(taken))}, which an evaluation has itself: rename it")
+    is_unseen, on_unseen = None, None
+    if (train_hashes := load_hashes(request.folder)) is not None:
+        is_unseen = unseen(train_hashes, hash_inputs(problem, config, data.columns))
+        on_unseen, _ = metrics_on_unseen(
+            problem, config, model, examples, is_unseen, predictions=predictions, baselines={}
+        )
     result = {
         "n": len(predictions),
         "metrics": metrics,
-        **results_on_unseen(request, model, examples, predictions),
+        "n_unseen": None if is_unseen is None else int(is_unseen.sum()),
+        "metrics_unseen": on_unseen,
         **report,
-        "check": plain("check", check.numbers),
-        "source": source,
+        "check": data.check,
+        "source": data.source,
         "epoch": saved.epoch,
         "run_status": status,
         **identity,
         **provenance(),
     }
-    arrays = {**columns, "targets": examples.physical_targets, "predictions": predictions}
+    return Network(request, data, model, examples, result, predictions, is_unseen)
+
+
+def write(network: Network) -> None:
+    """Write the result of a network and its figure to the folder of its run."""
+    request, examples = network.request, network.examples
+    place = request.folder / "evaluations"
     place.mkdir(exist_ok=True)
-    write_json(place / f"{request.name}.json", result)
-    for image in draw_if_possible(lambda: dict(islice(problem.figures(config, arrays).items(), 1))).values():
+    write_json(place / f"{request.name}.json", network.result)
+    arrays = {**examples.columns, "targets": examples.physical_targets, "predictions": network.predictions}
+    figures = draw_if_possible(lambda: dict(islice(request.problem.figures(request.config, arrays).items(), 1)))
+    for image in figures.values():
         write_atomic(place / f"{request.name}.png", image)
+
+
+def evaluate_run(request: Request) -> dict[str, Any]:
+    """Evaluate a run, write the result and its figure, and return the result.
+
+    Raises:
+        RunError: the request cannot be met.
+    """
+    network = evaluate_network(request)
+    print_line(f"{network.result['n']:,} examples: {numbers_of(network.result)}")
+    report_overlap(request, network.result)
+    write(network)
+    return network.result
+
+
+def evaluate_sweep(asked: SweepRequest) -> dict[str, Any]:
+    """Evaluate all finished networks of a sweep, write the results, and return that of the sweep.
+
+    Raises:
+        RunError: the request cannot be met. Nothing was written.
+    """
+    if asked.left_out:
+        print_line(f"left out: {asked.left_out}")
+    require_writable(asked.folder)
+    for runs in asked.groups.values():
+        for request in runs.values():
+            require_no_other(request, described(request.config))  # early
+    groups: dict[str, Networks] = {}
+    known: dict[str, NewData] = {}
+    for label, runs in asked.groups.items():
+        data: NewData | None = None
+        by_seed: dict[int, Network] = {}
+        for seed, request in runs.items():
+            network = evaluate_network(request, data)
+            data = known.setdefault(network.data.sha256, network.data)  # settings with equal data share them
+            by_seed[seed] = network.without_tensors(data)
+            print_line(f"{request.folder.name}: {numbers_of(network.result)}")
+        groups[label] = by_seed
+    networks = [network for by_seed in groups.values() for network in by_seed.values()]
+    keys = ("weights_sha256", "data_sha256")
+    identity = {"runs": {each.request.folder.name: {key: each.result[key] for key in keys} for each in networks}}
+    require_no_other(asked, identity)
+    result = compare_networks(asked, groups) | identity | provenance()
+    for entry in {each["data_sha256"]: each for each in result["settings"].values()}.values():
+        report_overlap(networks[0].request, entry, "the training data of at least one network")
+    for network in networks:
+        write(network)
+    (asked.folder / "evaluations").mkdir(exist_ok=True)
+    write_json(asked.folder / "evaluations" / f"{asked.name}.json", result)
+    print_line(f"\n{result['table']}\n")
     return result
 
 
@@ -216,9 +235,12 @@ def main() -> None:
     """Do the evaluation that the command line requests, and end the program with its exit code."""
     with ExitCode() as exit_code:
         if group_from_environment().is_main:  # torchrun also starts other processes, which have nothing to do
-            request = parse_args()
+            request = parse_sweep() or parse_args()
             exit_code.place = request.folder
-            evaluate_run(request)
+            if isinstance(request, SweepRequest):
+                evaluate_sweep(request)
+            else:
+                evaluate_run(request)
             result = request.folder / "evaluations" / request.name
             print_line("\n".join(f"{result}{end}" for end in (".json", ".png") if Path(f"{result}{end}").exists()))
     quick_exit(exit_code.code)

@@ -1,14 +1,15 @@
-"""The command line of evaluate.py: which run is evaluated, on which data, and the name of the result."""
+"""The command line of evaluate.py: which runs are evaluated, on which data, and the name of the result."""
 
 import copy
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from engine.cli import run_folder
+from engine.comparison import unfinished
 from engine.config import (
     Config,
     data_options,
@@ -22,6 +23,8 @@ from engine.flags import Parser, add_flags, flags_given, without_effect
 from engine.loading import problem_of
 from engine.options import ConfigError, Option, check_name, folder_name, merge, options_of, validate
 from engine.problem import Problem
+from engine.summary import groups_of, trials_of
+from engine.sweeps import load_sweep
 
 # The help texts of options that mean something else in training.
 DESCRIPTIONS = {
@@ -50,6 +53,17 @@ class Request(NamedTuple):
         return self.config.data.file or self.options or "the data without options"
 
 
+class SweepRequest(NamedTuple):
+    """What a command line requests for a sweep."""
+
+    folder: Path
+    groups: dict[str, dict[int, Request]]  # the finished runs: by the label of their setting, and by their seed
+    left_out: str  # the other runs, counted by status
+    is_search: bool  # the settings are the trials of a search, of which none is a reference
+    name: str  # of all files with results
+    overwrite: bool
+
+
 def evaluation_options(config_type: type[Config]) -> dict[tuple[str, ...], Option]:
     """The options that an evaluation can change."""
     shared = [("data", "num_test"), ("data", "cache"), ("data", "file"), ("seed",), ("device",), ("threads",)]
@@ -66,12 +80,13 @@ def build_parser(problem: Problem[Any] | None = None) -> Parser:
     """Create the parser of evaluate.py for a run of the problem. Without a problem, it has the options of all runs."""
     parser = Parser(
         prog="evaluate.py",
-        usage="evaluate.py RUN [options]",
-        description="Evaluate the network of a saved run on new data. The result is written to the folder of the run.",
+        usage="evaluate.py RUN|SWEEP [options]",
+        description="Evaluate the network of a saved run on new data, or all networks of a sweep on the same new data. "
+        "The results are written to the folders of the runs and of the sweep.",
         epilog="`evaluate.py RUN --help` also lists the options of the generator of a run." if problem is None else "",
     )
     result = parser.add_argument_group("evaluation")
-    result.add_argument("run", metavar="RUN", help="the name of a run in checkpoints, or its folder")
+    result.add_argument("run", metavar="RUN", help="the name of a run or a sweep in checkpoints, or its folder")
     result.add_argument(
         "--name", help="name of the result (default: the name of the --data file, or what is special about the data)"
     )
@@ -80,7 +95,7 @@ def build_parser(problem: Problem[Any] | None = None) -> Parser:
     options = evaluation_options(config_type)
     defaults = dict.fromkeys((option.flag for option in options.values()), "that of the run")
     defaults |= {option.flag: option.default for option in not_from_run(config_type).values()}
-    defaults |= {"--seed": "that of the run plus one", "--data": "none"}
+    defaults |= {"--seed": "that of the run plus one; of a sweep, the largest one plus one", "--data": "none"}
     add_flags(parser, options, "seed and machine", defaults)
     return parser
 
@@ -92,24 +107,85 @@ def parse_args(argv: Sequence[str] | None = None) -> Request:
         RunError: the problem of the run cannot be loaded.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    for folder in filter(None, (run_folder(word) for word in words if not word.startswith("-"))):
-        problem = problem_of(folder)
-        parser = build_parser(problem)
-        namespace, unknown = parser.parse_known_args(words)
-        if run_folder(namespace.run) != folder:  # this word is the value of an option
-            continue
-        if unknown:
-            parser.refuse(unknown[0], evaluation_options(problem.config_type))
+    if (found := _parse(words, run_folder, problem_of)) is not None:
+        parser, folder, problem, given = found
         try:
-            return _resolve(folder, problem, vars(namespace))
+            return _resolve(folder, problem, given)
         except ConfigError as error:
             parser.error(str(error))
     parser = build_parser()
     run = parser.parse_known_args(words)[0].run
-    return parser.error(f"{run[:100]}: not a run: give the name of a run in checkpoints, or its folder")
+    return parser.error(f"{run[:100]}: not a run: give the name of a run or a sweep in checkpoints, or its folder")
 
 
-def _resolve(folder: Path, problem: Problem[Any], given: dict[str, Any]) -> Request:
+def parse_sweep(argv: Sequence[str] | None = None) -> SweepRequest | None:
+    """Parse and check a command line that names a sweep. The result is None if it does not. Errors: as in parse_args.
+
+    Raises:
+        RunError: sweep.json is damaged, or the problem of the sweep cannot be loaded.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if (found := _parse(words, partial(run_folder, file="sweep.json"), lambda folder: load_sweep(folder).problem)) is None:
+        return None
+    parser, folder, problem, given = found
+    try:
+        return _resolve_sweep(folder, problem, given)
+    except ConfigError as error:
+        parser.error(str(error))
+
+
+def _parse(
+    words: Sequence[str], find: Callable[[str], Path | None], load: Callable[[Path], Problem[Any]]
+) -> tuple[Parser, Path, Problem[Any], dict[str, Any]] | None:
+    """Parse a command line whose RUN is a folder that `find` finds, with the options of its problem, or return None."""
+    for folder in filter(None, (find(word) for word in words if not word.startswith("-"))):
+        problem = load(folder)
+        parser = build_parser(problem)
+        namespace, unknown = parser.parse_known_args(words)
+        if find(namespace.run) != folder:  # this word is the value of an option
+            continue
+        if unknown:
+            parser.refuse(unknown[0], evaluation_options(problem.config_type))
+        return parser, folder, problem, vars(namespace)
+    return None
+
+
+def _resolve_sweep(folder: Path, problem: Problem[Any], given: dict[str, Any]) -> SweepRequest:
+    sweep = load_sweep(folder)
+    trials = trials_of(sweep)
+    sweep.given_up |= {each.folder.name for records in trials.values() for each in records if each.status == "failed"}
+    settings = groups_of(sweep)
+    is_search = not any(record.is_finished for records in settings.values() for record in records) and bool(trials)
+    groups, seeds = (trials, sweep.plan.trial_seeds) if is_search else (settings, sweep.plan.seeds)
+    started = [record for records in groups.values() for record in records]
+    n_open = len(groups) * len(seeds) - len(started)
+    counts = [unfinished(started), f"{n_open} not started" if n_open else ""]
+    left_out = ", ".join(filter(None, [*counts, f"{len(trials)} trials" if trials and not is_search else ""]))
+    seed = (max([*sweep.plan.seeds, *sweep.plan.trial_seeds]) + 1) % 2**64  # no network was trained with it
+    requests = {
+        label: {record.seed: _resolve(record.folder, problem, given, seed) for record in records if record.is_finished}
+        for label, records in groups.items()
+    }
+    names = [request.name.split("-") for by_seed in requests.values() for request in by_seed.values()]
+    if not names:
+        raise ConfigError(f"{folder}: none of its runs has finished{f' ({left_out})' if left_out else ''}")
+    name = "-".join(word for word in names[0] if all(word in words for words in names))
+    return SweepRequest(
+        folder,
+        {
+            label: {k: r._replace(name=name) for k, r in by_seed.items()}
+            for label, by_seed in requests.items()
+            if by_seed
+        },
+        left_out,
+        is_search,
+        name,
+        "overwrite" in given,
+    )
+
+
+def _resolve(folder: Path, problem: Problem[Any], given: dict[str, Any], seed: int | None = None) -> Request:
+    """The request for a run. The seed of generated data is that of the run plus one, or `seed` if it is given."""
     options = evaluation_options(problem.config_type)
     generated = [options[path] for path in generator_options(problem.config_type)]
     earlier = load_config(problem.config_type, folder / "config.json")
@@ -122,12 +198,15 @@ def _resolve(folder: Path, problem: Problem[Any], given: dict[str, Any]) -> Requ
         if others := [each.flag for each in used if each.path[-1] not in kept]:
             raise ConfigError(without_effect(others, "--data, of which all examples are used"))
     usual = _without_flags(problem, earlier)
+    if seed is not None and file is None:
+        usual["seed"] = seed
     values = merge(usual, flags)
     checked = validate(problem.config_type, values, source=str(folder / "config.json"), flags=flags)
     config = replace_unchecked(
         earlier, **{name: getattr(checked, name) for name in ("data", "seed", "device", "threads")}
     )
-    name = str(given.get("name", default_name(problem, config, usual)))
+    special = usual if seed is None else {**usual, "seed": None}  # the name of a result for a sweep has its seed
+    name = str(given.get("name", default_name(problem, config, special)))
     try:
         check_name(name)
     except ValueError as error:

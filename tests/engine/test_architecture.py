@@ -79,7 +79,13 @@ LAYERS: list[dict[str, set[str]]] = [
         },
         "engine.evaluation": {
             *("engine.cli", "engine.config", "engine.flags", "engine.loading", "engine.options", "engine.problem"),
+            *("engine.comparison", "engine.summary", "engine.sweeps"),
         },
+        "engine.preconditions": {
+            *("utils", "engine.checkpoints", "engine.config", "engine.errors", "engine.evaluation", "engine.files"),
+            *("engine.prediction", "engine.problem"),
+        },
+        "engine.ensembles": {"engine.comparison", "engine.evaluation", "engine.prediction", "engine.problem"},
         "engine.checkpoints": {
             *("utils", "engine.config", "engine.datasets", "engine.errors", "engine.files", "engine.options"),
             *("engine.loading", "engine.prediction", "engine.problem"),

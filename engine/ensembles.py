@@ -123,6 +123,7 @@ def _setting(networks: Networks, is_unseen: NDArray[np.bool_] | None) -> tuple[d
         "metrics": as_json(found),
         "ensemble": ensemble,
         "check": data.check,
+        "seed": config.seed if config.data.file is None else None,
         "data": next(iter(networks.values())).result["data"],
         "data_sha256": data.sha256,
     }

@@ -29,6 +29,7 @@ SWEEPS = {
     "seeds": "--seed 1 --seeds 3 --dimension 5 --rounds 0",
     "width": "--seed 1 --seeds 5 --grid hidden=4,32 --num-train 100 --batch-size 50 --epochs 3",
     "size": "--seed 1 --seeds 2 --grid dimension=2,3 --kind pooled --epochs 2",
+    "confirmed": "--search lr=0.01,0.001 --trials 2 --no-pruning --confirm 1 --seeds 2 --epochs 1",
     "search": "--search lr=0.01,0.001 --trials 2 --trial-seeds 2 --no-pruning --epochs 1",
 }
 OF_PROCESS = ("source", "pid", "git_commit", "git_dirty", "host", "platform", "python", "torch", "numpy")
@@ -98,7 +99,7 @@ def test_the_numbers_are_those_of_the_networks_and_of_their_mean_prediction(caps
     assert 0 < is_seen.sum() < 400
 
     assert entry["runs"] == {"1": "seed1", "2": "seed2", "3": "seed3"}
-    assert (entry["n"], entry["n_unseen"]) == (400, int((~is_seen).sum()))
+    assert (entry["n"], entry["n_unseen"], entry["seed"]) == (400, int((~is_seen).sum()), 4)
     for name, chosen in (("mae", slice(None)), ("unseen_mae", ~is_seen)):
         of_each = np.abs(each - values)[:, chosen].mean(axis=1)
         found = entry["metrics"][name]
@@ -187,7 +188,7 @@ def test_a_file_of_data(capsys: pytest.CaptureFixture[str]) -> None:
     save_data(PROBLEM, config, Path("measured.npz"))
     result = evaluated("seeds --data measured.npz")
     (entry,) = result["settings"].values()
-    assert entry["n"] == 300
+    assert (entry["n"], entry["seed"]) == (300, None)
     assert entry["n_unseen"] < 100  # the training data of the second network are in the file
     assert "warning: the inputs of" in capsys.readouterr().err
     evaluate_run(parse_args(["seeds/seed1", "--data", "measured.npz"]))  # the same evaluation, which may be repeated
@@ -243,6 +244,15 @@ def test_the_trials_of_a_search_are_evaluated_without_a_reference() -> None:
     assert [entry["metrics"]["mae"]["n"] for entry in result["settings"].values()] == [2, 2]
     assert "differences" not in result
     assert "different data" not in result["table"]
+
+
+def test_the_confirmed_settings_of_a_search_are_evaluated(sweeps: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (worse,) = (trial for trial in (0, 1) if not (sweeps / "confirmed" / f"trial00{trial}-seed43").exists())
+    set_status(sweeps / "confirmed" / f"trial00{worse}-seed42", "failed")
+    result = evaluated("confirmed")
+    assert "left out: 2 trials\n" in capsys.readouterr().out
+    assert [label.partition(":")[0] for label in result["settings"]] == ["unchanged", f"trial00{1 - worse}"]
+    assert result["reference"] == "unchanged"
 
 
 def test_another_result_is_only_replaced_with_overwrite(sweeps: Path) -> None:
@@ -307,8 +317,9 @@ def test_a_sweep_and_a_run_of_it_are_found_by_name_and_by_folder(word: str, of_s
         assert parse_args(word.split()).folder == Path("checkpoints/seeds/seed1")
 
 
+@pytest.mark.usefixtures("toy_in_process", "sweeps")  # the first one restores the handlers of signals
 def test_the_command_prints_the_table_and_the_file(
-    sweeps: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ended: list[Callable[[], Any] | int] = []
     monkeypatch.setattr(evaluate, "quick_exit", ended.append)

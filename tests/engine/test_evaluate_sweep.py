@@ -3,7 +3,6 @@
 import json
 import math
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -321,7 +320,7 @@ def test_a_sweep_and_a_run_of_it_are_found_by_name_and_by_folder(word: str, of_s
 def test_the_command_prints_the_table_and_the_file(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ended: list[Callable[[], Any] | int] = []
+    ended: list[int] = []
     monkeypatch.setattr(evaluate, "quick_exit", ended.append)
     monkeypatch.setattr("sys.argv", ["evaluate.py", "seeds"])
     evaluate.main()

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from engine.cache import warn_if_changed
 from engine.cli import ExitCode, run_folder
-
 from engine.datasets import fingerprint, get_splits, report_check, require_memory_for
 from engine.distributed import group_from_environment, quick_exit
 from engine.ensembles import Network, Networks, NewData, compare_networks
@@ -122,7 +121,6 @@ def evaluate_network(request: Request, data: NewData | None = None) -> Network:
     from engine.checkpoints import fit_to, generated_shapes, load_saved
     from engine.prediction import evaluate, metrics_on_unseen, prepare, shapes_of
 
-
     saved = load_saved(request.folder)
     identity = {**described(config), "weights_sha256": saved.sha256}
     require_no_other(request, identity)
@@ -137,7 +135,6 @@ def evaluate_network(request: Request, data: NewData | None = None) -> Network:
     identity["data_sha256"] = data.sha256
     require_no_other(request, identity)
     model = fit_to(saved, config, shapes_of(problem, config, data.columns), request.subject).to(device)
-
 
     torch.set_num_threads(config.threads or default_num_threads())
     examples = prepare(problem, config, model, data.columns)

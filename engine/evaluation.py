@@ -125,7 +125,9 @@ def parse_sweep(argv: Sequence[str] | None = None) -> SweepRequest | None:
         RunError: sweep.json is damaged, or the problem of the sweep cannot be loaded.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    if (found := _parse(words, partial(run_folder, file="sweep.json"), lambda folder: load_sweep(folder).problem)) is None:
+    if (
+        found := _parse(words, partial(run_folder, file="sweep.json"), lambda folder: load_sweep(folder).problem)
+    ) is None:
         return None
     parser, folder, problem, given = found
     try:

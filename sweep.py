@@ -4,6 +4,7 @@ python sweep.py seeds --seeds 6
 python sweep.py width --seeds 6 --grid "hidden=64 32,128 64 32" --preset small
 python sweep.py lr --search lr=1e-4..1e-2:log --trials 30 --confirm 1 --seeds 6
 python sweep.py lr --work                            on another machine that shares the folder: help with this sweep
+python sweep.py seeds --seeds 6 --plan               only write the plan, for jobs with --work: see docs/clusters.md
 
 Each run is an ordinary run in checkpoints/NAME/. The same command continues a sweep that was stopped.
 """
@@ -18,6 +19,7 @@ from engine.cli import ExitCode
 from engine.config import Config
 from engine.distributed import SINGLE_PROCESS, quick_exit
 from engine.errors import BusyError, DivergedError, PrunedError
+from engine.files import require_free
 from engine.hardware import available_cores
 from engine.loading import load_problem
 from engine.pool import Outcome, Pool
@@ -41,6 +43,10 @@ def train_run(problem: str, config: Config, folder: Path, curves: list[list[floa
     """
     from main import run
 
+    try:
+        require_free(folder, overwrite=True)
+    except BusyError:  # found before anything is added to the output of the other process
+        return "busy"
     redirect_output(output_of(folder))
     is_started = (folder / "config.json").exists()
     watch = None if curves is None else Pruner(curves, losses(folder), config.train.epochs)
@@ -101,6 +107,8 @@ def train_all(sweep: Sweep, n_workers: int, *, wait: bool) -> dict[str, str]:
                     busy[outcome.key] = time.monotonic()
                 else:
                     report(sweep, outcome, failed)
+                    if not wait:
+                        busy.clear()  # meanwhile, other processes may have left their runs
 
 
 def start(pool: Pool, sweep: Sweep, planned: PlannedRun) -> None:
@@ -130,12 +138,19 @@ def main() -> None:
         sweep = load_sweep(request.folder) if request.plan is None else open_sweep(request.folder, request.plan)
         hint = f"the same command continues; {sweep.folder} has the runs so far"
         exit_code.prepare(SINGLE_PROCESS, sweep.folder, lambda: hint)
-        for info in sorted(sweep.folder.glob("*/run_info.json"))[:1]:
-            warn_if_changed(sweep.problem, info.parent, training=True)
-        n_workers = request.workers or max(1, available_cores() // (sweep.plan.config["threads"] or 1))
-        failed = train_all(sweep, n_workers, wait=request.plan is not None)
-        print_line(f"\n{summarize(sweep)}\n\n{sweep.folder / 'summary.json'}")
-        exit_code.code = 1 if failed else 0
+        if request.plan_only:
+            path, name = sweep.folder / "sweep.json", sweep.folder.name
+            print_line(f"{path} is written: `python sweep.py {name} --work` trains its runs")
+        else:
+            if request.plan is None:
+                sweep.require_locks()
+            for info in sorted(sweep.folder.glob("*/run_info.json"))[:1]:
+                warn_if_changed(sweep.problem, info.parent, training=True)
+            n_workers = request.workers or max(1, available_cores() // (sweep.plan.config["threads"] or 1))
+            print_line(f"processes: {n_workers}; what the runs print is in {sweep.folder / 'output'}")
+            failed = train_all(sweep, n_workers, wait=request.plan is not None)
+            print_line(f"\n{summarize(sweep)}\n\n{sweep.folder / 'summary.json'}")
+            exit_code.code = 1 if failed else 0
     quick_exit(exit_code.code)
 
 

@@ -22,7 +22,7 @@ class BadRequestError(RunError):
 
 
 class BusyError(BadRequestError):
-    """Another process writes to the folder of the run."""
+    """Another process uses the folder of the run."""
 
 
 class UnusableFileError(RunError):

@@ -150,7 +150,8 @@ def lock_run(folder: Path, overwrite: bool = False) -> Iterator[None]:
     With `overwrite`, the folder may already exist. If nothing is written to it, it is removed at the end.
 
     Raises:
-        BadRequestError: see require_free. Also raised if another process uses the folder at the same moment.
+        BadRequestError: see require_free.
+        BusyError: another process uses the folder.
     """
     removed = f"{folder} has just been removed by another process: run the command again"
     try:
@@ -164,12 +165,12 @@ def lock_run(folder: Path, overwrite: bool = False) -> Iterator[None]:
     except (FileNotFoundError, FileExistsError):  # the folder was removed, or removed and created again
         if not folder.parent.is_dir():
             raise
-        raise BadRequestError(removed) from None
+        raise BusyError(removed) from None
     if lock is None:
         warn(f"warning: the file system cannot lock {folder}: do not use this --run-name in two processes at once")
     elif not (folder / ".lock").exists():  # another process has removed it after it had been opened here
         lock.release()
-        raise BadRequestError(removed)
+        raise BusyError(removed)
     try:
         for left_over in folder.glob(".*.tmp"):  # from a process that was killed while it was writing
             left_over.unlink()
@@ -212,10 +213,10 @@ def _lock(folder: Path) -> "FileLock | None":
 
 
 @contextmanager
-def wait_for_lock(path: Path) -> Iterator[None]:
+def wait_for_lock(path: Path) -> Iterator[bool]:
     """Hold the lock of a file while the block runs. Wait as long as another process, on any machine, holds it.
 
-    If the file system has no locks, the block runs without one.
+    If the file system has no locks, the block runs without one, and is given False.
     """
     from filelock import FileLock
 
@@ -226,7 +227,7 @@ def wait_for_lock(path: Path) -> Iterator[None]:
         if error.errno not in UNSUPPORTED:
             raise
     try:
-        yield
+        yield lock.is_locked
     finally:
         lock.release()
 

@@ -38,7 +38,8 @@ class Pool:
 
     The processes ignore Ctrl-C, which a terminal sends to all of them. At the end of the block they receive SIGTERM,
     which raises Interrupted in the function that they run, so that it can save its state. They also stop if this
-    process is killed.
+    process is killed. If a signal ends the block, this process waits for them, and ignores further SIGTERM; Ctrl-C
+    ends it at once.
 
     Args:
         size: the largest number of processes.
@@ -57,11 +58,14 @@ class Pool:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for worker in self.idle:
-            worker.connection.close()
+        if isinstance(error, Interrupted):  # clusters send SIGTERM again, while the processes save their state
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        workers = (*self.idle, *self.busy.values())
         for worker in self.busy.values():
             worker.process.terminate()
-        for worker in (*self.idle, *self.busy.values()):
+        for worker in workers:
+            worker.connection.close()  # ends a process that waits for a task, or that has just completed one
+        for worker in workers:
             worker.process.join()
 
     @property

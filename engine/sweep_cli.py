@@ -29,6 +29,7 @@ class SweepRequest(NamedTuple):
     folder: Path
     plan: Plan | None  # None: that of the folder, to take runs from it
     workers: int | None  # None: as many as cores allow
+    plan_only: bool = False  # write the plan, and train nothing
 
 
 def build_parser(problem: Problem[Any] | None) -> Parser:
@@ -65,7 +66,8 @@ def build_parser(problem: Problem[Any] | None) -> Parser:
         "--confirm", metavar="K", help="train the K best settings of the search again, with --seeds other seeds"
     )
     sweep.add_argument("--workers", metavar="N", help="processes (default: available cores, divided by --threads)")
-    sweep.add_argument("--work", action="store_true", help="take runs from a sweep that was started elsewhere")
+    sweep.add_argument("--plan", action="store_true", help="write the plan of the sweep, for --work, and stop")
+    sweep.add_argument("--work", action="store_true", help="take runs from a sweep that was planned or started before")
     if problem is not None:
         add_options(parser, sweep, problem)
     return parser
@@ -136,12 +138,12 @@ def _resolve(
         pruning="no_pruning" not in given,
         confirm=_count(given, "confirm") if "confirm" in given else 0,
         seeds=seeds,
-        command=shlex.join(["python", "sweep.py", *words]),
+        command=shlex.join(["python", "sweep.py", *(word for word in words if word != "--plan")]),
     )
     n_runs = reduce(lambda n, values: n * len(values), plan.grid.values(), len(seeds)) + plan.trials * n_trial_seeds
     if n_runs > MOST_RUNS:
         raise ConfigError(f"the sweep has {n_runs:,} runs, and at most {MOST_RUNS:,} are allowed: give fewer values")
-    return SweepRequest(folder, plan, workers)
+    return SweepRequest(folder, plan, workers, plan_only="plan" in given)
 
 
 def _folder(name: str) -> Path:
@@ -205,6 +207,8 @@ def _refuse_idle(
     flags = {f"--{key.replace('_', '-')}" for key in given}
     if not flags & {"--seeds", "--seed-list", "--grid", "--search"}:
         raise ConfigError("nothing to vary: give --seeds, --seed-list, --grid or --search")
+    if {"--plan", "--workers"} <= flags:
+        raise ConfigError(without_effect(["--workers"], "--plan"))
     if {"--seeds", "--seed-list"} <= flags:
         raise ConfigError("--seeds and --seed-list are both given: drop one")
     if "--seed-list" in flags and "seed" in given and not search:

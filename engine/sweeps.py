@@ -177,6 +177,15 @@ class Sweep:
                 left_over.unlink()
             yield
 
+    def require_locks(self) -> None:
+        """Raise BadRequestError if the file system cannot lock the folders of runs."""
+        with wait_for_lock(self.folder / "sweep.lock") as is_locked:
+            if not is_locked:
+                raise BadRequestError(
+                    f"--work: the file system cannot lock {self.folder}, so two machines would train the same run: "
+                    "use another file system, or train the sweep on one machine, without --work"
+                )
+
 
 def status_of(run: Path) -> str:
     """The status in the run_info.json of a run, or an empty string."""

@@ -156,6 +156,10 @@ def test_documented_versions_are_the_required_ones() -> None:
 # Flags of runs.py, evaluate.py, the experiments, torchrun, pip and ruff.
 OTHER_FLAGS = {"--all", "--figure", "--filter", "--metrics", "--output", "--sort"}
 OTHER_FLAGS |= {"--name", "--quick", "--nproc-per-node", "--max-restarts", "--index-url", "--check"}
+# Flags of SLURM, and of torchrun on several nodes.
+OTHER_FLAGS |= {"--array", "--cpus-per-task", "--gres", "--mem-per-cpu", "--nodes", "--ntasks", "--ntasks-per-node"}
+OTHER_FLAGS |= {"--open-mode", "--requeue", "--signal", "--time"}
+OTHER_FLAGS |= {"--nnodes", "--rdzv-backend", "--rdzv-endpoint"}
 
 
 @pytest.mark.parametrize("page", sorted(PAGES))

@@ -133,26 +133,14 @@ def test_a_plan_and_work_contradict_each_other(capsys: pytest.CaptureFixture[str
     assert "--plan does nothing with --work" in capsys.readouterr().err
 
 
-def test_a_plan_trains_nothing_and_loads_no_torch(tmp_path: Path) -> None:
-    code = f"""
-import sys
-import sweep
-from tests import toy
-loaded = set(sys.modules)
-sys.argv[1:] = {["s", *PLAN, "--seeds", "2", "--plan"]}
-try:
-    sweep.main()
-except SystemExit as end:
-    sys.exit(end.code)
-"""
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environment(), capture_output=True, encoding="utf-8", timeout=60, check=False
-    )
+def test_a_plan_trains_nothing(tmp_path: Path) -> None:
+    done = run_command("s", *PLAN, "--seeds", "2", "--plan", cwd=tmp_path, script="sweep.py")
     folder = Path("checkpoints/s")
     words = f"{folder / 'sweep.json'} is written: `python sweep.py s --work` trains its runs\n"
     assert (done.returncode, done.stdout, done.stderr) == (0, words, "")
     assert [path.name for path in (tmp_path / folder).iterdir()] == ["sweep.json"]
+    command = " ".join(["python sweep.py s", *PLAN, "--seeds 2"])
+    assert read(tmp_path / folder, "sweep.json")["command"] == command  # which trains the sweep, without --plan
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, Self
@@ -199,5 +200,8 @@ def test_a_second_sigterm_does_not_stop_a_pool_that_waits_for_its_processes(tmp_
         assert process.stdout.readline() == "saving\n"
         process.send_signal(signal.SIGTERM)
         (tmp_path / "go on").touch()
+        timer = threading.Timer(30, process.kill)  # otherwise, a process that waits for ever would block the tests
+        timer.start()
         assert process.stdout.read() == "saved\nended\n"
-        assert process.wait(10) == 128 + signal.SIGTERM
+        assert process.wait() == 128 + signal.SIGTERM
+        timer.cancel()

@@ -139,7 +139,7 @@ def test_a_plan_trains_nothing(tmp_path: Path) -> None:
     folder = Path("checkpoints/s")
     words = f"{folder / 'sweep.json'} is written: `python sweep.py s --work` trains its runs\n"
     assert (done.returncode, done.stdout, done.stderr) == (0, words, "")
-    assert [path.name for path in (tmp_path / folder).iterdir()] == ["sweep.json"]
+    assert {path.name for path in (tmp_path / folder).iterdir()} == {"sweep.json", "sweep.lock"}
     command = " ".join(["python sweep.py s", *PLAN, "--seeds 2"])
     assert read(tmp_path / folder, "sweep.json")["command"] == command  # which trains the sweep, without --plan
 

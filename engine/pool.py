@@ -125,9 +125,8 @@ def _serve(
     connection: Connection, index: int, function: Callable[..., Any], prepare: Callable[[int], None] | None
 ) -> None:
     """Do tasks until the connection is closed."""
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _stop)
+    for number in STOP_SIGNALS:  # SIGTERM may have arrived already, and would be lost if it were ignored even shortly
+        signal.signal(number, _stop if number == signal.SIGTERM else signal.SIG_IGN)
     repair_streams()
     threading.Thread(target=_stop_with_parent, daemon=True).start()
     try:
@@ -163,4 +162,7 @@ def _stop_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
-    _thread.interrupt_main(signal.SIGTERM)
+    if hasattr(signal, "pthread_kill"):  # also interrupts the system call in which the main thread may wait
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+    else:
+        _thread.interrupt_main(signal.SIGTERM)

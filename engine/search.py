@@ -10,10 +10,11 @@ best of many trials, so that the loss of this one is too small on average. Train
 import json
 import math
 from collections.abc import Collection, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from engine.errors import PrunedError, UnusableFileError
+from engine.errors import BadRequestError, PrunedError, UnusableFileError
 from engine.files import read_info, write_json
 from engine.options import Option
 from utils import derive_seed
@@ -49,9 +50,15 @@ class Search:
 
     Attributes:
         values: the options of each trial, by their dotted path.
+
+    Raises:
+        BadRequestError: the package optuna is missing.
+        UnusableFileError: trials.json is damaged.
     """
 
     def __init__(self, folder: Path, options: Mapping[str, Option], plan: "Plan") -> None:
+        if find_spec("optuna") is None:
+            raise BadRequestError("--search needs the package optuna: run `pip install -r requirements.txt`")
         self.folder, self.options, self.plan = folder, options, plan
         self.known: dict[int, Trial] = {}  # the trials that are not open any more
         self.values: list[dict[str, Any]] = []
@@ -61,7 +68,7 @@ class Search:
         path = self.folder / "trials.json"
         try:
             values = json.loads(path.read_bytes()) if path.exists() else []
-            if any(each.keys() != self.plan.search.keys() for each in values):
+            if not isinstance(values, list) or any(each.keys() != self.plan.search.keys() for each in values):
                 raise ValueError("other options than those of the search")
         except (ValueError, TypeError, AttributeError) as error:
             raise UnusableFileError(f"{path} is damaged ({error}): restore it, or start another sweep") from None

@@ -230,8 +230,8 @@ def open_sweep(folder: Path, plan: Plan) -> Sweep:
         raise BadRequestError(f"{folder} is {what}, so it is kept: choose another name for the sweep")
     if (folder / "sweep.json").exists():
         _require_extension(load_sweep(folder), plan)
-    folder.mkdir(parents=True, exist_ok=True)
     sweep = Sweep(folder, plan)
+    folder.mkdir(parents=True, exist_ok=True)
     with sweep.lock():
         write_json(folder / "sweep.json", asdict(plan))
     return sweep

@@ -12,13 +12,14 @@ Each run is an ordinary run in checkpoints/NAME/. The same command continues a s
 import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from engine.cache import warn_if_changed
 from engine.cli import ExitCode
 from engine.config import Config
 from engine.distributed import SINGLE_PROCESS, quick_exit
-from engine.errors import BusyError, DivergedError, PrunedError
+from engine.errors import BusyError, DivergedError, PrunedError, UnusableFileError
 from engine.files import require_free
 from engine.hardware import available_cores
 from engine.loading import load_problem
@@ -113,7 +114,7 @@ def train_all(sweep: Sweep, n_workers: int, *, wait: bool) -> dict[str, str]:
 
 def start(pool: Pool, sweep: Sweep, planned: PlannedRun) -> None:
     """Start to train a run of the sweep in a process of the pool."""
-    curves = sweep.search.curves() if sweep.search is not None and planned.trial is not None else None
+    curves = sweep.search.curves(planned.trial) if sweep.search is not None and planned.trial is not None else None
     pool.start(planned.name, sweep.plan.problem, planned.config, sweep.folder / planned.name, curves)
 
 
@@ -145,7 +146,8 @@ def main() -> None:
             if request.plan is None:
                 sweep.require_locks()
             for info in sorted(sweep.folder.glob("*/run_info.json"))[:1]:
-                warn_if_changed(sweep.problem, info.parent, training=True)
+                with suppress(UnusableFileError):  # which this run will report
+                    warn_if_changed(sweep.problem, info.parent, training=True)
             n_workers = request.workers or max(1, available_cores() // (sweep.plan.config["threads"] or 1))
             print_line(f"processes: {n_workers}; what the runs print is in {sweep.folder / 'output'}")
             failed = train_all(sweep, n_workers, wait=request.plan is not None)

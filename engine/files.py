@@ -108,7 +108,7 @@ def read_info(folder: Path) -> dict[str, Any]:
     path = folder / "run_info.json"
     try:
         return dict(json.loads(path.read_bytes()))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (ValueError, TypeError) as error:
         raise UnusableFileError(f"{path} is damaged ({error}): remove it to continue without it") from None

@@ -117,9 +117,9 @@ class Search:
         complete = [number for number, trial in enumerate(trials) if trial.state == "complete"]
         return sorted(complete, key=lambda number: trials[number].value)[:n]
 
-    def curves(self) -> list[list[float]]:
-        """The validation losses of complete trials, with which others are compared."""
-        return [trial.curve for trial in self.trials() if trial.state == "complete"]
+    def curves(self, number: int) -> list[list[float]]:
+        """The validation losses with which a trial is compared: those of complete trials that were added before it."""
+        return [trial.curve for trial in self.trials()[:number] if trial.state == "complete"]
 
     def _distributions(self) -> dict[str, Any]:
         from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution

@@ -34,6 +34,7 @@ def test_the_program_runs_on_windows(tmp_path: Path) -> None:
         ("main.py", "--resume", "r", "--epochs", "6"),
         ("evaluate.py", "r", "--num-test", "50"),
         ("plots.py", str(run)),
+        ("sweep.py", "s", *DEBUG, "--epochs", "1", "--seeds", "2", "--workers", "1"),
         (("-m", "examples.table"), *("--data", table.name, "--inputs", "x1", "x2", "--target", "y", "--epochs", "2")),
     ):
         start = (str(ROOT / script),) if isinstance(script, str) else script
@@ -45,6 +46,7 @@ def test_the_program_runs_on_windows(tmp_path: Path) -> None:
     assert "data read from mesures été \\u0141.csv" in done.stdout
     assert len(read(run, "epoch_metrics.json")) == 6
     assert [path.suffix for path in sorted((run / "evaluations").iterdir())] == [".json", ".png"]
+    assert len(list((cwd / "checkpoints" / "s").glob("seed4*/results.json"))) == 2
     assert list((cwd / "cache").glob("ising-seed42-*.npz"))
     for path in run.rglob("*.json"):
         assert b"\r" not in path.read_bytes()

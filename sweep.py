@@ -27,7 +27,7 @@ from engine.pool import Outcome, Pool
 from engine.search import Pruner, losses
 from engine.summary import line_of, summarize
 from engine.sweep_cli import parse_args
-from engine.sweeps import PlannedRun, Sweep, load_sweep, open_sweep
+from engine.sweeps import OVER, PlannedRun, Sweep, load_sweep, open_sweep, status_of
 from utils import print_line, warn
 
 SECONDS_BETWEEN_ATTEMPTS = 2.0  # to take a run that another process is training
@@ -40,7 +40,7 @@ def train_run(problem: str, config: Config, folder: Path, curves: list[list[floa
         curves: the validation losses of other runs. If this one has higher losses, it is pruned. None: it is not.
 
     Returns:
-        "over", or "busy" if another process is training this run.
+        "over", or "taken" if another process is training this run, or has just trained it.
     """
     from main import run
 
@@ -48,6 +48,8 @@ def train_run(problem: str, config: Config, folder: Path, curves: list[list[floa
         require_free(folder, overwrite=True)
     except BusyError:  # found before anything is added to the output of the other process
         return "busy"
+    if status_of(folder) in OVER:
+        return "taken"
     redirect_output(output_of(folder))
     is_started = (folder / "config.json").exists()
     watch = None if curves is None else Pruner(curves, losses(folder), config.train.epochs)
@@ -55,7 +57,7 @@ def train_run(problem: str, config: Config, folder: Path, curves: list[list[floa
     try:
         run(load_problem(problem), config, folder, overwrite=not kept, resume=is_started and kept, watch=watch)
     except BusyError:
-        return "busy"
+        return "taken"
     except (DivergedError, PrunedError) as error:  # recorded in run_info.json
         warn(str(error))
     return "over"
@@ -104,7 +106,7 @@ def train_all(sweep: Sweep, n_workers: int, *, wait: bool) -> dict[str, str]:
                 time.sleep(SECONDS_BETWEEN_ATTEMPTS / 10)
                 continue
             for outcome in pool.wait(timeout=SECONDS_BETWEEN_ATTEMPTS if held else None):
-                if outcome.value == "busy":
+                if outcome.value == "taken":
                     busy[outcome.key] = time.monotonic()
                 else:
                     report(sweep, outcome, failed)

@@ -18,7 +18,7 @@ from engine.options import ConfigError, Option, check_name, options_of
 from engine.problem import Problem
 from engine.sweeps import Plan
 
-MOST_RUNS = 100_000  # a plan with more is a mistake in the command line
+MOST_RUNS = 10_000  # a plan with more is a mistake in the command line, and checking it takes long
 
 Options = Mapping[tuple[str, ...], Option]
 
@@ -116,8 +116,10 @@ def _resolve(
         raise ConfigError("--run-name: the names of the runs are made from their options; give the sweep a NAME")
     grid, search = (_by_option(parser, options, given.get(key, ()), key) for key in ("grid", "search"))
     _refuse_idle(given, options, grid, search)
-    given = {"threads": "1"} | given
     config = resolve(problem, given)
+    if config.threads is None and "threads" not in given:  # the processes would use more threads than there are cores
+        given = given | {"threads": "1"}
+        config = resolve(problem, given)
     _require_data(config)
     seeds = _seeds(given, config)
     n_trial_seeds = _count(given, "trial_seeds") if "trial_seeds" in given else 1

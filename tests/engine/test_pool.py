@@ -61,7 +61,7 @@ def test_a_process_does_one_task_after_the_other_and_is_replaced_if_it_was_kille
         for number in range(3):
             if number == 2:
                 os.kill(processes[-1], signal.SIGKILL)
-                os.waitid(os.P_PID, processes[-1], os.WEXITED | os.WNOWAIT)
+                pool.idle[0].process.join()
             pool.start(str(number), "process")
             processes.append(all_outcomes(pool)[str(number)].value)
     assert processes[0] == processes[1] != processes[2]

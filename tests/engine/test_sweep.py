@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 import sweep
+from engine.config import load_config
 from engine.files import lock_run
 from engine.options import check_name
 from engine.sweep_cli import SweepRequest, parse_args
 from engine.sweeps import Sweep, open_sweep
 from tests.conftest import DEBUG, read
-from tests.toy import PROBLEM, ToyProblem
+from tests.toy import PROBLEM, ToyConfig, ToyProblem
 
 Run = Callable[..., int]
 
@@ -107,6 +108,19 @@ def test_a_config_of_a_run_only_differs_in_its_setting_and_seed() -> None:
     assert run.config.data == preset.data
     assert run.config.train.epochs == preset.train.epochs
     assert run.config.threads == 1
+
+
+def test_runs_have_one_thread_unless_it_is_set(tmp_path: Path) -> None:
+    (tmp_path / "c.json").write_text('{"threads": 2}', encoding="utf-8")
+    for arguments, threads in (
+        ([], 1),
+        (["--threads", "3"], 3),
+        (["--threads", "none"], None),
+        (["--config", str(tmp_path / "c.json")], 2),
+    ):
+        request = parse_args(["s", "--problem", "tests.toy", "--seeds", "2", *arguments])
+        assert request.plan is not None
+        assert request.plan.config["threads"] == threads
 
 
 # ------------------------------------------------------------------------------------------------------- continuing
@@ -333,6 +347,15 @@ def test_a_process_that_helps_takes_the_runs_that_are_free(
     assert capsys.readouterr().out.count(": finished after") == 1
 
 
+def test_a_run_that_another_process_has_just_finished_is_not_trained_again(sweep_in_process: Run) -> None:
+    assert sweep_in_process("s", *SMALL, "--seeds", "1", "--no-checkpoints") == 0
+    (run,) = runs()
+    before = contents(FOLDER)
+    config = load_config(ToyConfig, FOLDER / run / "config.json")
+    assert sweep.train_run("tests.toy", config, FOLDER / run, None) == "taken"
+    assert contents(FOLDER) == before
+
+
 # --------------------------------------------------------------------------------------------------------- bad input
 
 
@@ -380,7 +403,7 @@ def test_a_process_that_helps_takes_the_runs_that_are_free(
         (["s", "--grid", "data=a.npz,b.npz"], "a.npz"),
         (["s", "--grid", "lr=" + ",".join(["0.1"] * 400), "hidden=" + ",".join(["4"] * 400)], "combinations"),
         (["s", "--grid", f"points-key={'x' * 5000}", "--lr", "-1"], "--lr -1"),
-        (["s", "--seeds", "100000", "--grid", "lr=0.1,0.2"], "the sweep has 200,000 runs"),
+        (["s", "--seeds", "10000", "--grid", "lr=0.1,0.2"], "the sweep has 20,000 runs, and at most 10,000"),
         (["s", "--seeds", "2", "--run-name", "x"], "--run-name"),
         (["s", "--seeds", "2", "--resume", "x"], "--resume: the same command continues a sweep"),
         (["s", "--seeds", "2", "--overwrite"], "--overwrite: no such option"),

@@ -89,6 +89,8 @@ class Search:
         if set(statuses) != {"finished"}:
             return Trial("open", losses(runs[0]), math.inf)
         curves = [losses(run) for run in runs]
+        if damaged := [run for run, curve in zip(runs, curves, strict=True) if not curve]:
+            raise UnusableFileError(f"{damaged[0]}/epoch_metrics.json is damaged: remove this run to train it again")
         return Trial("complete", curves[0], sum(map(min, curves)) / len(curves))
 
     def add(self) -> bool:
@@ -171,10 +173,10 @@ def _as_typed(value: Any, space: Mapping[str, Any]) -> Any:
 
 
 def losses(run: Path) -> list[float]:
-    """The validation losses of a run, by epoch."""
+    """The validation losses of a run, by epoch. The list is empty if the file is missing or damaged."""
     try:
         return [row["val_loss"] for row in json.loads((run / "epoch_metrics.json").read_bytes())]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError, ValueError, TypeError, KeyError):
         return []
 
 

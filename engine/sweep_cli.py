@@ -4,6 +4,7 @@ import json
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from functools import reduce
 from pathlib import Path
@@ -303,8 +304,11 @@ def _with(
 
 def _require_data(config: Config) -> None:
     """Raise ConfigError if the data file is missing. Otherwise every run would fail."""
-    if (file := config.data.file) is not None and not Path(file).is_file():
-        raise ConfigError(f"--data {_short(file)}: no such file in {Path.cwd()}: give its path")
+    file = config.data.file
+    with suppress(OSError, ValueError):  # a name that no file can have
+        if file is None or Path(file).is_file():
+            return
+    raise ConfigError(f"--data {_short(file)}: no such file in {Path.cwd()}: give its path")
 
 
 def _short(text: Any) -> str:

@@ -1,6 +1,7 @@
 """sweep.py --search: the values that are tried, which runs are stopped early, and the confirmation of the best ones."""
 
 import math
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -191,6 +192,21 @@ def test_a_damaged_list_of_trials_is_reported_in_one_line(
         assert error.startswith("sweep.py: error: checkpoints/s/trials.json is damaged (")
         assert error.count("\n") == 1
         assert contents(FOLDER) == before
+
+
+def test_damaged_metrics_of_a_trial_are_reported_in_one_line(
+    sweep_in_process: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ("s", *SMALL, "--epochs", "1", *LR, "--trials", "1")
+    assert sweep_in_process(*command) == 0
+    capsys.readouterr()
+    for damage in ("{", "3", "[]", '[{"epoch": 1}]'):
+        (FOLDER / "trial000-seed42" / "epoch_metrics.json").write_text(damage, encoding="utf-8")
+        assert sweep_in_process(*command) == 3
+        error = "trial000-seed42/epoch_metrics.json is damaged: remove this run to train it again\n"
+        assert capsys.readouterr().err == f"sweep.py: error: checkpoints/s/{error}"
+    shutil.rmtree(FOLDER / "trial000-seed42")
+    assert sweep_in_process(*command) == 0
 
 
 def test_a_process_continues_when_another_one_has_added_trials(sweep_in_process: Run) -> None:

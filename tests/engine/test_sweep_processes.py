@@ -30,6 +30,8 @@ SEARCH = (
     *("--confirm", "1", "--seeds", "1", "--workers", "1"),
 )
 
+WITHOUT_GIT = {"PATH": os.devnull}  # the summary has the commit, and the repository may be edited during a test
+
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")]
 
 
@@ -38,7 +40,7 @@ def started(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, SWEEP, *arguments],
         cwd=cwd,
-        env=environment(),
+        env=environment(**WITHOUT_GIT),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -84,7 +86,7 @@ def outcome(folder: Path) -> dict[str, Any]:
 def reference(command: tuple[str, ...], cwd: Path) -> tuple[dict[str, Any], float]:
     """The outcome of an undisturbed sweep, and how long it takes."""
     start = time.monotonic()
-    done = run_command(*command, cwd=cwd, script="sweep.py")
+    done = run_command(*command, cwd=cwd, script="sweep.py", **WITHOUT_GIT)
     assert (done.returncode, done.stderr) == (0, "")
     return outcome(cwd / "checkpoints" / "s"), time.monotonic() - start
 
@@ -141,7 +143,7 @@ def test_a_sweep_that_is_killed_at_any_moment_gives_the_same_result(
     (tmp_path / "killed").mkdir()
     expected, seconds = reference(command, tmp_path / "reference")
     list(kill_often(command, tmp_path / "killed", 1, victims, seconds))
-    done = run_command(*command, cwd=tmp_path / "killed", script="sweep.py")
+    done = run_command(*command, cwd=tmp_path / "killed", script="sweep.py", **WITHOUT_GIT)
     assert (done.returncode, done.stderr) == (0, "")
     assert outcome(tmp_path / "killed" / "checkpoints" / "s") == expected
 
@@ -164,7 +166,7 @@ def test_a_signal_interrupts_the_runs_which_then_continue(
     statuses = [read(path.parent, "run_info.json")["status"] for path in folder.glob("*/run_info.json")]
     assert statuses.count("interrupted") == 2 - output.count("finished")
     assert "running" not in statuses
-    done = run_command(*COMMAND, cwd=tmp_path, script="sweep.py")
+    done = run_command(*COMMAND, cwd=tmp_path, script="sweep.py", **WITHOUT_GIT)
     assert (done.returncode, done.stderr) == (0, "")
     assert outcome(folder) == undisturbed[0]
 
@@ -183,7 +185,7 @@ def test_a_run_whose_process_is_killed_fails_alone(undisturbed: tuple[dict[str, 
     assert error == f"{name}: failed: its process was ended by SIGKILL (checkpoints/s/output/{name}.txt)\n"
     assert output.count("finished after epoch 150 of 150") == 3
     assert "1 running" in output
-    done = run_command(*COMMAND, cwd=tmp_path, script="sweep.py")
+    done = run_command(*COMMAND, cwd=tmp_path, script="sweep.py", **WITHOUT_GIT)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("finished after") == 1
     assert outcome(folder) == undisturbed[0]
@@ -277,7 +279,7 @@ def main(n: int) -> None:
             for victim, delay, error in kill_often(command, killed, 0, victims, 0.8 * seconds):
                 print(f"{victim} after {delay:.2f} of {seconds:.2f} s", error.strip()[:200], flush=True)
                 if (killed / "checkpoints" / "s" / "summary.json").exists():
-                    code = run_command(*command, cwd=killed, script="sweep.py").returncode
+                    code = run_command(*command, cwd=killed, script="sweep.py", **WITHOUT_GIT).returncode
                     now = outcome(killed / "checkpoints" / "s")
                     print("complete:", code, [name for name in expected if now.get(name) != expected[name]], flush=True)
                     shutil.rmtree(killed / "checkpoints")

@@ -47,7 +47,7 @@ def train_run(problem: str, config: Config, folder: Path, curves: list[list[floa
     try:
         require_free(folder, overwrite=True)
     except BusyError:  # found before anything is added to the output of the other process
-        return "busy"
+        return "taken"
     if status_of(folder) in OVER:
         return "taken"
     redirect_output(output_of(folder))

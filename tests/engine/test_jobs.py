@@ -77,7 +77,7 @@ def test_a_job_takes_the_runs_that_other_jobs_left_after_its_own_run(
         attempts.append(name)
         # Another job trains the first run until it is cancelled. A third one trains the second run until the end.
         if name == "seed43" or attempts == ["seed42"]:
-            return "busy"
+            return "taken"
         (planned.folder / name).mkdir()
         write_json(planned.folder / name / "run_info.json", {"status": "finished"})
         return "over"
@@ -93,7 +93,7 @@ def test_a_run_of_another_job_is_left_without_a_word_in_its_output(seeds: Seeds)
     folder = seeds(1).folder / "seed42"
     with lock_run(folder):
         (run,) = seeds(1).open_runs(())
-        assert sweep.train_run("tests.toy", run.config, folder, None) == "busy"
+        assert sweep.train_run("tests.toy", run.config, folder, None) == "taken"
     assert not (folder.parent / "output").exists()
 
 

@@ -14,6 +14,8 @@ from typing import IO, Any
 import pytest
 from hypothesis import settings
 
+from engine.signals import STOP_SIGNALS
+
 ROOT = Path(__file__).parent.parent
 
 Program = Callable[..., subprocess.CompletedProcess[str]]
@@ -101,6 +103,15 @@ def read_all(terminal: int) -> bytes:
     return content
 
 
+@pytest.fixture(autouse=True)
+def restored_handlers() -> Iterator[None]:
+    """Restore the signal handlers after a test that has called a program in this process."""
+    handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
 @pytest.fixture
 def toy(tmp_path: Path) -> Program:
     """A function that runs the program of the toy problem in a new folder: `toy("--epochs", "3")`."""
@@ -140,7 +151,6 @@ def toy_in_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
     import main
     from engine import plotting
-    from engine.signals import STOP_SIGNALS
     from tests import toy
 
     def run(*arguments: str) -> int:
@@ -151,9 +161,7 @@ def toy_in_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(plotting, "plot_run", lambda *_: [])
-    handlers, n_threads = {number: signal.getsignal(number) for number in STOP_SIGNALS}, torch.get_num_threads()
+    n_threads = torch.get_num_threads()
     yield run
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
     torch.set_num_threads(n_threads)
     gc.unfreeze()  # the program calls gc.freeze when it ends

@@ -63,6 +63,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return project
 
 
+@pytest.mark.slow
 def test_runs_are_loaded_by_their_folder_or_their_name_in_any_working_folder(finished_run: Path, project: Path) -> None:
     runs = [f"show({str(finished_run)!r}, (8, 8))", "show('../project/checkpoints/table', (), ())"]
     runs += ["show('../project/checkpoints/potential', (64,))", "import os", "os.chdir('../project')"]

@@ -76,6 +76,7 @@ def test_the_p_value_is_uniform_and_the_covariance_matters(fits: list[Scaling]) 
     assert np.std(chi2) > 1.15 * np.std([fit.chi2 / fit.dof for fit in fits])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("places", [np.linspace(0.2, 2, 15), np.linspace(-2, -0.2, 15)])
 def test_a_higher_degree_never_fits_worse(places: Any) -> None:
     # All temperatures are on one side of T_c. The first version did not converge here, without an error.
@@ -136,6 +137,7 @@ def test_omega_may_be_an_integer() -> None:
     assert fit_scaling(data, 5, 2)[:6] == fit_scaling(data, 5, 2.0)[:6]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("noise", "kappas"), [(4e-3, (None,)), (8e-3, (None,)), (2e-2, (None, -0.25))])
 def test_no_fit_has_a_wrong_nu_with_a_small_error(noise: float, kappas: Kappas) -> None:
     # The correction x L^-omega can replace the leading term in a fit with 1 / nu + omega instead of 1 / nu.
@@ -185,6 +187,7 @@ def test_the_average_weights_fits_with_their_probability() -> None:
             average(bad)
 
 
+@pytest.mark.slow
 def test_the_systematic_error_covers_wrong_correction_exponents() -> None:
     # The corrections are L^-1.75. Fits with other exponents deviate by more than their statistical errors.
     data = collapsing(3e-4, 5)

@@ -29,6 +29,7 @@ def test_the_document_shows_how_replay_handles_an_edit(edit: Edit) -> None:
     assert f"| {edit.what} | {verdict(edit)} |" in DOCUMENT.read_text(encoding="utf-8").splitlines()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("edit", EDITS, ids=lambda edit: str(edit.what))
 def test_a_resumed_run_with_an_edit_gives_the_same_numbers(edit: Edit) -> None:
     trainer, record = build(CONFIG, epochs=2)

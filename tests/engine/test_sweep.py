@@ -297,7 +297,9 @@ def test_a_run_whose_folder_cannot_be_used_does_not_stop_the_others(
     assert output.out.count("finished after") == 1
     errors = output.err.splitlines()
     assert [line.partition(":")[0] for line in errors] == ["seed42", "seed43", "seed44"]
-    for line, words in zip(errors, ("run_info.json is damaged", "a link or a file", "is not the folder of a run"), strict=True):
+    for line, words in zip(
+        errors, ("run_info.json is damaged", "a link or a file", "is not the folder of a run"), strict=True
+    ):
         assert words in line
     assert (FOLDER / "seed43").read_text(encoding="utf-8") == "mine"
     assert [path.name for path in (FOLDER / "seed44").iterdir()] == ["mine.txt"]

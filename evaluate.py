@@ -15,12 +15,12 @@ from engine.cache import warn_if_changed
 from engine.cli import ExitCode, run_folder
 from engine.datasets import fingerprint, get_splits, report_check, require_memory_for
 from engine.distributed import group_from_environment, quick_exit
-from engine.ensembles import Network, Networks, NewData, compare_networks
 from engine.errors import ProblemError
 from engine.evaluation import Request, SweepRequest, parse_args, parse_sweep
 from engine.files import write_atomic, write_json
 from engine.hardware import default_num_threads, one_blas_thread, provenance, select_device
 from engine.io import read_columns
+from engine.many_runs.ensembles import Network, Networks, NewData, compare_networks
 from engine.overlap import hash_inputs, load_hashes, unseen
 from engine.plotting import draw_if_possible
 from engine.preconditions import (

@@ -27,6 +27,7 @@ from engine.hardware import provenance
 from engine.io import to_npz
 from engine.loading import module_name
 from engine.problem import Problem, changed_options
+from engine.setting import setting_of
 from engine.signals import uninterrupted
 from utils import print_line, warn
 
@@ -246,9 +247,8 @@ def _table(title: str, rows: Mapping[str, Mapping[str, float]], columns: Sequenc
 
 
 def hash_without_seed(config: Config) -> str:
-    """Eight hexadecimal digits, which are equal for configs that only differ in the seed and in the log options."""
-    content = {key: value for key, value in to_dict(config).items() if key not in ("seed", "log")}
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:8]
+    """Eight hexadecimal digits, which are equal for configs that only differ in the seed and the machine."""
+    return hashlib.sha256(json.dumps(setting_of(to_dict(config))).encode()).hexdigest()[:8]
 
 
 def _warn_about_wandb(error: Exception, folder: Path) -> None:

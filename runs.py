@@ -18,12 +18,12 @@ from engine.cli import ExitCode, run_folder
 from engine.distributed import SINGLE_PROCESS, quick_exit
 from engine.errors import BadRequestError
 from engine.flags import Parser
-from engine.groups import Comparison, compare, curves, find_groups, known_names
 from engine.hardware import provenance
-from engine.listing import FIELDS, list_of_runs
-from engine.records import Record, find_records, mark_killed, read_record
-from engine.report import curves_image, now, require_figure_type, require_report, to_html, write
-from engine.report import to_text as comparison_to_text
+from engine.many_runs.groups import Comparison, compare, curves, find_groups, known_names
+from engine.many_runs.listing import FIELDS, list_of_runs
+from engine.many_runs.records import Record, find_records, mark_killed, read_record
+from engine.many_runs.report import curves_image, now, require_figure_type, require_report, to_html, write
+from engine.many_runs.report import to_text as comparison_to_text
 from engine.suggestions import suggest
 from utils import print_line
 

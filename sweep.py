@@ -23,11 +23,11 @@ from engine.errors import BusyError, DivergedError, PrunedError, UnusableFileErr
 from engine.files import require_free
 from engine.hardware import available_cores
 from engine.loading import load_problem
-from engine.pool import Outcome, Pool
-from engine.search import Pruner, losses
-from engine.summary import line_of, summarize
-from engine.sweep_cli import parse_args
-from engine.sweeps import OVER, PlannedRun, Sweep, load_sweep, open_sweep, status_of
+from engine.many_runs.cli import parse_args
+from engine.many_runs.pool import Outcome, Pool
+from engine.many_runs.search import Pruner, losses
+from engine.many_runs.summary import line_of, summarize
+from engine.many_runs.sweeps import OVER, PlannedRun, Sweep, load_sweep, open_sweep, status_of
 from utils import print_line, warn
 
 SECONDS_BETWEEN_ATTEMPTS = 2.0  # to take a run that another process is training

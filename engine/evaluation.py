@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from engine.cli import run_folder
-from engine.comparison import unfinished
 from engine.config import (
     Config,
     data_options,
@@ -21,10 +20,11 @@ from engine.config import (
 )
 from engine.flags import Parser, add_flags, flags_given, without_effect
 from engine.loading import problem_of
+from engine.many_runs.comparison import unfinished
+from engine.many_runs.summary import groups_of, trials_of
+from engine.many_runs.sweeps import load_sweep
 from engine.options import ConfigError, Option, check_name, folder_name, merge, options_of, validate
 from engine.problem import Problem
-from engine.summary import groups_of, trials_of
-from engine.sweeps import load_sweep
 
 # The help texts of options that mean something else in training.
 DESCRIPTIONS = {

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from engine.config import Config
 from engine.errors import BadRequestError, ProblemError, UnusableFileError
-from engine.records import flatten, setting_of
+from engine.setting import flatten, setting_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -27,8 +27,8 @@ from engine.datasets import get_splits
 from engine.distributed import quick_exit
 from engine.files import write_json
 from engine.hardware import available_cores, provenance
+from engine.many_runs.pool import Pool
 from engine.overlap import hash_inputs, select, unseen
-from engine.pool import Pool
 from engine.prediction import Standardized, build_model, evaluate, prepare
 from engine.problem import Columns, Splits
 from engine.signals import Interrupted, stop_on_signals

@@ -15,9 +15,10 @@ import pytest
 
 from benchmarks import sampler, training
 from config import ExperimentConfig
-from engine import evaluation, sweep_cli
+from engine import evaluation
 from engine.cli import build_parser, parse_args
 from engine.config import to_json
+from engine.many_runs import cli as sweep_cli
 from engine.options import options_of
 from engine.problem import Problem
 from examples import potential, table
@@ -218,19 +219,20 @@ def test_the_documented_files_exist_and_no_module_is_missing() -> None:
         if not line.startswith(" "):
             folder = ""
         listed.add(folder + name.rstrip("/"))
-        if name in ("ising/", "engine/"):
+        if name in ("ising/", "engine/", "engine/many_runs/"):
             folder = name
         listed |= {folder + other for other in re.findall(r"(?<![\w/])(\w+\.py)\b", line)}
     assert all((ROOT / name).exists() for name in listed)
     modules = {
         path.relative_to(ROOT).as_posix()
-        for pattern in ("ising/[!_]*.py", "engine/[!_]*.py")
+        for pattern in ("ising/[!_]*.py", "engine/[!_]*.py", "engine/many_runs/[!_]*.py")
         for path in ROOT.glob(pattern)
     }
     modules |= {
         "main.py",
         "evaluate.py",
         "runs.py",
+        "sweep.py",
         "trainer.py",
         "logger.py",
         "utils.py",

@@ -18,12 +18,11 @@ LAYERS: list[dict[str, set[str]]] = [
         "engine.signals": set(),
         "engine.compiler": set(),
         "engine.recording": set(),
-        "engine.records": set(),
+        "engine.setting": set(),
         "engine.suggestions": set(),
         "engine.surroundings": set(),
     },
     {
-        "engine.comparison": {"engine.records"},
         "engine.replay": {"utils", "engine.recording", "engine.surroundings"},
         "engine.options": {"engine.errors", "engine.suggestions"},
         "engine.files": {"utils", "engine.errors"},
@@ -34,7 +33,7 @@ LAYERS: list[dict[str, set[str]]] = [
     {
         "engine.config": {"engine.options"},
         "engine.flags": {"utils", "engine.options", "engine.suggestions"},
-        "engine.problem": {"engine.config", "engine.errors", "engine.figures", "engine.records"},
+        "engine.problem": {"engine.config", "engine.errors", "engine.figures", "engine.setting"},
         "engine.loading": {"engine.errors", "engine.files", "engine.problem"},
         "engine.baselines": {"engine.problem"},
         "engine.memory": {"engine.config", "engine.hardware", "engine.problem"},
@@ -65,27 +64,14 @@ LAYERS: list[dict[str, set[str]]] = [
         },
     },
     {
-        "engine.listing": {
-            *("utils", "engine.comparison", "engine.errors", "engine.loading", "engine.problem", "engine.records"),
-            "engine.suggestions",
-        },
-        "engine.groups": {
-            *("engine.cli", "engine.comparison", "engine.errors", "engine.listing", "engine.records"),
-            "engine.suggestions",
-        },
-        "engine.report": {
-            *("engine.comparison", "engine.errors", "engine.figures", "engine.files", "engine.groups"),
-            *("engine.listing", "engine.plotting", "engine.records"),
-        },
         "engine.evaluation": {
             *("engine.cli", "engine.config", "engine.flags", "engine.loading", "engine.options", "engine.problem"),
-            *("engine.comparison", "engine.summary", "engine.sweeps"),
+            *(".comparison", ".summary", ".sweeps"),
         },
         "engine.preconditions": {
             *("utils", "engine.checkpoints", "engine.config", "engine.errors", "engine.evaluation", "engine.files"),
             *("engine.prediction", "engine.problem"),
         },
-        "engine.ensembles": {"engine.comparison", "engine.evaluation", "engine.prediction", "engine.problem"},
         "engine.checkpoints": {
             *("utils", "engine.config", "engine.datasets", "engine.errors", "engine.files", "engine.options"),
             *("engine.loading", "engine.prediction", "engine.problem"),
@@ -96,7 +82,8 @@ LAYERS: list[dict[str, set[str]]] = [
         },
         "logger": {
             *("utils", "engine.checkpoints", "engine.cli", "engine.config", "engine.errors", "engine.files"),
-            *("engine.hardware", "engine.io", "engine.loading", "engine.problem", "engine.signals"),
+            *("engine.hardware", "engine.io", "engine.loading", "engine.problem", "engine.setting"),
+            "engine.signals",
         },
         "trainer": {
             *("logger", "utils", "engine.compiler", "engine.config", "engine.distributed", "engine.errors"),
@@ -109,24 +96,48 @@ LAYERS: list[dict[str, set[str]]] = [
             *("engine.init_from", "engine.memory", "engine.problem"),
         },
     },
-    {
-        "engine.pool": {"utils", "engine.errors", "engine.signals"},
-        "engine.search": {"utils", "engine.errors", "engine.files", "engine.options", "engine.sweeps"},
-        "engine.sweeps": {
-            *("engine.config", "engine.errors", "engine.files", "engine.loading", "engine.options", "engine.search"),
-        },
-        "engine.sweep_cli": {
-            *("engine.cli", "engine.config", "engine.errors", "engine.flags", "engine.loading", "engine.options"),
-            *("engine.problem", "engine.sweeps"),
-        },
-        "engine.summary": {
-            *("engine.comparison", "engine.files", "engine.records", "engine.search", "engine.sweeps"),
-        },
-    },
 ]
-MAY_IMPORT = {name: allowed for layer in LAYERS for name, allowed in layer.items()}
+# The modules of engine.many_runs; their names begin with a dot, here and above.
+MANY_RUNS: dict[str, set[str]] = {
+    ".plan": {"engine.config"},
+    ".pool": {"utils", "engine.errors", "engine.signals"},
+    ".records": set(),
+    ".comparison": {".records"},
+    ".search": {"utils", "engine.errors", "engine.files", "engine.options", ".plan"},
+    ".sweeps": {
+        *("engine.config", "engine.errors", "engine.files", "engine.loading", "engine.options", ".plan", ".search"),
+    },
+    ".cli": {
+        *("engine.cli", "engine.config", "engine.errors", "engine.flags", "engine.loading", "engine.options"),
+        *("engine.problem", ".plan"),
+    },
+    ".summary": {"engine.files", ".comparison", ".plan", ".records", ".sweeps"},
+    ".ensembles": {"engine.evaluation", "engine.prediction", "engine.problem", ".comparison"},
+    ".listing": {
+        *("utils", "engine.errors", "engine.loading", "engine.problem", "engine.setting", "engine.suggestions"),
+        *(".comparison", ".records"),
+    },
+    ".groups": {
+        *("engine.cli", "engine.errors", "engine.setting", "engine.suggestions", ".comparison", ".listing", ".records"),
+    },
+    ".report": {
+        *("engine.errors", "engine.figures", "engine.files", "engine.plotting", "engine.setting"),
+        *(".comparison", ".groups", ".listing", ".records"),
+    },
+}
+
+
+def full_name(name: str) -> str:
+    return f"engine.many_runs{name}" if name.startswith(".") else name
+
+
+MAY_IMPORT = {
+    full_name(name): {full_name(each) for each in allowed}
+    for layer in (*LAYERS, MANY_RUNS)
+    for name, allowed in layer.items()
+}
 COMMANDS = {"main", "evaluate", "runs", "sweep"}  # these may import all modules above
-MACHINERY = sorted({*MAY_IMPORT, *COMMANDS, "engine.__init__"})
+MACHINERY = sorted({*MAY_IMPORT, *COMMANDS, "engine.__init__", "engine.many_runs.__init__"})
 
 PHYSICS = re.compile(r"\bspins?\b|lattice|temperature|\bising|magneti|energ(y|ies)|kaufman", re.IGNORECASE)
 CRITICAL = re.compile(r"\bT_c\b|T_CRITICAL")
@@ -149,9 +160,8 @@ def imported_modules(path: Path) -> set[str]:
 
 
 def test_every_file_in_engine_is_listed() -> None:
-    assert {f"engine.{path.stem}" for path in (ROOT / "engine").glob("*.py")} == {
-        name for name in MACHINERY if name.startswith("engine.")
-    }
+    files = [path.relative_to(ROOT).with_suffix("") for path in (ROOT / "engine").rglob("*.py")]
+    assert {".".join(path.parts) for path in files} == {name for name in MACHINERY if name.startswith("engine.")}
 
 
 @pytest.mark.parametrize("module", MACHINERY)

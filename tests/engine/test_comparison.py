@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from engine.comparison import (
+from engine.many_runs.comparison import (
     Estimate,
     differences,
     estimate,
@@ -20,7 +20,7 @@ from engine.comparison import (
     verdict,
     with_error,
 )
-from engine.records import Record
+from engine.many_runs.records import Record
 
 
 def record(seed: int, status: str = "finished", date: str = "2026-01-01", **test: Any) -> Record:

@@ -12,13 +12,13 @@ import pytest
 import evaluate
 import main
 from engine.datasets import get_splits, save_data
-from engine.ensembles import uncertainty
 from engine.errors import BadRequestError, UnusableFileError
 from engine.evaluation import SweepRequest, parse_args, parse_sweep
+from engine.many_runs.cli import parse_args as parse_plan
+from engine.many_runs.ensembles import uncertainty
+from engine.many_runs.sweeps import open_sweep
 from engine.overlap import hash_inputs, load_hashes
 from engine.prediction import predict
-from engine.sweep_cli import parse_args as parse_plan
-from engine.sweeps import open_sweep
 from evaluate import evaluate_run, evaluate_sweep, load_run, new_data
 from tests.conftest import read
 from tests.toy import PROBLEM, ToyProblem

@@ -16,9 +16,9 @@ import pytest
 import sweep
 from engine.errors import BadRequestError
 from engine.files import lock_run, write_json
-from engine.pool import Outcome
-from engine.sweep_cli import parse_args
-from engine.sweeps import Sweep, load_sweep, open_sweep
+from engine.many_runs.cli import parse_args
+from engine.many_runs.pool import Outcome
+from engine.many_runs.sweeps import Sweep, load_sweep, open_sweep
 from tests.conftest import DEBUG, environment, read, run_command
 
 Seeds = Callable[[int], Sweep]
@@ -161,7 +161,7 @@ SAVING = """
 import sys
 import time
 from pathlib import Path
-from engine.pool import Pool
+from engine.many_runs.pool import Pool
 from engine.signals import Interrupted, stop_on_signals
 
 def work():

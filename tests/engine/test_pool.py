@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from engine.pool import Outcome, Pool
+from engine.many_runs.pool import Outcome, Pool
 from tests.conftest import environment
 from tests.engine.tasks import Unloadable, work
 
 PROGRAM = """
 import sys
 from engine.cli import ExitCode
-from engine.pool import Pool
+from engine.many_runs.pool import Pool
 from tests.engine.tasks import work
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from engine.config import load_config, to_dict
-from engine.records import Record, find_records, flatten, read_record, setting_of
+from engine.many_runs.records import Record, find_records, read_record
+from engine.setting import flatten, setting_of
 from tests.conftest import ROOT, read
 from tests.toy import PROBLEM, ToyConfig
 
@@ -99,5 +100,6 @@ def test_a_setting_does_not_depend_on_the_seed_and_the_machine(toy_run: Path) ->
 
 
 def test_reading_runs_loads_neither_numpy_nor_pydantic() -> None:
-    code = "import sys, engine.comparison; sys.exit(bool({'torch', 'numpy', 'pydantic', 'scipy'} & set(sys.modules)))"
+    heavy = "torch numpy pydantic scipy"
+    code = f"import sys, engine.many_runs.comparison; sys.exit(bool(set({heavy.split()}) & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

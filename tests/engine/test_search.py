@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from engine.errors import PrunedError
-from engine.search import STARTUP_TRIALS, Pruner
-from engine.sweep_cli import parse_args
-from engine.sweeps import load_sweep
+from engine.many_runs.cli import parse_args
+from engine.many_runs.search import STARTUP_TRIALS, Pruner
+from engine.many_runs.sweeps import load_sweep
 from tests.conftest import read
 from tests.engine.test_sweep import SMALL, contents, runs, start
 

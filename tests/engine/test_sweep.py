@@ -13,9 +13,9 @@ import pytest
 import sweep
 from engine.config import load_config
 from engine.files import lock_run
+from engine.many_runs.cli import SweepRequest, parse_args
+from engine.many_runs.sweeps import Sweep, open_sweep
 from engine.options import check_name
-from engine.sweep_cli import SweepRequest, parse_args
-from engine.sweeps import Sweep, open_sweep
 from tests.conftest import DEBUG, read
 from tests.toy import PROBLEM, ToyConfig, ToyProblem
 

@@ -15,9 +15,9 @@ from engine.config import Config
 from engine.errors import BadRequestError
 from engine.flags import Parser, without_effect
 from engine.loading import load_problem
+from engine.many_runs.plan import Plan
 from engine.options import ConfigError, Option, check_name, options_of
 from engine.problem import Problem
-from engine.sweeps import Plan
 
 MOST_RUNS = 10_000  # a plan with more is a mistake in the command line, and checking it takes long
 

@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter
-from pydantic.dataclasses import dataclass
 
-from engine.config import STRICT, Config
+from engine.config import Config
 from engine.errors import BadRequestError, UnusableFileError
 from engine.files import read_info, wait_for_lock, write_json
 from engine.loading import load_problem
+from engine.many_runs.plan import Plan, run_name, trial_name
+from engine.many_runs.search import Search
 from engine.options import Option, folder_name, merge, options_of, validate
-from engine.search import Search, run_name, trial_name
 
 Values = Mapping[str, Any]  # options by their dotted path, such as "train.lr"
 
@@ -34,22 +34,6 @@ LONGEST_NAME = 38  # of a setting: check_name allows 64 characters with `-seed` 
 NOT_PLAIN = re.compile("[^a-z0-9. ]")
 
 OVER = {"finished", "diverged", "pruned"}  # the statuses of runs that are not continued
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class Plan:
-    """What the runs of a sweep are. The same command line makes the same plan."""
-
-    problem: str  # the module of the problem
-    config: dict[str, Any]  # the options that all runs share, and the first seed
-    grid: dict[str, list[Any]]  # the values of an option, by its path; every combination is a setting
-    search: dict[str, dict[str, Any]]  # the range of an option, by its path: see search.py
-    trials: int  # the number of settings that the search tries
-    trial_seeds: list[int]  # the seeds of each of them
-    pruning: bool  # whether runs of the search are stopped early
-    confirm: int  # how many of the best settings of the search are trained again, with other seeds
-    seeds: list[int]  # the seeds of every setting of the grid, or of every confirmed one
-    command: str  # the command line
 
 
 class PlannedRun(NamedTuple):

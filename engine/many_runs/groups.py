@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from engine.cli import run_folder
-from engine.comparison import SIGNIFICANCE, Table, compared_metrics, estimates, tables, unfinished
 from engine.errors import BadRequestError
-from engine.listing import typed
-from engine.records import Record, find_records, flatten, mark_killed, read_record, setting_of
+from engine.many_runs.comparison import SIGNIFICANCE, Table, compared_metrics, estimates, tables, unfinished
+from engine.many_runs.listing import typed
+from engine.many_runs.records import Record, find_records, mark_killed, read_record
+from engine.setting import flatten, setting_of
 from engine.suggestions import Known, suggest
 
 Groups = Mapping[str, Sequence[Record]]  # runs that only differ in the seed, by the name of the group

@@ -6,11 +6,12 @@ from fnmatch import fnmatchcase
 from functools import cache
 from typing import Any, NamedTuple
 
-from engine.comparison import count_by_status, unfinished
 from engine.errors import BadRequestError
 from engine.loading import load_problem
+from engine.many_runs.comparison import count_by_status, unfinished
+from engine.many_runs.records import Record
 from engine.problem import Problem, changed_options
-from engine.records import Record, flatten, setting_of
+from engine.setting import flatten, setting_of
 from engine.suggestions import Known, suggest
 from utils import one_line
 

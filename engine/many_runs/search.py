@@ -16,25 +16,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engine.errors import BadRequestError, PrunedError, UnusableFileError
 from engine.files import read_info, write_json
+from engine.many_runs.plan import Plan, run_name, trial_name
 from engine.options import Option
 from utils import derive_seed
 
 if TYPE_CHECKING:
     import optuna
 
-    from engine.sweeps import Plan
-
 STARTUP_TRIALS = 5  # complete trials before others are pruned
-
-
-def trial_name(number: int) -> str:
-    """The name of a trial, which is a setting of the sweep."""
-    return f"trial{number:03}"
-
-
-def run_name(setting: str, seed: int) -> str:
-    """The name of a run of a setting. The only setting of a sweep without a grid has the name ""."""
-    return f"{setting}-seed{seed}".lstrip("-")
 
 
 class Trial(NamedTuple):
@@ -56,7 +45,7 @@ class Search:
         UnusableFileError: trials.json is damaged.
     """
 
-    def __init__(self, folder: Path, options: Mapping[str, Option], plan: "Plan") -> None:
+    def __init__(self, folder: Path, options: Mapping[str, Option], plan: Plan) -> None:
         if find_spec("optuna") is None:
             raise BadRequestError("--search needs the package optuna: run `pip install -r requirements.txt`")
         self.folder, self.options, self.plan = folder, options, plan

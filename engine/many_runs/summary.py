@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.comparison import Table, as_json, compare, estimates, main_metric, markdown_table, to_markdown
 from engine.files import write_json
-from engine.records import Record, read_record
-from engine.search import run_name, trial_name
-from engine.sweeps import Sweep
+from engine.many_runs.comparison import Table, as_json, compare, estimates, main_metric, markdown_table, to_markdown
+from engine.many_runs.plan import run_name, trial_name
+from engine.many_runs.records import Record, read_record
+from engine.many_runs.sweeps import Sweep
 
 BEST_SHOWN = 10  # trials in the printed table
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from engine.records import Record
+from engine.many_runs.records import Record
 
 SEEDS_FOR_VERDICT = 5  # with fewer seeds, the spread of the differences is too uncertain
 SIGNIFICANCE = 0.05

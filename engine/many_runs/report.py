@@ -6,13 +6,13 @@ from datetime import datetime
 from html import escape
 from pathlib import Path
 
-from engine.comparison import Table, estimates, to_markdown
 from engine.errors import BadRequestError
 from engine.files import write_atomic
-from engine.groups import Comparison, Groups, curves, most_interesting
-from engine.listing import line_of_run, without_common
+from engine.many_runs.comparison import Table, estimates, to_markdown
+from engine.many_runs.groups import Comparison, Groups, curves, most_interesting
+from engine.many_runs.listing import line_of_run, without_common
 from engine.plotting import draw
-from engine.records import setting_of
+from engine.setting import setting_of
 
 FIGURE_TYPES = (".png", ".svg", ".pdf")
 MARK = '<meta name="generator" content="runs.py">'  # identifies a file as a report

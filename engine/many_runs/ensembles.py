@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.comparison import Estimate, Table, as_json, compare, over_seeds, table_of_differences, to_markdown
 from engine.evaluation import Request, SweepRequest
+from engine.many_runs.comparison import Estimate, Table, as_json, compare, over_seeds, table_of_differences, to_markdown
 from engine.problem import Columns
 
 if TYPE_CHECKING:

@@ -34,7 +34,7 @@ from engine.hardware import available_cores
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "sweep.json"
 
-CASES = {"default": (6, 3), "debug": (20, 5)}  # preset: number of seeds, number of repetitions
+CASES = {"default": (6, 3), "debug": (20, 3)}  # preset: number of seeds, number of repetitions
 FIRST_SEED = 42
 N_NETWORKS, N_STEPS, N_STEP_REPETITIONS = 6, 200, 15
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import sampler, training
+from benchmarks import sampler, sweep, training
 from config import ExperimentConfig
 from engine import evaluation
 from engine.cli import build_parser, parse_args
@@ -264,7 +264,7 @@ def option_table() -> str:
     return "\n".join(lines)
 
 
-BENCHMARKS = {"sampler": sampler, "training": training}
+BENCHMARKS = {"sampler": sampler, "sweep": sweep, "training": training}
 EXPERIMENTS = re.findall(r"^<!-- (\w+): printed by `python -m experiments", EVERYTHING, flags=re.MULTILINE)
 
 

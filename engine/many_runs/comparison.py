@@ -114,7 +114,7 @@ def with_error(value: float, error: float | None) -> str:
     return f"({text})e{exponent:+03d}" if exponent else text
 
 
-class Comparison(NamedTuple):
+class Differences(NamedTuple):
     """The differences of groups of runs to the first one, which is the reference."""
 
     reference: str
@@ -123,7 +123,7 @@ class Comparison(NamedTuple):
     verdicts: dict[str, str]
 
     def to_dict(self) -> dict[str, Any]:
-        """The comparison for JSON."""
+        """The differences and verdicts for JSON."""
         return {
             "reference": self.reference,
             "differences": {name: as_json(each) for name, each in self.differences.items()},
@@ -131,7 +131,7 @@ class Comparison(NamedTuple):
         }
 
 
-def compare(found: Mapping[str, Mapping[str, Estimate]], main: tuple[str, str]) -> Comparison | None:
+def compare_estimates(found: Mapping[str, Mapping[str, Estimate]], main: tuple[str, str]) -> Differences | None:
     """Compare the estimates of groups with those of the first one. The result is None for fewer than two groups.
 
     Args:
@@ -145,7 +145,7 @@ def compare(found: Mapping[str, Mapping[str, Estimate]], main: tuple[str, str]) 
         name: verdict(each[main[0]], main[1], len(others)) if main[0] in each else "no verdict: no seed in common"
         for name, each in paired.items()
     }
-    return Comparison(reference, main[0], paired, verdicts)
+    return Differences(reference, main[0], paired, verdicts)
 
 
 def compared_metrics(groups: Mapping[str, Sequence[Record]]) -> list[str]:
@@ -191,8 +191,8 @@ def tables(groups: Mapping[str, Sequence[Record]], metrics: Sequence[str] = ()) 
     result = [Table(("setting", *metrics, "not finished"), rows)]
     if not any(row[-1] for row in rows):
         result = [Table(result[0].columns[:-1], [row[:-1] for row in rows])]
-    if comparison := compare(found, main_metric(groups)):
-        result.append(table_of_differences(comparison, metrics))
+    if (compared := compare_estimates(found, main_metric(groups))) is not None:
+        result.append(table_of_differences(compared, metrics))
     return result
 
 
@@ -203,13 +203,13 @@ def main_metric(groups: Mapping[str, Sequence[Record]]) -> tuple[str, str]:
     return f"test_{name}", direction
 
 
-def table_of_differences(comparison: Comparison, metrics: Sequence[str]) -> Table:
+def table_of_differences(found: Differences, metrics: Sequence[str]) -> Table:
     """A table of the differences to the reference, with a verdict on each group."""
     rows = [
-        (name, comparison.verdicts[name], *(str(each[m]) if m in each else "" for m in metrics))
-        for name, each in comparison.differences.items()
+        (name, found.verdicts[name], *(str(each[m]) if m in each else "" for m in metrics))
+        for name, each in found.differences.items()
     ]
-    return Table((f"minus {comparison.reference}", f"verdict on {comparison.main}", *metrics), rows)
+    return Table((f"minus {found.reference}", f"verdict on {found.main}", *metrics), rows)
 
 
 def to_markdown(table: Table) -> str:

@@ -11,7 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.evaluation import Request, SweepRequest
-from engine.many_runs.comparison import Estimate, Table, as_json, compare, over_seeds, table_of_differences, to_markdown
+from engine.many_runs.comparison import (
+    Estimate,
+    Table,
+    as_json,
+    compare_estimates,
+    over_seeds,
+    table_of_differences,
+    to_markdown,
+)
 from engine.problem import Columns
 
 if TYPE_CHECKING:
@@ -71,7 +79,7 @@ def compare_networks(asked: SweepRequest, groups: Mapping[str, Networks]) -> dic
     first = everyone[0].request
     name, direction = first.problem.main_metric(first.config)
     is_compared = len(unseen) == 1 and not asked.is_search
-    comparison = compare(found, (name, direction)) if is_compared else None
+    comparison = compare_estimates(found, (name, direction)) if is_compared else None
     metrics = _columns(found, settings, name)
     parts = [to_markdown(_table(found, settings, metrics))]
     if comparison is not None:

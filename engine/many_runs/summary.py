@@ -5,7 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from engine.files import write_json
-from engine.many_runs.comparison import Table, as_json, compare, estimates, main_metric, markdown_table, to_markdown
+from engine.many_runs.comparison import (
+    Table,
+    as_json,
+    compare_estimates,
+    estimates,
+    main_metric,
+    markdown_table,
+    to_markdown,
+)
 from engine.many_runs.plan import run_name, trial_name
 from engine.many_runs.records import Record, read_record
 from engine.many_runs.sweeps import Sweep
@@ -77,8 +85,8 @@ def _content(
             for label, records in groups.items()
         },
     }
-    if comparison := compare(found, main_metric(groups)):
-        content |= comparison.to_dict()
+    if (compared := compare_estimates(found, main_metric(groups))) is not None:
+        content |= compared.to_dict()
     return content | ({"trials": list(trials)} if sweep.search is not None else {})
 
 

@@ -126,6 +126,9 @@ def validation_curves(groups: Mapping[str, Sequence[Mapping[int, float]]], shown
         limits = [f(loss for name in shown for run in groups[name] for loss in run.values()) for f in (min, max)]
         axes.set_ylim(limits[0] - 0.05 * abs(limits[0]), limits[1] + 0.05 * abs(limits[1]))
     axes.set(xlabel="epoch", ylabel="validation loss", yscale="log" if is_positive else "linear")
+    if any(len(groups[name]) > 1 for name in shown):
+        axes.set_title("thick: mean over seeds, with standard error; thin: runs", fontsize="small")
+
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     labels = [*map(_short, shown), *([f"{len(others)} others"] if others else [])]
     columns = max(1, 90 // (8 + max(map(len, labels))))

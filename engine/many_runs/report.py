@@ -17,10 +17,7 @@ from engine.setting import setting_of
 FIGURE_TYPES = (".png", ".svg", ".pdf")
 MARK = '<meta name="generator" content="runs.py">'  # identifies a file as a report
 
-CAPTION = (
-    "Thick lines: means over the seeds of a group, with their standard error. Thin lines: runs. "
-    "If there are many groups, the first one and the best ones have a colour."
-)
+CAPTION = "If there are many settings, the first one and the best ones have a colour."
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff; max-width: 1100px; margin: 0 auto;
        padding: 1rem; }

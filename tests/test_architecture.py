@@ -61,6 +61,16 @@ def test_importing_the_problem_imports_neither_torch_nor_matplotlib() -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
+# The tests of engine/ that run its programs. To run all of them takes minutes, and the others import what they use.
+IN_COPY = ("cli", "evaluate", "evaluate_sweep", "init_from", "runs", "runs_command", "search", "sweep", "trainer")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests" / "engine").glob("*.py")), ids=lambda path: str(path.stem))
+def test_tests_of_the_engine_import_nothing_from_the_experiment(path: Path) -> None:
+    imported = {name.partition(".")[0] for name in imported_modules(path)}
+    assert not imported & {*MAY_IMPORT, "ising", "experiments", "benchmarks", "examples"}
+
+
 @pytest.mark.slow
 def test_the_engine_passes_its_tests_without_the_experiment(tmp_path: Path) -> None:
     copy = tmp_path / "copy"
@@ -71,8 +81,9 @@ def test_the_engine_passes_its_tests_without_the_experiment(tmp_path: Path) -> N
         if path.parts[0] not in EXPERIMENT and not is_ising_test and (ROOT / path).is_file():
             (copy / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / path, copy / path)
+    files = [f"tests/engine/test_{name}.py" for name in IN_COPY]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "tests/engine", "-n", "1", "-m", "not slow", "-p", "no:cacheprovider"],
+        [sys.executable, "-m", "pytest", *files, "-n", "1", "-m", "not slow", "-p", "no:cacheprovider"],
         cwd=copy,
         env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
         capture_output=True,

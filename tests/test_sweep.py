@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from engine.many_runs.cli import parse_args
+from engine.many_runs.sweeps import Sweep
 from tests.conftest import DEBUG, environment, read, run_command
 
 
@@ -53,3 +55,10 @@ assert not {"torch", "matplotlib", "optuna", "numba", "scipy"} & sys.modules.key
     )
     assert done.returncode == 0, done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_lists_are_separated_by_spaces() -> None:
+    request = parse_args(["s", "--grid", "hidden=64 32,128"])
+    assert request.plan is not None
+    assert request.plan.grid == {"model.hidden": [[64, 32], [128]]}
+    assert list(Sweep(request.folder, request.plan).settings()) == ["hidden64_32", "hidden128"]

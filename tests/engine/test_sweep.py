@@ -73,13 +73,6 @@ def test_a_sweep_has_every_combination_and_every_seed(arguments: list[str], name
     assert planned(*arguments) == names
 
 
-def test_lists_are_separated_by_spaces() -> None:
-    request = parse_args(["s", "--grid", "hidden=64 32,128"])
-    assert request.plan is not None
-    assert request.plan.grid == {"model.hidden": [[64, 32], [128]]}
-    assert list(Sweep(request.folder, request.plan).settings()) == ["hidden64_32", "hidden128"]
-
-
 @pytest.mark.parametrize(
     "grid",
     [

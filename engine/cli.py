@@ -164,6 +164,10 @@ def _resolve_resume(problem: Problem[Any], given: dict[str, Any]) -> Command:
         raise ConfigError(without_effect(idle, "--resume, which takes the config of the run"))
     if (sweep := Path("checkpoints") / given["resume"][:100] / "sweep.json").is_file():
         raise ConfigError(f"--resume {given['resume']}: {sweep.parent} is a sweep: its command, sweep.py, continues it")
+    if folder is not None and "train.epochs" in given and (folder.parent / "sweep.json").is_file():
+        raise ConfigError(
+            f"--epochs: {folder} is a run of a sweep, whose runs have the same length: start another sweep"
+        )
     if folder is None:
         raise ConfigError(
             f"--resume {given['resume'][:100]}: nothing to resume: there is no such run, or it has no config.json"

@@ -130,7 +130,7 @@ def validation_curves(groups: Mapping[str, Sequence[Mapping[int, float]]], shown
         axes.set_title("thick: mean over seeds, with standard error; thin: runs", fontsize="small")
 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    labels = [*map(_short, shown), *([f"{len(others)} others"] if others else [])]
+    labels = [*map(_short, shown), *([f"{len(others)} other{'s'[: len(others) - 1]}"] if others else [])]
     columns = max(1, 90 // (8 + max(map(len, labels))))
     handles = [lines[name] for name in [*shown, *others[:1]]]
     legend = figure.legend(handles, labels, loc="outside lower center", ncols=min(columns, 4))

@@ -10,7 +10,7 @@ from functools import reduce
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from engine.cli import add_options, resolve
+from engine.cli import add_options, resolve, run_folder
 from engine.config import Config
 from engine.errors import BadRequestError
 from engine.flags import Parser, without_effect
@@ -122,6 +122,9 @@ def _resolve(
         given = given | {"threads": "1"}
         config = resolve(problem, given)
     _require_data(config)
+    if (start := config.train.init_from) is not None and run_folder(start) is None:
+        what = "is a sweep: name one of its runs" if run_folder(start, "sweep.json") else "is not a run in checkpoints"
+        raise ConfigError(f"--init-from {start}: {what}")
     seeds = _seeds(given, config)
     n_trial_seeds = _count(given, "trial_seeds") if "trial_seeds" in given else 1
     trial_seeds = [config.seed + k for k in range(n_trial_seeds)] if search else []
@@ -263,6 +266,8 @@ def _space(problem: Problem[Any], option: Option, given: Mapping[str, Any], text
     """The values of an option in --search: `low`, `high` and `log`, or `choices`."""
     asked, options = f"--search {option.flag[2:]}={_short(text)}", {option.path: option}
     low, dots, high = text.partition("..")
+    if high.startswith("."):
+        raise ConfigError(f"{asked}: three dots; write {option.flag[2:]}=low..high, such as 0.1..0.5")
     if not dots:
         return {"choices": _grid(problem, options, given, {option.path: text})[".".join(option.path)]}
     high, colon, scale = high.partition(":")

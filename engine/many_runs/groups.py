@@ -12,7 +12,7 @@ from engine.cli import run_folder
 from engine.errors import BadRequestError
 from engine.many_runs.comparison import SIGNIFICANCE, Table, compared_metrics, estimates, tables, unfinished
 from engine.many_runs.listing import typed
-from engine.many_runs.records import Record, find_records, mark_killed, read_record
+from engine.many_runs.records import Record, confirmed, find_records, mark_killed, read_record
 from engine.setting import flatten, setting_of
 from engine.suggestions import Known, suggest
 
@@ -47,8 +47,9 @@ def records_of(argument: str) -> list[Record]:
     if (folder := run_folder(argument)) is not None and (record := read_record(folder)) is not None:
         return [record]
     if (folder := run_folder(argument, "sweep.json")) is not None:
-        if records := find_records(folder):
+        if records := confirmed(find_records(folder)):
             return records
+
         raise BadRequestError(f"{argument}: this sweep has no runs yet: run it first")
     everything, pattern = find_records(Path("checkpoints")), argument.removeprefix("checkpoints/")
     fits = [r for r in everything if fnmatchcase(r.name, pattern) and r.name.count("/") == pattern.count("/")]
@@ -109,12 +110,15 @@ def compare(groups: Groups, metrics: Sequence[str] = ()) -> Comparison:
     """Compare groups of runs.
 
     Raises:
-        BadRequestError: no run is finished, or there is no such metric.
+        BadRequestError: no run is finished, the runs are of several problems, or there is no such metric.
+
     """
     found = {name: estimates(records) for name, records in groups.items()}
     if not any(found.values()):
         statuses = "; ".join(f"{name}: {unfinished(records)}" for name, records in groups.items())
         raise BadRequestError(f"no run is finished, so that there is nothing to compare ({statuses})")
+    if len(problems := {record.problem for records in groups.values() for record in records}) > 1:
+        raise BadRequestError(f"the runs are of {' and '.join(sorted(problems))}: compare runs of one problem")
     known = dict.fromkeys(name for each in found.values() for name in each)
     metrics = [_find_metric(word, known) for word in metrics] or compared_metrics(groups)
     shown = tables(groups, metrics)

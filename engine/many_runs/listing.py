@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from engine.errors import BadRequestError
 from engine.loading import load_problem
 from engine.many_runs.comparison import count_by_status, unfinished
-from engine.many_runs.records import Record
+from engine.many_runs.records import Record, confirmed
 from engine.problem import Problem, changed_options
 from engine.setting import flatten, setting_of
 from engine.suggestions import Known, suggest
@@ -145,7 +145,7 @@ def without_common(lines: Sequence[Line]) -> str:
 def line_of_sweep(name: str, records: Sequence[Record]) -> Line:
     """The line of a sweep: how many runs finished, and the setting with the best mean of the main metric."""
     settings: dict[str, list[Record]] = {}
-    for record in records:
+    for record in confirmed(records):
         settings.setdefault(json.dumps(setting_of(record.config)), []).append(record)
     metric, direction = records[0].main_metric
     means = {}

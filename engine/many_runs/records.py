@@ -5,7 +5,7 @@ import math
 import os
 import platform
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -152,6 +152,18 @@ def _is_gone(info: Mapping[str, Any]) -> bool:
         return True
     except (psutil.Error, ValueError, KeyError):
         return False
+
+
+def confirmed(records: Sequence[Record]) -> list[Record]:
+    """The runs of a sweep that its settings are compared by: of a search with confirmed settings, only their runs.
+
+    The trials of a search have other seeds, with which they were selected. The unchanged setting comes first.
+    """
+    plan = _read(records[0].folder.parent / "sweep.json", dict) if records else None
+    if not plan or not plan.get("search") or not isinstance(plan.get("seeds"), list):
+        return list(records)
+    chosen = [record for record in records if record.seed in plan["seeds"]]
+    return sorted(chosen, key=lambda record: not record.folder.name.startswith("unchanged-")) or list(records)
 
 
 def _read(path: Path, kind: type, is_sound: Callable[[Any], bool] = lambda content: True) -> Any:

@@ -17,6 +17,7 @@ from engine.setting import setting_of
 FIGURE_TYPES = (".png", ".svg", ".pdf")
 MARK = '<meta name="generator" content="runs.py">'  # identifies a file as a report
 
+N_COLOURS = 7  # those of figures.py, which loads matplotlib
 CAPTION = "If there are many settings, the first one and the best ones have a colour."
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff; max-width: 1100px; margin: 0 auto;
@@ -96,7 +97,7 @@ def to_html(comparison: Comparison, facts: dict[str, str], title: str) -> str:
         parts += [f"<h2>Differences to {escape(table.columns[0].removeprefix('minus '))}</h2>", _table(table)]
     parts += [f"<p>{escape(note)}</p>" for note in comparison.notes]
     parts += ["<h2>Validation curves</h2>", _svg(curves_image(groups, "svg"))] if curves(groups) else []
-    parts += [f"<p>{CAPTION}</p>"] if curves(groups) else []
+    parts += [f"<p>{CAPTION}</p>"] if len(groups) > N_COLOURS else []
     parts += ["<h2>Runs</h2>", _table(_runs(groups)), "<h2>Configs</h2>"]
     for name, records in groups.items():
         config = escape(json.dumps(setting_of(records[0].config), indent=2))

@@ -119,7 +119,9 @@ def _markdown(sweep: Sweep, groups: Mapping[str, Sequence[Record]], trials: Sequ
         ]
         parts = [f"{len(trials)} trials: {counts}.", to_markdown(Table(("best trials", "options", "val_loss"), rows))]
         if not sweep.plan.confirm:
-            parts.append("A lowest loss of many is too low on average: --confirm K --seeds N trains the best K again.")
+            parts.append(
+                "The lowest of many losses is too low: --confirm K --seeds N trains the best K with new seeds."
+            )
     if any(groups.values()):
         parts.append(markdown_table(groups))
     return parts

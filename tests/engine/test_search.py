@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from engine.errors import PrunedError
+from engine.errors import BadRequestError, PrunedError
 from engine.many_runs.cli import parse_args
+from engine.many_runs.groups import compare, find_groups
 from engine.many_runs.search import STARTUP_TRIALS, Pruner
 from engine.many_runs.sweeps import load_sweep
 from tests.conftest import read
@@ -164,6 +165,15 @@ def test_the_best_settings_are_confirmed_with_other_seeds(
     output = capsys.readouterr().out
     assert "--confirm K" not in output
     assert "minus unchanged" in output
+    # Comparisons leave out the runs with which the trials were selected.
+    compared = find_groups(["s"])
+    assert [len(records) for records in compared.values()] == [2, 2, 2]
+    assert next(iter(compared)) == "s/unchanged"
+    assert {record.seed for records in compared.values() for record in records} == {44, 45}
+    records = compared["s/unchanged"]
+    others = [record._replace(info=record.info | {"problem": "another"}) for record in records]
+    with pytest.raises(BadRequestError, match="compare runs of one problem"):
+        compare({"a": records, "b": others})
 
 
 def test_optuna_is_only_needed_for_a_search(
@@ -226,6 +236,7 @@ def test_a_process_continues_when_another_one_has_added_trials(sweep_in_process:
     [
         (["--search", "lr=0.1..0.1", "--trials", "2"], "the range is empty"),
         (["--search", "lr=0.2..0.1", "--trials", "2"], "the range is empty"),
+        (["--search", "lr=1e-4...1e-2", "--trials", "2"], "three dots"),
         (["--search", "rounds=none..3", "--trials", "2"], "the range is empty"),
         (["--search", "lr=..0.1", "--trials", "2"], "--lr"),
         (["--search", "lr=0..0.1", "--trials", "2"], "--lr 0: must be a number, above 0"),

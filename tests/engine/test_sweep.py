@@ -276,6 +276,24 @@ def test_a_run_that_fails_does_not_stop_the_others(
     assert [each["status"] for each in statuses] == ["finished"] * 3
 
 
+def test_a_run_of_a_sweep_keeps_its_length(
+    sweep_in_process: Run, toy_in_process: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep_in_process("s", *SMALL, "--seeds", "2") == 0
+    assert toy_in_process("--resume", "checkpoints/s/seed42", "--epochs", "9") == 2
+    assert "is a run of a sweep" in capsys.readouterr().err
+
+
+def test_a_sweep_whose_initial_weights_are_missing_is_not_started(
+    sweep_in_process: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep_in_process("s", *SMALL, "--seeds", "2") == 0
+    for start, words in (("s", "is a sweep: name one of its runs"), ("missing", "is not a run")):
+        assert sweep_in_process("t", *SMALL, "--seeds", "2", "--init-from", start) == 2
+        assert words in capsys.readouterr().err
+        assert not Path("checkpoints/t").exists()
+
+
 def test_a_run_whose_folder_cannot_be_used_does_not_stop_the_others(
     sweep_in_process: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:

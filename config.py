@@ -17,7 +17,7 @@ from engine.options import option
 from ising.exact import T_CRITICAL
 
 TaskName = Literal["energy", "phase"]
-Sampler = Literal["multispin", "numpy"]
+Sampler = Literal["multispin", "multispin_wolff", "numpy", "wolff"]
 if TYPE_CHECKING:
     Architecture = str
     Activation = str
@@ -93,11 +93,11 @@ class DataConfig(SharedDataConfig):
     lattice_size: int = option(8, "sites along one edge of the lattice, L", ge=4, le=1024, multiple_of=2)
     temp_min: float = option(1.0, "lowest temperature, in J / k_B", ge=0.02, le=10)
     temp_max: float = option(4.0, "highest temperature, in J / k_B", ge=0.02, le=10)
-    sweeps: int | None = option(
-        None, "Metropolis sweeps before a configuration is stored; none: enough for equilibrium", ge=0
-    )
+    sweeps: int | None = option(None, "sweeps before a configuration is stored; none: enough for equilibrium", ge=0)
     sampler: Sampler = option(
-        "multispin", "multispin: compiled, 64 chains per machine word; numpy: the textbook algorithm, slower"
+        "multispin",
+        "multispin: Metropolis, compiled, 64 chains per machine word; numpy: the textbook algorithm, slower; "
+        "multispin_wolff, wolff: with cluster flips, faster on large lattices",
     )
 
     spins_key: str = option("spins", "name of the array of spins in the file of --data", min_length=1)

@@ -4,6 +4,7 @@ The columns are `spins` (N, L, L) int8 in {-1, +1} and `temperatures` (N,) float
 configuration is the last one of an independent Markov chain at its own temperature.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -20,7 +21,7 @@ from utils import print_line
 if TYPE_CHECKING:
     from config import DataConfig, ExperimentConfig
 
-SPINS_PER_BLOCK = 2**18  # of the NumPy sampler: chains and temporary arrays fit into the cache of a core
+SPINS_PER_BLOCK = 2**18  # chains and temporary arrays of the NumPy sampler fit into the cache of a core
 
 
 def generate(config: "ExperimentConfig", n: int, seed: np.random.SeedSequence) -> Columns:
@@ -34,16 +35,19 @@ def generate(config: "ExperimentConfig", n: int, seed: np.random.SeedSequence) -
     temperatures = np.random.default_rng(temperature_seed).uniform(options.temp_min, options.temp_max, n)
     if n == 0:
         spins = np.empty((0, options.lattice_size, options.lattice_size), np.int8)
-    elif options.sampler == "multispin":
-        spins = _sample_multispin(options, temperatures, chain_seed, config.threads)
+    elif options.sampler == "numpy":
+        spins = _sample_in_blocks(metropolis.sample, options, temperatures, chain_seed)
     else:
-        spins = _sample_numpy(options, temperatures, chain_seed)
+        spins = _sample_compiled(options, temperatures, chain_seed, config.threads)
+
     return {"spins": spins, "temperatures": temperatures}
 
 
 def n_sweeps(options: "DataConfig") -> int:
     """The number of sweeps before a configuration is stored."""
-    return metropolis.equilibration_sweeps(options.lattice_size) if options.sweeps is None else options.sweeps
+    if options.sweeps is not None:
+        return options.sweeps
+    return metropolis.equilibration_sweeps(options.lattice_size, clusters="wolff" in options.sampler)
 
 
 def _progress(options: "DataConfig", n: int) -> "tqdm[Any]":
@@ -51,35 +55,45 @@ def _progress(options: "DataConfig", n: int) -> "tqdm[Any]":
     return tqdm(total=total, desc="sampling", unit=" flips", unit_scale=True, delay=2, leave=False, disable=None)
 
 
-def _sample_multispin(
+def _sample_compiled(
     options: "DataConfig", temperatures: NDArray[np.float64], seed: np.random.SeedSequence, n_threads: int | None
 ) -> NDArray[np.int8]:
     try:
         # Imported here, because Numba takes half a second, for which a run with cached data need not wait.
-        from ising import multispin
+        from ising import multispin, wolff
 
-        if (seconds := multispin.get_ready()) is not None:
-            print_line(f"compiled the sampler in {seconds:.1f} s, once for all runs")
+        clusters = options.sampler == "multispin_wolff"
+        ready = wolff.get_ready() if options.sampler == "wolff" else multispin.get_ready(clusters=clusters)
+        if ready is not None:
+            print_line(f"compiled the sampler in {ready:.1f} s, once for all runs")
     except Exception as error:  # Numba is missing, or a file in its own cache is damaged
         raise BadRequestError(
-            f"--sampler multispin: Numba fails ({error!r}): check its settings, reinstall numba, remove "
+            f"--sampler {options.sampler}: Numba fails ({error!r}): check its settings, reinstall numba, remove "
             "ising/__pycache__ if it is damaged, or use --sampler numpy, which is slower"
         ) from None
-    size, sweeps = options.lattice_size, n_sweeps(options)
+    if options.sampler == "wolff":
+        return _sample_in_blocks(wolff.sample, options, temperatures, seed)
+    n, n_threads = n_sweeps(options), n_threads or available_cores()
     with _progress(options, len(temperatures)) as bar:
-        return multispin.sample(size, temperatures, sweeps, seed, n_threads or available_cores(), advance=bar.update)
+        return multispin.sample(
+            options.lattice_size, temperatures, n, seed, n_threads, clusters=clusters, advance=bar.update
+        )
 
 
-def _sample_numpy(
-    options: "DataConfig", temperatures: NDArray[np.float64], seed: np.random.SeedSequence
+def _sample_in_blocks(
+    sample: Callable[..., NDArray[np.int8]],
+    options: "DataConfig",
+    temperatures: NDArray[np.float64],
+    seed: np.random.SeedSequence,
 ) -> NDArray[np.int8]:
+    """Sample with a function that uses one thread and does not report its progress."""
     size, sweeps = options.lattice_size, n_sweeps(options)
     spins = np.empty((len(temperatures), size, size), dtype=np.int8)
     block = max(1, SPINS_PER_BLOCK // size**2)
     with _progress(options, len(temperatures)) as bar:
         for start in range(0, len(temperatures), block):
             chains = slice(start, start + block)
-            spins[chains] = metropolis.sample(size, temperatures[chains], sweeps, seed.spawn(1)[0])
+            spins[chains] = sample(size, temperatures[chains], sweeps, seed.spawn(1)[0])
             bar.update(spins[chains].size * sweeps)
     return spins
 

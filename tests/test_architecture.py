@@ -27,7 +27,8 @@ ISING_MAY_IMPORT: dict[str, set[str]] = {
     "exact": {"lattice"},
     "metropolis": {"lattice", "exact"},
     "kernel": {"exact"},
-    "multispin": {"kernel", "lattice"},
+    "multispin": {"exact", "kernel", "lattice"},
+    "wolff": {"kernel", "lattice"},
     "scaling": set(),
     "statistics": set(),
 }

@@ -84,7 +84,7 @@ BAD_OPTIONS: list[tuple[str, list[str]]] = [
     ("--architecture cnn --channels 0", ["--channels 0", "at least 1"]),
     ("--warmup-epochs 100", ["--warmup-epochs 100", "--epochs 100", "lower"]),
     ("--warmup-epochs 7 --patience 8 --epochs 5", ["--warmup-epochs 7", "--patience 8", "--epochs 5", "lower"]),
-    ("--sampler wolff", ["wolff", "multispin, numpy"]),
+    ("--sampler cluster", ["cluster", "multispin, multispin_wolff, numpy, wolff"]),
     ("--data x.npz --sweeps 5 --no-cache", ["--sweeps, --cache do nothing with --data", "drop them"]),
     *(
         (f"--data x.npz {flags}", [f"{flags.split()[0]} does nothing with --data", "drop"])

@@ -100,6 +100,15 @@ def test_splits_share_no_chain() -> None:
     assert len(set(configurations)) == 900  # 900 hot configurations out of 2^64 are not equal by chance
 
 
+@pytest.mark.parametrize("sampler", ["multispin_wolff", "wolff"])
+def test_data_of_the_cluster_samplers_are_in_equilibrium(sampler: Any) -> None:
+    data = replace(SMALL, lattice_size=16, num_train=1000, temp_min=0.5, temp_max=10.0, sampler=sampler)
+    found = check_equilibrium(sampled(data, seed=1).train)
+
+    assert abs(found.energy_z) < 4
+    assert abs(found.largest_bin_z) < 5
+
+
 def test_blocks_of_chains_of_the_numpy_sampler_differ() -> None:
     per_block = SPINS_PER_BLOCK // 32**2
     data = replace(SMALL, lattice_size=32, num_train=2 * per_block, num_val=1, num_test=1, sweeps=1, sampler="numpy")

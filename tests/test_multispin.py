@@ -126,8 +126,10 @@ def test_a_sweep_proposes_one_flip_of_every_spin(size: int) -> None:
 def test_a_sweep_at_zero_temperature_is_the_textbooks(size: int, n_words: int) -> None:
     # With p = 0 there is no randomness: a spin is flipped if two or more of its neighbours are unlike it.
     n_words = min(n_words, max(1, kernel.LANES // (size**2 // 2)))
-    blocks = kernel.new_blocks(size, 1, n_words)
-    kernel.start(blocks, np.full((1, n_words, 64), 3.0), np.arange(4, dtype=np.uint64), 0)
+    n_positions = min(size**2 // 2, kernel.LANES // n_words)
+    blocks = kernel.new_blocks(size, 1, n_words, n_positions)
+    kernel.start(blocks, np.full((1, n_words, 64), 3.0), np.arange(4, dtype=np.uint64), 0, T_CRITICAL)
+
     blocks.lanes["digit"] = 0
     blocks.remainders[:] = 0
     before, after = (np.empty((64 * n_words, size, size), np.int8) for _ in range(2))
@@ -232,8 +234,9 @@ def test_a_seed_is_an_integer_or_a_seed_sequence() -> None:
 def test_streams_differ_from_lane_to_lane() -> None:
     states = set()
     for first in (0, 16):
-        blocks = kernel.new_blocks(8, 4, 4)
-        kernel.start(blocks, np.ones((4, 4, 64)), np.arange(4, dtype=np.uint64), first)
+        blocks = kernel.new_blocks(8, 4, 4, 32)
+        kernel.start(blocks, np.ones((4, 4, 64)), np.arange(4, dtype=np.uint64), first, T_CRITICAL)
+
         states |= {lane.tobytes() for lanes in blocks.lanes for lane in lanes["state"].T}
     assert len(states) == 2 * 4 * kernel.LANES
 

@@ -38,7 +38,7 @@ def equilibrium(sampler: Sampler, size: int, temperature: float, n: int, seed: i
 @BOTH
 @pytest.mark.parametrize("temperature", [1.0, T_CRITICAL, 10.0])
 def test_every_configuration_4x4_has_its_probability(sampler: Sampler, temperature: float) -> None:
-    n = 300_000
+    n = 100_000
     spins = equilibrium(sampler, 4, temperature, n, seed=4)
     numbers = (spins.reshape(n, 16) > 0) @ (1 << np.arange(16))
     weights = np.exp(-(lattice.energy(exact.enumerate_configurations()) + 32) / temperature)

@@ -96,7 +96,6 @@ def parse_args(argv: Sequence[str] | None = None) -> SweepRequest:
         parser.error("--resume: the same command continues a sweep: drop it, and give all other flags again")
     if unknown:
         parser.refuse(unknown[0], options)
-
     try:
         return _resolve(parser, problem, options, given, words)
     except ConfigError as error:
@@ -237,9 +236,13 @@ def _refuse_idle(
 
 
 def _grid(
-    problem: Problem[Any], options: Options, given: Mapping[str, Any], grid: Mapping[tuple[str, ...], str]
+    problem: Problem[Any],
+    options: Options,
+    given: Mapping[str, Any],
+    grid: Mapping[tuple[str, ...], str],
+    flag: str = "--grid",
 ) -> dict[str, list[Any]]:
-    """The values of the options in --grid, by their dotted path. All combinations are checked."""
+    """The values of the options in `flag`, by their dotted path. All combinations are checked."""
     words = {path: [word.strip() for word in text.split(",")] for path, text in grid.items()}
     combinations: list[dict[tuple[str, ...], str]] = [{}]
     for path, each in words.items():
@@ -248,7 +251,7 @@ def _grid(
         combinations = [combination | {path: word} for combination in combinations for word in each]
     values: dict[str, list[Any]] = {".".join(path): [] for path in words}
     for combination in combinations:
-        config = _with(problem, options, given, combination, "--grid")
+        config = _with(problem, options, given, combination, flag)
         for path in combination:
             value: Any = reduce(getattr, path, config)
             value = list(value) if isinstance(value, tuple) else value
@@ -257,7 +260,7 @@ def _grid(
     for path, each in words.items():
         if len(values[".".join(path)]) < len(each):
             raise ConfigError(
-                f"--grid {options[path].flag[2:]}={_short(grid[path])}: a value is given twice; give it once"
+                f"{flag} {options[path].flag[2:]}={_short(grid[path])}: a value is given twice; give it once"
             )
     return values
 
@@ -269,7 +272,7 @@ def _space(problem: Problem[Any], option: Option, given: Mapping[str, Any], text
     if high.startswith("."):
         raise ConfigError(f"{asked}: three dots; write {option.flag[2:]}=low..high, such as 0.1..0.5")
     if not dots:
-        return {"choices": _grid(problem, options, given, {option.path: text})[".".join(option.path)]}
+        return {"choices": _grid(problem, options, given, {option.path: text}, "--search")[".".join(option.path)]}
     high, colon, scale = high.partition(":")
     if option.kind not in (int, float):
         raise ConfigError(f"{asked}: only a number has a range; write {option.flag[2:]}=v1,v2")

@@ -2,13 +2,18 @@
 
 `python -m benchmarks.sampler --only independent` runs this part of the benchmark.
 
-The sampler of this project (multispin) starts one chain per configuration and runs the automatic number of sweeps, so
-its configurations are independent. Its cost is the wall time divided by the number of configurations.
+A Markov chain in equilibrium is measured after every step. n successive measurements are worth n / (2 tau) independent
+configurations, where tau is the integrated autocorrelation time of the energy or of |m|, whichever is longer. The cost
+of a configuration is 2 tau times the time per step of one chain. tau is estimated from the series of all repetitions
+together. These are the samplers of this project:
 
-The other packages run one chain in equilibrium. n successive configurations are worth n / (2 tau) independent ones,
-where tau is the integrated autocorrelation time of the energy or of |m|, whichever is longer. The cost is 2 tau times
-the time per step. Each repetition first times steps of the chain and then records a series. tau is estimated from the
-series of all repetitions together. The time to equilibrate the chain is not counted.
+- `multispin`: one configuration of each chain, after the automatic number of sweeps. Configurations are independent, so
+  the cost is the wall time divided by their number.
+- `multispin series` and `multispin_wolff series`: measurements of running chains. A step consists of a few sweeps, or
+  of one sweep and one cluster of each chain. The time includes the equilibration of the chains and the measurements.
+- `wolff`: a step is one cluster. Its time contains neither equilibration nor measurements, as for other packages.
+
+The time of the other packages does not include the equilibration of their chain:
 
 - mcising runs Metropolis, Wolff or Swendsen-Wang. Its sweep of Wolff is one cluster. The timed steps run in its core,
   without measurements. The chains start ordered.
@@ -25,21 +30,20 @@ import functools
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ising import exact, lattice, metropolis, multispin
+from ising import exact, lattice, metropolis, multispin, wolff
 from ising.exact import T_CRITICAL
 from ising.statistics import autocorrelation_time
 
-SIZES = (8, 16, 32, 64, 128, 256)
+SIZES = (8, 16, 32, 64, 128, 256, 512)
 N_REPETITIONS = 5
 MIN_SECONDS = 0.3  # duration of the timed steps of a repetition
 MIN_SPINS = 1e7  # number of spins times steps in a series: on small lattices, longer series take little time
-OURS = "multispin"
 
 Floats = NDArray[np.float64]
 
@@ -93,6 +97,25 @@ class Peapods:
         return np.array([self._run(1, "wolff") for _ in range(n_steps)]).T
 
 
+class Wolff:
+    """A chain of wolff.py, which starts ordered."""
+
+    def __init__(self, size: int) -> None:
+        self.spins = np.ones((size, size), np.int8)
+        self.queue, self.state = np.empty(size**2 + 1, np.uint32), np.ones(1, np.uint64)
+        self.n_series = 0
+
+    def advance(self, n_steps: int) -> None:
+        wolff.flip_clusters(self.spins, n_steps, -math.expm1(-2 / T_CRITICAL), self.queue, self.state)
+
+    def record(self, n_steps: int) -> Floats:
+        """The series of another chain, since `wolff.series` starts a new one."""
+        size, self.n_series = len(self.spins), self.n_series + 1
+        start = metropolis.equilibration_sweeps(size, clusters=True)
+        energies, m = wolff.series(size, T_CRITICAL, n_steps, seed=self.n_series, start=start)
+        return np.array([energies, np.abs(m)]) / size**2
+
+
 class Algorithm(NamedTuple):
     """How to start a chain, and the necessary length of its series: tau is about tau_8 (L / 8)^z."""
 
@@ -111,10 +134,11 @@ class Algorithm(NamedTuple):
 
 # The names are keys in results/sampler.json. Metropolis is slow: its series are shorter, and end at L = 128.
 ALGORITHMS = {
-    "mcising Metropolis": Algorithm(functools.partial(Mcising, "metropolis"), 3.1, 2.0, 400, SIZES[:-1]),
-    "mcising Wolff": Algorithm(functools.partial(Mcising, "wolff"), 1.7, 0.55, 1500),
-    "mcising Swendsen-Wang": Algorithm(functools.partial(Mcising, "swendsen_wang"), 2.6, 0.32, 1500),
-    "peapods Metropolis + Wolff": Algorithm(Peapods, 1.05, 0.5, 1500),
+    "wolff": Algorithm(Wolff, 1.7, 0.55, 600),
+    "mcising Metropolis": Algorithm(functools.partial(Mcising, "metropolis"), 3.1, 2.0, 200, SIZES[:5]),
+    "mcising Wolff": Algorithm(functools.partial(Mcising, "wolff"), 1.7, 0.55, 600),
+    "mcising Swendsen-Wang": Algorithm(functools.partial(Mcising, "swendsen_wang"), 2.6, 0.32, 600),
+    "peapods Metropolis + Wolff": Algorithm(Peapods, 1.05, 0.5, 600),
 }
 
 
@@ -128,7 +152,7 @@ def run_chain(chain: Chain, n_steps: int) -> tuple[float, Floats]:
     return seconds / n_timed, chain.record(n_steps)
 
 
-def run_ours(size: int, seed: int) -> tuple[float, Floats]:
+def run_configurations(size: int, seed: int) -> tuple[float, Floats]:
     """Seconds per configuration, and energies per spin and |m| of independent configurations: (2, N)."""
     n_sweeps = metropolis.equilibration_sweeps(size)
     n_chains = 64 * math.ceil(MIN_SECONDS * 1e10 / (64 * n_sweeps * size**2))  # at 1e10 attempted flips per second
@@ -139,10 +163,36 @@ def run_ours(size: int, seed: int) -> tuple[float, Floats]:
     return seconds / n_chains, np.array([lattice.energy(spins) / size**2, np.abs(lattice.magnetization(spins))])
 
 
+def run_series(size: int, seed: int, *, clusters: bool) -> tuple[float, Floats]:
+    """Seconds per step of a chain, and energies per spin and |m|: (2, chains, steps)."""
+    # About the slower autocorrelation time at T_c; longer series than in `sample` make equilibration less important.
+    tau = 1.1 * (size / 8) ** 0.55 if clusters else 3.1 * (size / 8) ** 2.05
+    every = 1 if clusters else max(1, round(tau / 5))
+    start = metropolis.equilibration_sweeps(size, clusters=clusters)
+    n_steps = math.ceil(max(150 * tau, 5 * start) / every)
+    temperatures = np.full(512 if clusters or size <= 32 else 64, T_CRITICAL)
+    begin = time.perf_counter()
+    found = multispin.series(
+        size, temperatures, n_steps, seed, n_threads=1, every=every, start=start, clusters=clusters
+    )
+    seconds = time.perf_counter() - begin
+    return seconds / found.energies.size, np.array([found.energies, np.abs(found.magnetizations)]) / size**2
+
+
+# Our samplers of many chains, with the sizes at which they are measured.
+MULTISPIN: dict[str, tuple[Callable[[int, int], tuple[float, Floats]], tuple[int, ...]]] = {
+    "multispin": (run_configurations, SIZES[:6]),
+    "multispin series": (functools.partial(run_series, clusters=False), SIZES[:5]),
+    "multispin_wolff series": (functools.partial(run_series, clusters=True), SIZES[:6]),
+}
+OURS = (*MULTISPIN, "wolff")
+
+
 def summarize(name: str, size: int, seconds: list[float], series: Floats) -> dict[str, Any]:
-    """The results of all repetitions. series: (2, repetitions, steps). A step of multispin is a configuration."""
+    """The results of all repetitions. series: (2, chains, steps). A step of `multispin` is a configuration."""
     energies = series[0]
-    taus = [(0.5, 0.0), (0.5, 0.0)] if name == OURS else [autocorrelation_time(values) for values in series]
+    is_independent = name == "multispin"
+    taus = [(0.5, 0.0)] * 2 if is_independent else [autocorrelation_time(values) for values in series]
     error = float(np.std(energies)) * math.sqrt(2 * taus[0][0] / energies.size)
     excess = float(np.mean(energies) - exact.kaufman(T_CRITICAL, size)[0])
     return {
@@ -158,13 +208,16 @@ def summarize(name: str, size: int, seconds: list[float], series: Floats) -> dic
 
 def measure(scale: float) -> dict[str, Any]:
     """Make all measurements on one core. For tests, scale < 1 shortens the series and omits L >= 128."""
-    multispin.get_ready()
+    for clusters in (False, True):  # compile
+        multispin.series(8, [T_CRITICAL], 1, seed=0, start=1, clusters=clusters)
     sizes = SIZES if scale == 1 else SIZES[:4]
     chains: dict[tuple[int, str], Chain] = {}
     found: dict[tuple[int, str], list[tuple[float, Floats]]] = {}
     for repetition in range(N_REPETITIONS):
         for size in sizes:
-            found.setdefault((size, OURS), []).append(run_ours(size, repetition))
+            for name, (run, measured) in MULTISPIN.items():
+                if size in measured:
+                    found.setdefault((size, name), []).append(run(size, repetition))
             for name, algorithm in ALGORITHMS.items():
                 key = size, name
                 if key not in chains and size in algorithm.sizes:
@@ -177,7 +230,8 @@ def measure(scale: float) -> dict[str, Any]:
     cases = []
     for (size, name), results in found.items():
         seconds, series = zip(*results, strict=True)
-        cases.append(summarize(name, size, list(seconds), np.stack(series, axis=1)))
+        together = np.concatenate([each.reshape(2, -1, each.shape[-1]) for each in series], axis=1)
+        cases.append(summarize(name, size, list(seconds), together))
     return {"scale": scale, "n_repetitions": N_REPETITIONS, "cases": cases}
 
 
@@ -226,45 +280,51 @@ def with_error(value: float, error: float) -> str:
     return f"{value:,.{digits}f} ± {error:,.{digits}f}"
 
 
-def fastest(cases: dict[str, dict[str, Any]]) -> str:
-    """The faster of multispin and the best of the others, and by which factor, or that they agree."""
-    rival = min((name for name in cases if name != OURS), key=lambda name: ratio(cases[name], cases[OURS]))
-    value, error = ratio(cases[rival], cases[OURS])
-    if abs(value - 1) < 3 * error:
-        return f"{OURS} and {rival} agree within three errors"
-    first, second = (OURS, rival) if value > 1 else (rival, OURS)
-    return f"{first}, by a factor of {with_error(*ratio(cases[second], cases[first]))}"
+def best(cases: dict[str, dict[str, Any]], names: Iterable[str]) -> str:
+    """The fastest of some algorithms at one lattice size."""
+    return min((name for name in names if name in cases), key=lambda name: cost(cases[name])[0])
 
 
 def table(results: dict[str, Any]) -> str:
-    """Milliseconds per independent configuration, and the fastest algorithm."""
-    names = [OURS, *ALGORITHMS]
-    lines = [f"| ms of one core, at T_c | {' | '.join(names)} | fastest |", "|---|" + "---:|" * len(names) + "---|"]
-    for size, cases in by_size(results).items():
-        cells = [with_error(*cost(cases[name])) if name in cases else "" for name in names]
-        lines.append(f"| {size}x{size} | {' | '.join(cells)} | {fastest(cases)} |")
+    """Milliseconds per independent configuration, and comparisons of the fastest algorithms."""
+    sizes = by_size(results)
+    lines = [
+        f"| ms of one core, at T_c | {' | '.join(f'L = {size}' for size in sizes)} |",
+        "|---|" + "---:|" * len(sizes),
+    ]
+    for name in (*MULTISPIN, *ALGORITHMS):
+        cells = [with_error(*cost(cases[name])) if name in cases else "" for cases in sizes.values()]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    factors = []
+    for cases in sizes.values():
+        ours, other = best(cases, OURS), best(cases, set(ALGORITHMS) - set(OURS))
+        factors.append(f"{with_error(*ratio(cases[other], cases[ours]))}: {other} / {ours}")
+    lines.append(f"| best of other packages / best of this project | {' | '.join(factors)} |")
+    gains = [
+        f"{with_error(*ratio(cases['multispin'], cases['multispin series']))} at L = {size}"
+        for size, cases in sizes.items()
+        if "multispin series" in cases
+    ]
     found = results["independent"]
     worst = max(abs(case["energy_z"]) for case in found["cases"])
-    lines += ["", f"- largest deviation of a mean energy from the exact one: {worst:.1f} standard errors"]
+    lines += ["", f"- time of multispin / time of multispin series: {', '.join(gains)}"]
+    lines += [f"- largest deviation of a mean energy from the exact one: {worst:.1f} standard errors"]
     if found["scale"] != 1:
-        lines.append(f"- provisional: series of {found['scale']:g} times the full length, without L = 128 and 256")
+        lines.append(f"- provisional: series of {found['scale']:g} times the full length, without L >= 128")
     return "\n".join(lines)
 
 
 def plot(axes: Any, results: dict[str, Any]) -> None:
-    """Plot costs relative to multispin against the lattice size."""
-    cases = by_size(results)
-    axes.axhline(1, color="C0", label=OURS)
-    for k, name in enumerate(ALGORITHMS):
-        sizes = np.array([size for size in cases if name in cases[size]])
-        values, errors = np.transpose([ratio(cases[size][name], cases[size][OURS]) for size in sizes])
-        shift = 1 + 0.03 * (k - 1.5)  # so error bars do not overlap
-        axes.errorbar(sizes * shift, values, errors, fmt=".-", color=f"C{k + 1}", lw=1, capsize=4, label=name)
-    axes.set(xscale="log", yscale="log", xlabel="L", ylabel="time relative to multispin")
-    axes.set_title("time of one core per independent configuration at $T_c$ (above 1: multispin is faster)")
-    axes.set_xticks(list(cases), [str(size) for size in cases])
+    """Plot the time per independent configuration against the lattice size; dashed lines are other packages."""
+    sizes = by_size(results)
+    for k, name in enumerate((*MULTISPIN, *ALGORITHMS)):
+        measured = [size for size, cases in sizes.items() if name in cases]
+        values, errors = np.transpose([cost(sizes[size][name]) for size in measured])
+        style = "o-" if name in OURS else "x--"
+        axes.errorbar(measured, values, errors, fmt=style, color=f"C{k}", ms=4, lw=1, capsize=3, label=name)
+    axes.set(xscale="log", yscale="log", xlabel="L", ylabel="ms of one core per configuration")
+    axes.set_title("time per independent configuration at $T_c$")
+    axes.set_xticks(list(sizes), [str(size) for size in sizes])
     axes.minorticks_off()
     axes.grid(axis="y", alpha=0.3)
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.set_ylim(0.01, None)
-    axes.legend(loc="lower left")
+    axes.legend(fontsize="small")

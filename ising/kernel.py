@@ -72,7 +72,7 @@ LANE_ARRAYS = np.dtype(
     ]
 )
 
-WORDS = 8  # the largest number of words of chains in a block whose clusters are flipped
+WORDS = 8  # number of words of chains in a block whose clusters are flipped
 LARGEST_SIZE = 1024  # of lattices whose clusters are flipped
 ROW_ARRAYS = np.dtype(  # one row of a lattice: its even and odd columns, and the bonds of its sites of colour 0
     [(name, np.uint64, (LARGEST_SIZE // 2, WORDS)) for name in ("even", "odd", "same", "beside")]
@@ -321,7 +321,7 @@ def unpack(blocks: Blocks, configurations: NDArray[np.int8]) -> None:
 
 
 class Clusters(NamedTuple):
-    """What the Wolff algorithm needs in addition to B blocks of W words of chains.
+    """What the Wolff algorithm needs in addition to B blocks of W = WORDS words of chains.
 
     Each site of colour 0 has four neighbours of colour 1. There are no other pairs, so their bonds are all bonds.
     """
@@ -472,26 +472,30 @@ def _spread(cluster: Words, bonds: Words, row: int, arrays: Any, n_words: int) -
     n = cluster.shape[2]
     even, odd = cluster[row % 2, row], cluster[1 - row % 2, row]
     same, beside = bonds[0, row * n : (row + 1) * n], bonds[1, row * n : (row + 1) * n]
-    half = n // n_words
+    copied_even, copied_odd = arrays.even.reshape(-1), arrays.odd.reshape(-1)
+    copied_same, copied_beside = arrays.same.reshape(-1), arrays.beside.reshape(-1)
+    for i in range(n):
+        copied_even[i], copied_odd[i], copied_same[i] = even[i], odd[i], same[i]
     # In even rows, the sites of colour 0 are in the even columns, and the neighbours beside them to their left.
-    shift = 1 - row % 2
-    for j in range(half):
-        for w in range(n_words):
-            arrays.even[j, w], arrays.odd[j, w] = even[j * n_words + w], odd[j * n_words + w]
-            arrays.same[j, w], arrays.beside[j, w] = same[j * n_words + w], beside[(j + shift) % half * n_words + w]
+    shift = n_words * (1 - row % 2)
+    for i in range(n - shift):
+        copied_beside[i] = beside[shift + i]
+    for i in range(shift):
+        copied_beside[n - shift + i] = beside[i]
     # Now arrays.same[j] is the bond from the even column j to the odd one, and arrays.beside[j] that from the odd
     # column j to the even column j + 1. The loops are repeated if a cluster grows across the periodic boundary.
+    half = n // n_words
     new = ~uint64(0)
     while new:
         for j in range(half):
             after = j + 1 if j + 1 < half else 0
-            new = uint64(0)
             for w in range(WORDS):
                 odd_site = arrays.odd[j, w] | arrays.even[j, w] & arrays.same[j, w]
-                added = odd_site & arrays.beside[j, w] & ~arrays.even[after, w]
                 arrays.odd[j, w] = odd_site
-                arrays.even[after, w] |= added
-                new |= added
+                arrays.even[after, w] |= odd_site & arrays.beside[j, w]
+        new = uint64(0)
+        for w in range(WORDS):
+            new |= arrays.even[0, w] & arrays.same[0, w] & ~arrays.odd[0, w]
     new = ~uint64(0)
     while new:
         for j in range(half - 1, -1, -1):
@@ -503,9 +507,8 @@ def _spread(cluster: Words, bonds: Words, row: int, arrays: Any, n_words: int) -
         new = uint64(0)
         for w in range(WORDS):
             new |= arrays.even[0, w] & arrays.beside[half - 1, w] & ~arrays.odd[half - 1, w]
-    for j in range(half):
-        for w in range(n_words):
-            even[j * n_words + w], odd[j * n_words + w] = arrays.even[j, w], arrays.odd[j, w]
+    for i in range(n):
+        even[i], odd[i] = copied_even[i], copied_odd[i]
 
 
 # ------------------------------------------------------------------------------------------------------------ measuring
@@ -539,15 +542,22 @@ def measure(blocks: Blocks, energies: NDArray[np.int32], magnetizations: NDArray
             for i in range(n_words, row_length, n_words):  # add all places in the row to the first one
                 _add(counter[:n_digits, :n_words], counter[:n_digits, i : i + n_words], carry)
             for word in range(n_words):
-                for chain in range(64):
-                    result[block, word, chain] = 0
-                    for k in range(n_digits):
-                        result[block, word, chain] += np.int32(counter[k, word] >> uint64(chain) & uint64(1)) << k
+                _extract(counter[:n_digits, word], result[block, word])
         n_sites = size * size
         for word in range(n_words):
             for chain in range(64):
                 energies[block, word, chain] = 2 * energies[block, word, chain] - 2 * n_sites
                 magnetizations[block, word, chain] = 2 * magnetizations[block, word, chain] - n_sites
+
+
+@compiled
+def _extract(digits: Words, numbers: NDArray[np.int32]) -> None:
+    """Read the counters of 64 chains, whose binary digits are words: (digits,) -> (64,)."""
+    numbers[:] = 0
+    for k in range(len(digits)):
+        digit = digits[k]
+        for chain in range(64):
+            numbers[chain] += np.int32(digit >> uint64(chain) & uint64(1)) << k
 
 
 @compiled

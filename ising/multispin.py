@@ -113,9 +113,10 @@ def _for_all_chains(
         raise ValueError("temperatures must be positive and finite, in an array (N,)")
     sequence = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
     key = sequence.generate_state(8, np.uint64).astype(np.uint64)
-    padded = np.ones((-(-len(values) // 64), 64))  # whole words; the additional chains, at T = 1, are discarded
-    padded.reshape(-1)[: len(values)] = values
     per_block = kernel.WORDS if clusters else kernel.LANES // min(lattice_size**2 // 2, kernel.LANES)
+    at_least = 64 * per_block if clusters else 64  # whole words, and with clusters whole blocks
+    padded = np.ones((-(-len(values) // at_least) * at_least // 64, 64))  # additional chains, at T = 1, are discarded
+    padded.reshape(-1)[: len(values)] = values
     stopped = threading.Event()
 
     def run(task: Task) -> None:

@@ -38,7 +38,7 @@ def equilibrium(sampler: Sampler, size: int, temperature: float, n: int, seed: i
 @BOTH
 @pytest.mark.parametrize("temperature", [1.0, T_CRITICAL, 10.0])
 def test_every_configuration_4x4_has_its_probability(sampler: Sampler, temperature: float) -> None:
-    n = 100_000
+    n = 50_000
     spins = equilibrium(sampler, 4, temperature, n, seed=4)
     numbers = (spins.reshape(n, 16) > 0) @ (1 << np.arange(16))
     weights = np.exp(-(lattice.energy(exact.enumerate_configurations()) + 32) / temperature)
@@ -58,7 +58,7 @@ def test_energy_histogram_8x8_is_boltzmanns(sampler: Sampler, temperature: float
 @BOTH_SLOWLY
 @pytest.mark.parametrize(
     ("size", "n"),
-    [(6, 20_000), (10, 10_000), (32, 1_000), pytest.param(64, 500, marks=SLOW), pytest.param(128, 128, marks=SLOW)],
+    [(6, 10_000), (10, 5000), (32, 1000), pytest.param(64, 200, marks=SLOW)],
 )
 def test_energies_are_kaufmans(sampler: Sampler, size: int, n: int) -> None:
     for temperature in (1.5, T_CRITICAL, 4.0):
@@ -66,7 +66,7 @@ def test_energies_are_kaufmans(sampler: Sampler, size: int, n: int) -> None:
         energy, specific_heat = exact.kaufman(temperature, size)
         error = temperature * np.sqrt(specific_heat / size**2 / n)
         assert abs(energies.mean() - energy) < 4 * error + 1e-12
-        assert energies.var() == pytest.approx(error**2 * n, rel=0.25)
+        assert energies.var() == pytest.approx(error**2 * n, rel=5 * np.sqrt(2 / n))
 
 
 @BOTH_SLOWLY
@@ -95,17 +95,17 @@ def component(spins: NDArray[np.int8], row: int, column: int) -> set[tuple[int, 
     return found
 
 
-def flipped_by_one_cluster(size: int, n_words: int, probability: float) -> tuple[NDArray[np.int8], NDArray[np.bool_]]:
+def flipped_by_one_cluster(size: int, probability: float) -> tuple[NDArray[np.int8], NDArray[np.bool_]]:
     """Random configurations, and the sites that one cluster update flips if bonds have this probability, 0 or 1."""
-    blocks = kernel.new_blocks(size, 1, n_words, min(size**2 // 2, kernel.LANES // kernel.WORDS))
-    temperatures, key = np.full((1, n_words, 64), 3.0), np.arange(8, dtype=np.uint64)
+    blocks = kernel.new_blocks(size, 1, kernel.WORDS, min(size**2 // 2, kernel.LANES // kernel.WORDS))
+    temperatures, key = np.full((1, kernel.WORDS, 64), 3.0), np.arange(8, dtype=np.uint64)
     kernel.start(blocks, temperatures, key[:4], 0, T_CRITICAL)
     clusters = kernel.new_clusters(blocks)
     kernel.start_clusters(blocks, clusters, temperatures, key[4:], 0)
     every = np.uint64(2**64 - 1) if probability else np.uint64(0)
     clusters.lanes["digit"] = every
     clusters.remainders[:] = every
-    before, after = (np.empty((64 * n_words, size, size), np.int8) for _ in range(2))
+    before, after = (np.empty((64 * kernel.WORDS, size, size), np.int8) for _ in range(2))
     kernel.sweep(blocks, 2)  # domains of different sizes
     state = blocks.lanes["state"].copy()
     kernel.unpack(blocks, before)
@@ -116,9 +116,8 @@ def flipped_by_one_cluster(size: int, n_words: int, probability: float) -> tuple
 
 
 @pytest.mark.parametrize("size", [4, 6, 8, 10, 12, 16, 30, pytest.param(64, marks=SLOW), pytest.param(130, marks=SLOW)])
-@pytest.mark.parametrize("n_words", [1, 3, 8])
-def test_a_cluster_with_all_bonds_is_a_domain(size: int, n_words: int) -> None:
-    before, flipped = flipped_by_one_cluster(size, n_words, 1.0)
+def test_a_cluster_with_all_bonds_is_a_domain(size: int) -> None:
+    before, flipped = flipped_by_one_cluster(size, 1.0)
     seeds = set()
     for spins, sites in zip(before, flipped, strict=True):
         places = list(zip(*np.nonzero(sites), strict=True))
@@ -130,7 +129,7 @@ def test_a_cluster_with_all_bonds_is_a_domain(size: int, n_words: int) -> None:
 @pytest.mark.parametrize("size", [4, 10, 32])
 def test_a_cluster_without_bonds_is_one_site_and_each_is_equally_likely(size: int) -> None:
     counts = np.zeros((size, size))
-    _, flipped = flipped_by_one_cluster(size, 8, 0.0)
+    _, flipped = flipped_by_one_cluster(size, 0.0)
     assert (flipped.sum(axis=(1, 2)) == 1).all()
     counts += flipped.sum(axis=0)
     assert counts.max() < 512 / size**2 + 6 * np.sqrt(512 / size**2) + 2

@@ -41,7 +41,7 @@ from ising.exact import T_CRITICAL
 from ising.statistics import autocorrelation_time
 
 SIZES = (8, 16, 32, 64, 128, 256, 512)
-N_REPETITIONS = 5
+N_REPETITIONS = 4
 MIN_SECONDS = 0.3  # duration of the timed steps of a repetition
 MIN_SPINS = 1e7  # number of spins times steps in a series: on small lattices, longer series take little time
 
@@ -169,7 +169,7 @@ def run_series(size: int, seed: int, *, clusters: bool) -> tuple[float, Floats]:
     tau = 1.1 * (size / 8) ** 0.55 if clusters else 3.1 * (size / 8) ** 2.05
     every = 1 if clusters else max(1, round(tau / 5))
     start = metropolis.equilibration_sweeps(size, clusters=clusters)
-    n_steps = math.ceil(max(150 * tau, 5 * start) / every)
+    n_steps = math.ceil(max(120 * tau, 5 * start) / every)
     temperatures = np.full(512 if clusters or size <= 32 else 64, T_CRITICAL)
     begin = time.perf_counter()
     found = multispin.series(
@@ -181,7 +181,7 @@ def run_series(size: int, seed: int, *, clusters: bool) -> tuple[float, Floats]:
 
 # Our samplers of many chains, with the sizes at which they are measured.
 MULTISPIN: dict[str, tuple[Callable[[int, int], tuple[float, Floats]], tuple[int, ...]]] = {
-    "multispin": (run_configurations, SIZES[:6]),
+    "multispin": (run_configurations, SIZES[:5]),
     "multispin series": (functools.partial(run_series, clusters=False), SIZES[:5]),
     "multispin_wolff series": (functools.partial(run_series, clusters=True), SIZES[:6]),
 }

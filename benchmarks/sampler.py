@@ -1,8 +1,8 @@
 """Speed of the sampler, compared with other packages and with simple programs.
 
-python -m benchmarks.sampler                       measure all, in about 25 minutes; write results/sampler.json, plot
+python -m benchmarks.sampler                       measure all, in about 30 minutes; write results/sampler.json, plot
 python -m benchmarks.sampler --only flips          measure only attempted flips per second
-python -m benchmarks.sampler --only independent    measure only independent.py, in about 14 minutes
+python -m benchmarks.sampler --only independent    measure only independent.py, in about 18 minutes
 python -m benchmarks.sampler --plot                do not measure; print and plot the results of the last measurement
 
 Attempted flips: each competitor samples one configuration from each of N chains at temperatures between 1 and 4. A

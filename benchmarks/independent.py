@@ -103,10 +103,12 @@ class Wolff:
     def __init__(self, size: int) -> None:
         self.spins = np.ones((size, size), np.int8)
         self.queue, self.state = np.empty(size**2 + 1, np.uint32), np.ones(1, np.uint64)
-        self.n_series = 0
+        self.n_series = self.n_clusters = self.n_flipped = 0
 
     def advance(self, n_steps: int) -> None:
-        wolff.flip_clusters(self.spins, n_steps, -math.expm1(-2 / T_CRITICAL), self.queue, self.state)
+        p = -math.expm1(-2 / T_CRITICAL)
+        self.n_flipped += wolff.flip_clusters(self.spins, n_steps, p, self.queue, self.state)
+        self.n_clusters += n_steps
 
     def record(self, n_steps: int) -> Floats:
         """The series of another chain, since `wolff.series` starts a new one."""
@@ -232,6 +234,8 @@ def measure(scale: float) -> dict[str, Any]:
         seconds, series = zip(*results, strict=True)
         together = np.concatenate([each.reshape(2, -1, each.shape[-1]) for each in series], axis=1)
         cases.append(summarize(name, size, list(seconds), together))
+        if isinstance(chain := chains.get((size, name)), Wolff):
+            cases[-1]["flips_per_step"] = chain.n_flipped / chain.n_clusters
     return {"scale": scale, "n_repetitions": N_REPETITIONS, "cases": cases}
 
 
@@ -305,9 +309,15 @@ def table(results: dict[str, Any]) -> str:
         for size, cases in sizes.items()
         if "multispin series" in cases
     ]
+    single = {size: cases["wolff"] for size, cases in sizes.items()}
+    times = [
+        f"{1e9 * float(np.median(case['seconds_per_step'])) / case['flips_per_step']:.1f} at L = {size}"
+        for size, case in single.items()
+    ]
     found = results["independent"]
     worst = max(abs(case["energy_z"]) for case in found["cases"])
     lines += ["", f"- time of multispin / time of multispin series: {', '.join(gains)}"]
+    lines += [f"- ns per flipped spin of wolff: {', '.join(times)}"]
     lines += [f"- largest deviation of a mean energy from the exact one: {worst:.1f} standard errors"]
     if found["scale"] != 1:
         lines.append(f"- provisional: series of {found['scale']:g} times the full length, without L >= 128")

@@ -73,8 +73,8 @@ def plot(curves: dict[str, dict[str, np.ndarray]], sizes: list[int]) -> Figure:
 
 def main() -> None:
     study = Study(__file__, __doc__)
-    sizes, seeds, n_test = ([10, 300], [1, 2], 500) if study.quick else (list(N_TRAIN), [1, 2, 3, 4, 5], 10_000)
-    options = (sizes[-1], n_test, 300) if study.quick else (sizes[-1], n_test)
+    sizes, seeds, n_test = ([10, 100], [1, 2], 500) if study.quick else (list(N_TRAIN), [1, 2, 3, 4, 5], 10_000)
+    options = (sizes[-1], n_test, 50) if study.quick else (sizes[-1], n_test)
     cases = [(name, n, seed, *options) for n in reversed(sizes) for seed in seeds for name in (*NETWORKS, "baselines")]
     found: dict[tuple[str, int, int], dict[str, float]] = {}
     for row in study.measure(learn, cases):

@@ -25,6 +25,8 @@ from numpy.typing import ArrayLike, NDArray
 from ising.kernel import compiled, require_compiler
 from ising.lattice import check_integer, check_lattice_size, check_seed
 
+STEP = uint64(0x9E3779B97F4A7C15)  # of the counter of the random generator
+
 
 @compiled
 def flip_clusters(
@@ -38,49 +40,53 @@ def flip_clusters(
         queue: (L^2 + 1,), the sites of a cluster, in the order in which they were found.
         state: (1,), of the random generator, changed in place.
     """
-    size = uint32(spins.shape[0])
-    n_sites = uint32(size * size)
+    size, one = uint32(spins.shape[0]), uint32(1)
     flat = spins.reshape(-1)
     threshold = uint64(p * 2.0**32)
+    counter = state[0]
     n_flipped = 0
     for _ in range(n_clusters):
-        site = uint32((_random(state) >> uint64(32)) * uint64(n_sites) >> uint64(32))
+        counter += STEP
+        site = uint32((_hash(counter) >> uint64(32)) * uint64(size * size) >> uint64(32))
         spin = flat[site]
         flat[site] = -spin  # a site is flipped when it is found, so that it cannot be found again
-        queue[0], first, last = site, 0, 1
+        # Sites in the queue are pairs of row and column in one number, since a division to find the row is slow.
+        queue[0], first, last = site // size << uint32(16) | site % size, uint64(0), uint64(1)
         while first < last:
-            site = queue[first]
-            first += 1
-            column = site % size
-            right = site + uint32(1) if column + uint32(1) < size else site + uint32(1) - size
-            left = site - uint32(1) if column > uint32(0) else site + size - uint32(1)
-            down = site + size if site + size < n_sites else site + size - n_sites
-            up = site - size if site >= size else site + n_sites - size
-            one, two = _random(state), _random(state)  # two numbers of 32 bits each
-            for neighbour, number in (
-                (right, one >> uint64(32)),
-                (left, one & uint64(0xFFFFFFFF)),
-                (down, two >> uint64(32)),
-                (up, two & uint64(0xFFFFFFFF)),
+            row, column = queue[first] >> uint32(16), queue[first] & uint32(0xFFFF)
+            first += uint64(1)
+            right = column + one if column + one < size else uint32(0)
+            left = column - one if column > uint32(0) else size - one
+            down = row + one if row + one < size else uint32(0)
+            up = row - one if row > uint32(0) else size - one
+            counter += STEP
+            for_row = _hash(counter)  # two numbers of 32 bits each
+            counter += STEP
+            for_column = _hash(counter)
+            for i, j, number in (
+                (row, right, for_row >> uint64(32)),
+                (row, left, for_row & uint64(0xFFFFFFFF)),
+                (down, column, for_column >> uint64(32)),
+                (up, column, for_column & uint64(0xFFFFFFFF)),
             ):
-                # Without a branch, which the processor would often predict wrongly: the site is always written behind
-                # the last one, which only counts if it is added.
-                is_added = (flat[neighbour] == spin) & (number < threshold)
-                queue[last] = neighbour
-                last += is_added
-                flat[neighbour] = -spin if is_added else flat[neighbour]
-        n_flipped += last
+                # Without a branch, which the processor would often predict wrongly: the neighbour is always written
+                # behind the last site of the queue, which is then only extended if the neighbour is added.
+                neighbour = flat[i * size + j]
+                is_added = (neighbour == spin) & (number < threshold)
+                queue[last] = i << uint32(16) | j
+                last += uint64(is_added)
+                flat[i * size + j] = -spin if is_added else neighbour
+        n_flipped += int(last)
+    state[0] = counter
     return n_flipped
 
 
 @compiled
-def _random(state: NDArray[np.uint64]) -> uint64:
-    """The next 64 random bits: SplitMix64, G. L. Steele, D. Lea, C. H. Flood, OOPSLA 2014."""
-    state[0] += uint64(0x9E3779B97F4A7C15)
-    z = state[0]
+def _hash(z: uint64) -> uint64:
+    """The random number of a counter that grows by STEP: SplitMix64, G. L. Steele, D. Lea, C. H. Flood, OOPSLA 2014."""
     z = (z ^ z >> uint64(30)) * uint64(0xBF58476D1CE4E5B9)
     z = (z ^ z >> uint64(27)) * uint64(0x94D049BB133111EB)
-    return uint64(z ^ z >> uint64(31))
+    return z ^ z >> uint64(31)
 
 
 @compiled
@@ -101,7 +107,7 @@ def _sample(
             n_flipped += flip_clusters(spins, 1, p, queue, state)
             n_clusters += 1
         flip_clusters(spins, n_clusters, p, queue, state)
-        if _random(state) >> uint64(63):
+        if _hash(state[0] + STEP) >> uint64(63):
             for i in range(size):
                 for j in range(size):
                     spins[i, j] = -spins[i, j]

@@ -42,7 +42,9 @@ def test_the_table_compares_the_fastest_of_both_sides_within_repetitions() -> No
 
     cases = [case("multispin", 9, 0.01), case("multispin series", 2, 0.1), case("wolff", 3, 0.01)]
     cases += [case("mcising Wolff", 8, 0.0), case("mcising Metropolis", 9, 0.0)]
+    cases[2]["flips_per_step"] = 1e3
     lines = independent.table({"independent": {"cases": cases, "scale": 1}}).splitlines()
     assert "| best of other packages / best of this project | 4.00 ± 0.40: mcising Wolff / multispin series |" in lines
     assert "- time of multispin / time of multispin series: 4.50 ± 0.45 at L = 8" in lines
+    assert "- ns per flipped spin of wolff: 6000.0 at L = 8" in lines
     assert "- largest deviation of a mean energy from the exact one: 2.5 standard errors" in lines

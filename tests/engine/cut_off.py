@@ -1,8 +1,8 @@
 """Cut off a run, resume it, and compare the result with that of an uninterrupted run. Repeat this for many positions.
 
 python -m tests.engine.cut_off writes     kill the run before or after each write and each rename
-python -m tests.engine.cut_off full       let the disk be full, beginning with each write or rename
-python -m tests.engine.cut_off moments    kill the run at 30 random moments
+python -m tests.engine.cut_off full       let the disk be full, beginning with every second write or rename
+python -m tests.engine.cut_off moments    kill the run at 15 random moments
 
 Runs are forks of this process, which has already loaded all modules, so that a run takes a fraction of a second. The
 output has one line of JSON per cut: its position, the exit codes, and the files that differ afterwards.
@@ -128,9 +128,9 @@ def cut(reference: dict[str, Any], where: str, start: Callable[[], int]) -> int:
 
 
 def cut_at_moments(reference: dict[str, Any], seconds: float) -> None:
-    """Kill 30 runs at random moments within the time that an uninterrupted run takes."""
+    """Kill 15 runs at random moments within the time that an uninterrupted run takes."""
     moments, n_killed = random.Random(0), 0
-    while n_killed < 30:  # some runs may be faster than the one that was timed, and end before they are killed
+    while n_killed < 15:  # some runs may be faster than the one that was timed, and end before they are killed
         moment = moments.uniform(0, seconds)
 
         def kill_later(moment: float = moment) -> int:
@@ -142,11 +142,11 @@ def cut_at_moments(reference: dict[str, Any], seconds: float) -> None:
         n_killed += cut(reference, f"{moment:.3f} s of {seconds:.3f}", kill_later) == -signal.SIGKILL
 
 
-def cut_at_operations(reference: dict[str, Any], act: Callable[[], object], after_renames: bool) -> None:
-    """Cut off a run at its first operation on the disk, another at its second, and so on, until a run is complete."""
+def cut_at_operations(reference: dict[str, Any], act: Callable[[], object], after_renames: bool, step: int) -> None:
+    """Cut off a run at its first operation on the disk, another `step` later, and so on, until a run is complete."""
     n = 1
     while cut(reference, str(n), lambda: exit_code(forked(RUN, CutAt(n, act, after_renames)))) != 0:  # noqa: B023
-        n += 1
+        n += step
 
 
 def command() -> None:
@@ -170,8 +170,8 @@ def command() -> None:
     if mode == "moments":
         cut_at_moments(reference, seconds)
     else:
-        act, after_renames = {"writes": (die, True), "full": (be_full, False)}[mode]
-        cut_at_operations(reference, act, after_renames)
+        act, after_renames, step = {"writes": (die, True, 1), "full": (be_full, False, 2)}[mode]
+        cut_at_operations(reference, act, after_renames, step)
 
 
 if __name__ == "__main__":

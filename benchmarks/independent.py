@@ -172,7 +172,8 @@ def run_series(size: int, seed: int, *, clusters: bool) -> tuple[float, Floats]:
     every = 1 if clusters else max(1, round(tau / 5))
     start = metropolis.equilibration_sweeps(size, clusters=clusters)
     n_steps = math.ceil(max(120 * tau, 5 * start) / every)
-    temperatures = np.full(512 if clusters or size <= 32 else 64, T_CRITICAL)
+    n_chains = 4096 if size <= 16 else 512 if clusters or size == 32 else 64
+    temperatures = np.full(n_chains, T_CRITICAL)
     begin = time.perf_counter()
     found = multispin.series(
         size, temperatures, n_steps, seed, n_threads=1, every=every, start=start, clusters=clusters

@@ -203,7 +203,8 @@ def series(
     """
     for name, value, minimum in (("n_measurements", n_measurements, 0), ("every", every, 1), ("start", start, 0)):
         check_integer(name, value, minimum)
-    found = Series(*(np.empty((np.size(temperatures), n_measurements), np.int32) for _ in range(2)))
+    # In memory, the values of a measurement follow each other, since they are written together.
+    found = Series(*(np.empty((n_measurements, np.size(temperatures)), np.int32).T for _ in range(2)))
 
     def work(chains: _Chains, place: slice, stopped: threading.Event) -> None:
         shape = (chains.blocks.spins.shape[0], chains.blocks.remainders.shape[2], 64)

@@ -37,17 +37,16 @@ def sweep(spins: NDArray[np.int8], temperatures: NDArray[np.float32], rng: np.ra
 def equilibration_sweeps(lattice_size: int, *, clusters: bool = False) -> int:
     """Number of sweeps after which a chain has forgotten its start, at every temperature up to 10.
 
-
-    This is at least 20 autocorrelation times of |m| at T_c, where they are longest. They are 3.2, 10.7, 46 and 175
+    This is at least 20 autocorrelation times of |m| at T_c, where they are longest. They are 3.3, 10.7, 47 and 189
     sweeps at L = 8, 16, 32 and 64 (experiments/equilibration.py). For L >= 16, 3 (L / 8)^2.17 is an upper bound. Its
     exponent is that of large lattices: M. P. Nightingale, H. W. J. Bloete, Phys. Rev. Lett. 76, 4548 (1996).
 
     The number is at least 100. At T = 10, nearly every flip is accepted, so a sweep flips nearly all spins. It then
     takes about 5 sweeps to forget the start.
 
-    With `clusters`, a Wolff cluster is flipped after each sweep, and 100 sweeps are enough for L <= 128: at T_c, the
-    autocorrelation times are 1.1, 1.7 and 2.4 sweeps at L = 8, 16 and 32. Larger lattices need about L^0.5 as many.
-
+    With `clusters`, a Wolff cluster is flipped after each sweep. At T_c, the longer autocorrelation time of |m| and the
+    energy is then 1.1, 2.4, 4.4 and 6.4 sweeps at L = 8, 32, 128 and 256, so 100 sweeps are enough for L <= 128. Larger
+    lattices need about L^0.5 as many.
 
     Raises:
         ValueError: the lattice size is odd or below 4.

@@ -135,7 +135,7 @@ def sample(
     if values.ndim != 1 or not np.all((values > 0) & np.isfinite(values)):
         raise ValueError("temperatures must be positive and finite, in an array (N,)")
     spins = np.empty((len(values), lattice_size, lattice_size), np.int8)
-    _sample(spins, values, n_sweeps, _states(seed, len(values)))
+    _sample(spins, values, n_sweeps, generator_states(seed, len(values)))
     return spins
 
 
@@ -190,7 +190,7 @@ def _measure(
         energies[k], magnetizations[k] = energy, magnetization
 
 
-def _states(seed: int | np.random.SeedSequence, n: int) -> NDArray[np.uint64]:
+def generator_states(seed: int | np.random.SeedSequence, n: int) -> NDArray[np.uint64]:
     """The states of n random generators, (n, 1)."""
     sequence = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
     return sequence.generate_state(n, np.uint64).astype(np.uint64).reshape(n, 1)

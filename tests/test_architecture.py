@@ -29,6 +29,7 @@ ISING_MAY_IMPORT: dict[str, set[str]] = {
     "kernel": {"exact"},
     "multispin": {"exact", "kernel", "lattice"},
     "wolff": {"kernel", "lattice"},
+    "triangular": {"kernel", "lattice", "wolff"},
     "scaling": set(),
     "statistics": set(),
 }

@@ -88,7 +88,7 @@ def flip_clusters(
 
 @compiled
 def _hash(z: uint64) -> uint64:
-    """As in wolff.py. It is repeated, because Numba caches the code above and does not notice changes in other files."""
+    """As in wolff.py. It is repeated, since Numba caches the code above, and does not notice changes in other files."""
     z = (z ^ z >> uint64(30)) * uint64(0xBF58476D1CE4E5B9)
     z = (z ^ z >> uint64(27)) * uint64(0x94D049BB133111EB)
     return z ^ z >> uint64(31)

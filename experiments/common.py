@@ -73,6 +73,7 @@ class Study:
         folder = Path(mkdtemp()) if self.quick else None
         self.results = (folder or ROOT / "experiments" / "results") / f"{name}.json"
         self.figure = (folder or ROOT / "docs" / "figures") / f"{name}.png"
+        self.rows: list[Row] = []  # those that this run of the experiment uses
         self.content: Row = (
             json.loads(self.results.read_text(encoding="utf-8")) if self.results.exists() else {"cases": []}
         )
@@ -110,12 +111,22 @@ class Study:
             quick_exit(error.exit_code)
         finally:
             del os.environ["TQDM_DISABLE"]
-        return [done[key] for key in wanted]
+        rows = [done[key] for key in wanted]
+        self.rows += rows
+        return rows
 
     def finish(self, summary: Row, figure: Figure, *lines: str) -> None:
-        """Save the summary, the figure and the lines of the report, and print the report."""
-        seconds = sum(row["seconds"] for row in self.content["cases"])
-        self.content |= {"summary": summary, "core_seconds": round(seconds), "report": "\n".join(lines)}
+        """Save the summary, the figure and the lines of the report, and print the report.
+
+        Cases of earlier versions of the experiment, which were not used, are removed from the file.
+        """
+        seconds = sum(row["seconds"] for row in self.rows)
+        self.content |= {
+            "cases": self.rows,
+            "summary": summary,
+            "core_seconds": round(seconds),
+            "report": "\n".join(lines),
+        }
         write_json(self.results, self.content)
         figure.savefig(self.figure, dpi=110)
         print_line(self.content["report"])

@@ -37,7 +37,8 @@ from ising.statistics import binder_cumulant, jackknife
 EXACT = {"square": T_CRITICAL, "triangular": triangular.T_CRITICAL}  # only used to judge the results
 COLDEST, HOTTEST, EDGES = 1.0, 6.0, (0.65, 0.5)  # of training and bisection; U_4 at the ends of the measured range
 # Degree of the polynomial, exponent of the corrections, smallest lattice. The first combination is the first fit.
-CHOICES = [Choice(*each) for each in product((3, 4), (1.75, 1.0, 1.4, 2.0, 3.0), (0, 24))]
+DEGREES, OMEGAS, SMALLEST = (3, 4), (1.75, 1.0, 1.4, 2.0, 3.0), (0, 24)
+CHOICES = [Choice(d, omega, smallest_size=size) for d, omega, size in product(DEGREES, OMEGAS, SMALLEST)]
 BINS = np.linspace(0, 1, 26)  # of |m|
 
 
@@ -106,7 +107,7 @@ def fitted(data: Measurements, choices: list[Choice]) -> Row:
                 "dof": first.dof,
                 "p": first.p_value,
             }
-        result |= {key: each._asdict() for key, each in zip(("T_c", "nu"), average(fits.values()), strict=True)}
+        result |= {key: each._asdict() for key, each in zip(("T_c", "nu"), average(fits), strict=True)}
     except ValueError as error:
         result["refused"] = str(error)
     return result

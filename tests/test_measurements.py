@@ -1,7 +1,5 @@
 """Observables and classifiers of the experiments, in cases where results and errors are known."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 
@@ -13,44 +11,25 @@ from ising import exact, lattice, statistics
 from ising.exact import T_CRITICAL
 
 
-def row_of_normal_variables(n: int, seed: int) -> dict[str, Any]:
-    """The moments of n normally distributed magnetisations of unit variance: <m^2> = 1 and U_4 = 0."""
-    m = np.random.default_rng(seed).standard_normal(n)
-    moments = np.stack([m**2, m**4])
-    covariance = (np.cov(moments) / n).tolist()
-    return {"case": ["sample", 8, 2.0, n], "means": moments.mean(axis=1).tolist(), "covariance": covariance}
-
-
-def test_the_covariance_of_the_observables_is_their_scatter_between_samples() -> None:
-    n = 2000
-    data = critical_temperature.measurements([row_of_normal_variables(n, seed) for seed in range(1000)])
-    # To first order, U_4 is the mean of -(m^4 / 3 - 2 m^2 + 1), which has variance 8 / 3. The variance of m^2 is 2. For
-    # normal variables, their covariance is -(15 - 3) / 3 + 2 (3 - 1) = 0.
-    expected = np.array([[8 / 3, 0], [0, 2]])
-    for covariance in (np.cov(data.values.T), data.covariances.mean(axis=0)):
-        np.testing.assert_allclose(covariance * n, expected, atol=0.35)
-    assert abs(data.values[:, 0].mean()) < 5 / n  # the bias, about -3.5 / n, is much smaller than the error
-    assert data.values[:, 1].mean() == pytest.approx(1, abs=4 * np.sqrt(2 / (1000 * n)))
-
-
 def test_near_tc_the_covariance_is_the_scatter_between_samples() -> None:
-    rows = [
-        {"case": ["sample", 8, T_CRITICAL, n], **critical_temperature.sample(8, T_CRITICAL, n)}
-        for n in range(1000, 1200)  # n is part of the seed
-    ]
-    data = critical_temperature.measurements(rows)
-    propagated = data.covariances.mean(axis=0)
-    np.testing.assert_allclose(
-        np.cov(data.values.T) / propagated, np.ones((2, 2)), atol=0.45
-    )  # 4 standard errors of 200 samples
-    assert propagated[0, 1] / np.sqrt(propagated[0, 0] * propagated[1, 1]) > 0.8
+    steps = range(20, 120)  # the number of steps is part of the seed
+    data = critical_temperature.measurements(
+        [{"case": ["sample", 8, T_CRITICAL, n], **critical_temperature.sample(8, T_CRITICAL, n)} for n in steps]
+    )
+    whitening = np.linalg.inv(np.linalg.cholesky(data.covariances))
+    mean = np.average(data.values, axis=0, weights=steps)
+    deviations = np.einsum("nij,nj->ni", whitening, data.values - mean)
+    np.testing.assert_allclose(np.cov(deviations.T), np.eye(4), atol=5 * (2 / len(steps)) ** 0.5)
+    error = np.sqrt(np.diag(data.covariances.mean(axis=0)) / len(steps))
+    m = lattice.magnetization(exact.sample(8, T_CRITICAL, 200_000, seed=1))
+    assert mean[1] == pytest.approx(np.mean(m**2), abs=5 * np.hypot(error[1], np.std(m**2) / 200_000**0.5))
 
 
-def test_the_pilot_finds_the_temperature_of_a_binder_cumulant() -> None:
+def test_the_search_finds_the_temperature_of_a_binder_cumulant() -> None:
     for edge in critical_temperature.EDGES:
-        temperature = critical_temperature.explore(8, edge, 2000)["temperature"]
-        m = lattice.magnetization(exact.sample(8, temperature, 20_000, seed=1))
-        assert statistics.binder_cumulant(m) == pytest.approx(edge, abs=0.03)
+        temperature = critical_temperature.explore(8, edge, 60)["temperature"]
+        m = lattice.magnetization(exact.sample(8, temperature, 50_000, seed=1))
+        assert statistics.binder_cumulant(m) == pytest.approx(edge, abs=0.01)
 
 
 def test_labels_move_and_spins_do_not() -> None:

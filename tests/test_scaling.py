@@ -1,17 +1,20 @@
 """Fits of finite-size scaling to synthetic data with known T_c, nu and exponents."""
 
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from ising.scaling import Choice, Measurements, Scaling, average, fit_scaling, vary
+from ising import exact, lattice
+from ising.scaling import Choice, Measurements, Scaling, average, cumulant_and_slopes, fit_scaling, vary
 
 T_C, NU, CORRELATION = 2.3, 1.2, 0.8
 PLACES = np.linspace(-1, 1, 15)
 N_SAMPLES = 25
 Kappas = tuple[float | None, ...]
+Floats = NDArray[np.float64]
 
 
 def collapsing(
@@ -127,7 +130,7 @@ def test_invalid_measurements_are_refused() -> None:
     values[3, 1] = np.nan
     with pytest.raises(ValueError, match="values of shape"):
         fit_scaling(data._replace(values=values))
-    for changes in ({"temperatures": data.temperatures[1:]}, {"grows": (False,)}, {"sizes": data.sizes * 0}):
+    for changes in ({"temperatures": data.temperatures[1:]}, {"grows": (False,) * 3}, {"sizes": data.sizes * 0}):
         with pytest.raises(ValueError, match=r"must be finite, with shape|must be positive"):
             fit_scaling(data._replace(**changes))
 
@@ -156,16 +159,22 @@ def test_no_fit_has_a_wrong_nu_with_a_small_error(noise: float, kappas: Kappas) 
 
 def test_choices_select_the_data() -> None:
     data = collapsing(1e-3, 4)
-    found = vary(data, [Choice(5), Choice(3), Choice(5, smallest_size=16), Choice(5, window=0.6), Choice(5, 1.75, 32)])
-    assert isinstance(found[Choice(5, 1.75, 32)], str)  # a fit to two sizes is refused
+    found = vary(data, [Choice(5), Choice(3), Choice(5, smallest_size=16), Choice(5, 1.75, 3), Choice(5, 1.75, 2, 32)])
+    assert isinstance(found[Choice(5, 1.75, 2, 32)], str)  # a fit to two sizes is refused
     fits = {choice: fit for choice, fit in found.items() if isinstance(fit, Scaling)}
     first = fits[Choice(5)]
     assert first[:6] == fit_scaling(data, 5)[:6]
     assert fits[Choice(5, smallest_size=16)].dof == first.dof - 30
-    assert (
-        fits[Choice(5, window=0.6)].dof == first.dof - 4 * 6 * 2
-    )  # 9 of 15 temperatures are used, at 4 sizes, for 2 observables
+    assert fits[Choice(5, n_corrections=3)].dof == first.dof - 4  # x^2 L^-omega and t x^3, for two observables
     assert fits[Choice(3)].p_value < 1e-6  # tanh is not a cubic polynomial
+    with pytest.raises(ValueError, match="2 lattice sizes"):  # without a first fit, there is no starting point
+        vary(data, [Choice(5, smallest_size=32), Choice(5)])
+
+
+def test_a_fit_that_starts_from_another_one_finds_the_same_minimum() -> None:
+    data = collapsing(1e-3, 4)
+    blind, other = fit_scaling(data, 5), fit_scaling(data, 5, 1.0, 3)
+    np.testing.assert_allclose(fit_scaling(data, 5, start=other)[:4], blind[:4], rtol=1e-5)
 
 
 def test_the_average_weights_fits_with_their_probability() -> None:
@@ -173,18 +182,33 @@ def test_the_average_weights_fits_with_their_probability() -> None:
         return Scaling(t_c, error, 1.0, 0.1, (), (), chi2, dof, ())
 
     # AIC is chi^2 - 2 dof up to a constant: with two more parameters, equal weight requires a chi^2 lower by 4.
-    t_c, nu = average([fit(2.0, 0.3, 100.0, 100), "refused", fit(3.0, 0.4, 96.0, 98)])
+    first, second, third = Choice(5), Choice(6), Choice(7)
+    t_c, nu = average({first: fit(2.0, 0.3, 100.0, 100), second: fit(3.0, 0.4, 96.0, 98), third: "refused"})
     assert t_c == pytest.approx((2.5, np.sqrt((0.3**2 + 0.4**2) / 2), 0.5))
+    assert t_c.total == pytest.approx(np.sqrt((0.3**2 + 0.4**2) / 2 + 0.25))
     assert nu == pytest.approx((1.0, 0.1, 0.0))
     # A fit with a chi^2 higher by 20 has the weight exp(-10) / (1 + exp(-10)).
-    t_c, _ = average([fit(2.0, 0.3, 100.0, 100), fit(3.0, 0.4, 120.0, 100)])
+    t_c, _ = average({first: fit(2.0, 0.3, 100.0, 100), second: fit(3.0, 0.4, 120.0, 100)})
     assert t_c.value == pytest.approx(2 + np.exp(-10), rel=1e-6)
+    # The averages for two smallest sizes are 2.0 ± 0.3 and 3.5 ± sqrt(0.2^2 + 0.5^2), whatever their chi^2.
+    t_c, _ = average(
+        {
+            first: fit(2.0, 0.3, 100.0, 100),
+            Choice(5, smallest_size=16): fit(3.0, 0.2, 90.0, 70),
+            Choice(6, smallest_size=16): fit(4.0, 0.2, 88.0, 69),
+        }
+    )
+    weight = 0.29 / (0.29 + 0.09)  # of the first
+    mean = 2.0 * weight + 3.5 * (1 - weight)
+    statistical = np.sqrt(0.09 * weight + 0.04 * (1 - weight))
+    systematic = np.sqrt((2.0 - mean) ** 2 * weight + ((3.5 - mean) ** 2 + 0.25) * (1 - weight))
+    assert t_c == pytest.approx((mean, statistical, systematic))
     # Fits that do not describe the data are ignored, even if their errors are small.
-    t_c, _ = average([fit(2.0, 0.3, 100.0, 100), fit(3.0, 0.001, 5000.0, 100)])
+    t_c, _ = average({first: fit(2.0, 0.3, 100.0, 100), second: fit(3.0, 0.001, 5000.0, 100)})
     assert t_c == pytest.approx((2.0, 0.3, 0.0))
-    for bad in (["refused"], [fit(3.0, 0.001, 5000.0, 100)]):
+    for bad in ("refused", fit(3.0, 0.001, 5000.0, 100)):
         with pytest.raises(ValueError, match="no fit describes the data"):
-            average(bad)
+            average({first: bad})
 
 
 @pytest.mark.slow
@@ -192,8 +216,115 @@ def test_the_systematic_error_covers_wrong_correction_exponents() -> None:
     # The corrections are L^-1.75. Fits with other exponents deviate by more than their statistical errors.
     data = collapsing(3e-4, 5)
     fits = vary(data, [Choice(degree, omega) for degree in (5, 6, 7) for omega in (1.4, 1.75, 2.2)])
-    t_c, nu = average(fits.values())
+    t_c, nu = average(fits)
     assert abs(t_c.value - T_C) < 3 * np.hypot(t_c.statistical, t_c.systematic)
     assert abs(nu.value - NU) < 3 * np.hypot(nu.statistical, nu.systematic)
     values = [fit.t_c for fit in fits.values() if isinstance(fit, Scaling)]
     assert t_c.systematic <= np.ptp(values) / 2
+
+
+# Errors of U_4, <m^2> and their slopes up to a factor, and their correlations: about those of the Ising model.
+NU_OF_SLOPES = 0.95
+ERRORS = np.array([1.0, 4.0, 0.9, 2.3])
+CORRELATIONS = np.array([[1, 0.9, 0.9, 0.85], [0.9, 1, 0.69, 0.6], [0.9, 0.69, 1, 0.94], [0.85, 0.6, 0.94, 1]])
+
+
+def observables(temperatures: Floats, sizes: Floats) -> Floats:
+    """U_4 and <m^2> (n, 2) with corrections of the same kind and magnitude as those of the Ising model."""
+    t = temperatures - T_C
+    x = t * (1 - 0.2 * t) * sizes ** (1 / NU_OF_SLOPES)
+    cumulant = np.polyval([0.00015, -0.0008, -0.009, -0.0339, 0.611], x) + (0.05 - 0.02 * x) / sizes**2
+    amplitude = np.polyval([0.001, 0.0046, -0.013, -0.219, 1.092], x) + (0.05 + 0.02 * x) / sizes**2
+    m2 = sizes**-0.25 * (1 + 0.27 * t + 0.19 * t**2) * amplitude
+    with_background = 1 - 0.104 / (sizes**2 * m2)
+    return np.stack([cumulant / with_background**2, m2 * with_background], axis=1)
+
+
+def with_slopes(noise: float, seed: int) -> Measurements:
+    """Synthetic data of these observables and their slopes. The errors of larger lattices are larger."""
+    sizes = np.repeat([16, 24, 32, 48, 64, 96, 192], 8)
+    temperatures = T_C + np.tile(np.linspace(-0.9, 0.9, 8), 7) / sizes ** (1 / NU_OF_SLOPES)
+    step = 1e-4 / sizes
+    high, low = (observables(temperatures + sign * step, sizes) for sign in (1, -1))
+    values = np.concatenate([observables(temperatures, sizes), (high - low) / (2 * step[:, None])], axis=1)
+    scales = np.stack([sizes**0.0, sizes**-0.25, sizes**1.0, sizes**0.75], axis=1)
+    errors = noise * ERRORS * scales * (sizes[:, None] / 16) ** 0.5
+    covariances = CORRELATIONS * errors[:, :, None] * errors[:, None, :]
+    shocks = np.random.default_rng(seed).standard_normal((len(values), 4, 1))
+    values += (np.linalg.cholesky(covariances) @ shocks)[:, :, 0]
+    return Measurements(sizes, temperatures, values, covariances, (False, True))
+
+
+def without_slopes(data: Measurements) -> Measurements:
+    return data._replace(values=data.values[:, :2], covariances=data.covariances[:, :2, :2])
+
+
+def test_slopes_determine_nu() -> None:
+    data = with_slopes(8e-5, 0)
+    fit, other = fit_scaling(data, 5), fit_scaling(without_slopes(data), 5)
+    assert fit.dof == other.dof + 2 * len(data.sizes)
+    assert fit.nu_error < other.nu_error / 3
+    assert abs(fit.nu - NU_OF_SLOPES) < 5 * fit.nu_error
+    # Slopes that are wrong by a hundredth are noticed.
+    values = data.values * [1, 1, 1, 1.01]
+    assert fit_scaling(data._replace(values=values), 5, start=fit).chi2 > fit.chi2 + 25
+
+
+@pytest.mark.parametrize("n_sets", [3, pytest.param(40, marks=pytest.mark.slow)])
+def test_total_errors_are_right_for_corrections_as_in_the_ising_model(n_sets: int) -> None:
+    choices = [Choice(*each) for each in product((5,), (1.75, 1.0, 1.5, 2.0, 3.0), (3, 2), (16, 24, 32, 48))]
+    pulls, p_values = [], []
+    for seed in range(n_sets):
+        fits = vary(with_slopes(8e-5, seed), choices)
+        first = fits[choices[0]]
+        assert isinstance(first, Scaling)
+        t_c, nu = average(fits)
+        pulls.append(
+            [
+                *((first.t_c - T_C) / first.t_c_error, (first.nu - NU_OF_SLOPES) / first.nu_error),
+                *((t_c.value - T_C) / t_c.total, (nu.value - NU_OF_SLOPES) / nu.total),
+            ]
+        )
+        p_values.append(first.p_value)
+    squares = np.mean(np.square(pulls), axis=0)
+    assert np.all(squares < 1 + 5 * np.sqrt(2 / n_sets))
+    assert abs(np.mean(p_values) - 0.5) < 5 / np.sqrt(12 * n_sets)
+
+
+def test_cumulant_and_slopes_equal_enumeration() -> None:
+    spins = exact.enumerate_configurations()
+    m, e = lattice.magnetization(spins), lattice.energy(spins)
+
+    def truth(temperature: float) -> Floats:
+        weights = np.exp(-(e + 32) / temperature)
+        m2, m4 = (float(weights @ m**k / weights.sum()) for k in (2, 4))
+        return np.array([1 - m4 / (3 * m2**2), m2])
+
+    temperature, n_sets, n_chains = 2.5, 1000, 16
+    slopes = (truth(temperature + 1e-4) - truth(temperature - 1e-4)) / 2e-4
+    weights = np.exp(-(e + 32) / temperature)
+    chosen = np.random.default_rng(1).choice(len(m), (n_sets, n_chains, 200), p=weights / weights.sum())
+    values, covariances, _ = (
+        np.array(each)
+        for each in zip(*(cumulant_and_slopes(m[one], e[one], temperature) for one in chosen), strict=True)
+    )
+    deviations = values - np.concatenate([truth(temperature), slopes])
+    errors = values.std(axis=0) / n_sets**0.5
+    assert np.all(np.abs(deviations.mean(axis=0)) < 5 * errors)
+    # Without Hartlap's factor, the mean would be larger by (n - 1) / (n - 6) = 1.5.
+    chi2 = np.einsum("ni,nij,nj->n", deviations, np.linalg.inv(covariances), deviations)
+    assert chi2.mean() == pytest.approx(4, abs=5 * chi2.std() / n_sets**0.5)
+
+
+def test_the_jackknife_removes_the_bias() -> None:
+    m, e = np.random.default_rng(2).standard_normal((2, 20, 1))
+    values, _, bias = cumulant_and_slopes(m, e, 2.0)
+    unbiased = np.cov(m[:, 0] ** 2, e[:, 0])[0, 1] / 4  # the slope of <m^2>
+    assert values[3] == pytest.approx(unbiased, rel=1e-12)
+    assert bias[3] == pytest.approx(-unbiased / 20, rel=1e-10)
+    assert bias[1] == pytest.approx(0, abs=1e-12)
+
+
+def test_the_covariance_of_four_values_needs_seven_chains() -> None:
+    with pytest.raises(ValueError, match="6 chains"):
+        cumulant_and_slopes(np.ones((6, 10)), np.ones((6, 10)), 2.0)

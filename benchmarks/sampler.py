@@ -3,6 +3,7 @@
 python -m benchmarks.sampler                       measure all, in about 30 minutes; write results/sampler.json, plot
 python -m benchmarks.sampler --only flips          measure only attempted flips per second
 python -m benchmarks.sampler --only independent    measure only independent.py, in about 18 minutes
+python -m benchmarks.sampler --sizes 8 16          measure independent.py for some lattice sizes, and keep the other results
 python -m benchmarks.sampler --plot                do not measure; print and plot the results of the last measurement
 
 Attempted flips: each competitor samples one configuration from each of N chains at temperatures between 1 and 4. A
@@ -238,7 +239,7 @@ def in_environment(n_cores: int, *arguments: str) -> dict[str, Any]:
     return found
 
 
-def update_results(only: str | None, scale: float) -> None:
+def update_results(only: str | None, scale: float, sizes: list[int]) -> None:
     """Measure, and update the measured part of results/sampler.json."""
     from engine.hardware import provenance
 
@@ -250,10 +251,16 @@ def update_results(only: str | None, scale: float) -> None:
         "dirty": origin["git_dirty"],
     }
     results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
-    if only != "independent":
+    if only != "independent" and not sizes:
         results |= where | {"runs": [in_environment(n_cores, "--only", "flips") for n_cores in (1, 2)]}
     if only != "flips":
-        results["independent"] = where | in_environment(1, "--only", "independent", "--scale", str(scale))
+        chosen = [str(size) for size in sizes or independent.SIZES]
+        found = in_environment(1, "--only", "independent", "--scale", str(scale), "--sizes", *chosen)
+        found["cases"] = [case | where for case in found["cases"]]
+        if sizes:
+            kept = [case for case in results["independent"]["cases"] if case["size"] not in sizes]
+            found["cases"] = sorted(kept + found["cases"], key=lambda case: case["size"])
+        results["independent"] = found
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8", newline="\n")
 
@@ -270,16 +277,19 @@ def main() -> None:
     parser.add_argument(
         "--scale", type=float, default=1, help="fraction of the length of the series of `independent`, for tests"
     )
+    parser.add_argument("--sizes", type=int, nargs="+", default=[], help="measure only `independent`, for these sizes")
     parser.add_argument("--cores", type=int, help=argparse.SUPPRESS)  # used in the environment of the competitors
     arguments = parser.parse_args()
     if arguments.cores:
         if hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: arguments.cores])
-        found = measure(arguments.cores) if arguments.only == "flips" else independent.measure(arguments.scale)
-        print(json.dumps(found))
+        if arguments.only == "flips":
+            print(json.dumps(measure(arguments.cores)))
+        else:
+            print(json.dumps(independent.measure(arguments.scale, arguments.sizes)))
         return
     if not arguments.plot:
-        update_results(arguments.only, arguments.scale)
+        update_results(arguments.only, arguments.scale, arguments.sizes)
     results = json.loads(RESULTS.read_text(encoding="utf-8"))
     plot(results)
     print(report(results))

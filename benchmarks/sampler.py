@@ -3,7 +3,7 @@
 python -m benchmarks.sampler                       measure all, in about 30 minutes; write results/sampler.json, plot
 python -m benchmarks.sampler --only flips          measure only attempted flips per second
 python -m benchmarks.sampler --only independent    measure only independent.py, in about 18 minutes
-python -m benchmarks.sampler --sizes 8 16          measure independent.py for some lattice sizes, and keep the other results
+python -m benchmarks.sampler --sizes 8 16          measure independent.py for these lattice sizes only; keep the others
 python -m benchmarks.sampler --plot                do not measure; print and plot the results of the last measurement
 
 Attempted flips: each competitor samples one configuration from each of N chains at temperatures between 1 and 4. A

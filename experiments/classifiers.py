@@ -3,6 +3,7 @@
 The label of a configuration is 1 if T is below a temperature T_label. In most uses of this method, T_label is T_c.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -59,14 +60,38 @@ def log_odds(name: str, seed: int, splits: Splits, test: Columns) -> NDArray[np.
 
     The name is a key of NETWORKS, or `magnetization` for logistic regression on |m|.
     """
+    return classifier(name, seed, splits)(test)
+
+
+def classifier(name: str, seed: int, splits: Splits) -> Callable[[Columns], NDArray[np.float64]]:
+    """Train a classifier as `log_odds` does, and return the function that gives its log-odds for configurations."""
     if name == "magnetization":
-        return TASKS["phase"].baselines(splits.train, test)[name]
+        return lambda test: TASKS["phase"].baselines(splits.train, test)[name]
     model, training, copies = NETWORKS[name]
     rng = np.random.default_rng(seed)
     spins = np.concatenate([lattice.random_symmetries(splits.train["spins"], rng) for _ in range(copies)])
     train = {"spins": spins, "temperatures": np.tile(splits.train["temperatures"], copies)}
     config = ExperimentConfig(task="phase", seed=seed, model=model, train=training)
-    return predict(PROBLEM, config, trained(config, splits._replace(train=train)), test)
+    network = trained(config, splits._replace(train=train))
+    return lambda test: predict(PROBLEM, config, network, test)
+
+
+def best_thresholds(values: NDArray[Any], above: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The thresholds that separate two classes best: values (N,), classes (N, K) -> thresholds and accuracies, (K,).
+
+    An example is assigned to the class `above` if its value is larger than the threshold, which is halfway between two
+    values that differ, or just below the lowest value, or the highest value.
+    """
+    order = np.argsort(values)
+    values = values[order]
+    # The number of correct assignments if the k lowest values are below the threshold, for k = 0 ... N.
+    correct = np.cumsum(np.vstack([above.sum(axis=0), np.where(above[order], -1, 1)]), axis=0)
+    edges: NDArray[np.float64] = np.concatenate(
+        [[np.nextafter(values[0], -np.inf)], (values[1:] + values[:-1]) / 2, values[-1:]]
+    )
+    correct[1:-1][values[1:] == values[:-1]] = 0  # a threshold cannot separate equal values
+    best = correct.argmax(axis=0)
+    return edges[best], correct.max(axis=0) / len(values)
 
 
 def relabelled(columns: Columns, shift: float) -> Columns:

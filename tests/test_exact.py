@@ -3,6 +3,7 @@
 import decimal
 import functools
 import itertools
+import math
 from decimal import Decimal
 
 import numpy as np
@@ -347,3 +348,31 @@ def test_no_threshold_of_the_energy_classifies_better_than_the_sign_of_the_log_o
     right = temperatures < T_CRITICAL
     best = max((p * ((levels < level) == right[:, None])).sum() for level in levels) / len(temperatures)
     assert exact.phase_accuracy(temperatures, temperatures, 8).mean() == pytest.approx(best, abs=1e-12)
+
+
+@pytest.mark.parametrize("size", [4, 6, 8])
+def test_the_histogram_of_the_energy_is_that_of_the_density_of_states(size: int) -> None:
+    for temperature in (1.0, T_CRITICAL, 4.0, 1e6):
+        expected = np.zeros(size**2 + 1)
+        levels, p = exact.energy_distribution(np.array([temperature]), size)
+        expected[(levels + 2 * size**2) // 4] = p[0]
+        found_levels, found = exact.energy_histogram(temperature, size)
+        assert found_levels[[0, 1, -1]].tolist() == [-2 * size**2, 4 - 2 * size**2, 2 * size**2]
+        np.testing.assert_allclose(found, expected, atol=2e-13)
+
+
+@pytest.mark.parametrize("size", [10, 32, 64])
+def test_the_histogram_of_the_energy_has_kaufmans_mean_and_variance(size: int) -> None:
+    for temperature in (1.0, T_CRITICAL, 2.3, 4.0):
+        levels, p = exact.energy_histogram(temperature, size)
+        energy, specific_heat = kaufman(temperature, size)
+        assert p.sum() == pytest.approx(1, abs=1e-10)
+        assert p @ levels == pytest.approx(float(energy) * size**2, rel=1e-10)
+        variance = p @ (levels - p @ levels) ** 2
+        assert variance == pytest.approx(float(specific_heat) * (size * temperature) ** 2, rel=1e-8)
+
+
+@pytest.mark.parametrize("temperature", [0.9, math.inf, math.nan])
+def test_the_histogram_of_the_energy_refuses_other_temperatures(temperature: float) -> None:
+    with pytest.raises(ValueError, match="must be finite and at least 1"):
+        exact.energy_histogram(temperature, 8)

@@ -7,36 +7,26 @@ T < T'. Its accuracy as a function of T' has the shape of a W, whose middle peak
 Y.-H. Liu, S. Huber, Nature Phys. 13, 435 (2017). A network learns all labels at once, with one output for each T'.
 
 The best possible classifier is Bayes' rule, which compares the energy with a threshold. Its accuracy follows from exact
-theory. Configurations at T' - t and T' + t are confused if the error with which a configuration determines its own
-temperature, sigma = T / sqrt(C) with the specific heat C of the whole lattice, is not smaller than t. For large
-lattices, the fraction of errors is sqrt(2 / pi) sigma(T') / range. The peak is therefore at the maximum of C / T^2,
+theory. The energy determines the temperature of a configuration with an error sigma(T) = T / sqrt(C), where C is the
+specific heat of the whole lattice. The rule fails if this error is larger than the distance of T from T'. For large
+lattices, the fraction of failures is sqrt(2 / pi) sigma(T') / range. The peak is therefore at the maximum of C / T^2,
 which is the Fisher information about T: J. Arnold et al., arXiv 2311.10710.
 
 Classifiers: thresholds of the energy and of |m|, which are determined with the training configurations, and two
 networks. One is convolutional with 2 x 2 kernels, the other has 100 sigmoid units that are connected to all spins.
 """
 
-from itertools import pairwise
-from typing import Any
-
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
-from config import ExperimentConfig
-from engine.config import TrainConfig
-from engine.prediction import build_model, predict
-from engine.problem import Columns
+from engine.problem import Columns, Splits
 from experiments.classifiers import best_thresholds
 from experiments.common import Row, Study, case_seed
+from experiments.many_labels import N_BETWEEN, TRAINING, bayes, is_below
 from ising import exact, lattice, multispin
 from ising.exact import T_CRITICAL
 from ising.metropolis import equilibration_sweeps
-from model import Convolution, linear
-from problem import IsingProblem
-from trainer import Trainer
 
 Floats = NDArray[np.float64]
 
@@ -49,45 +39,10 @@ LOOKS = (
     (64, 2.1, 2.5, 15_360, 20_480),
     (128, 2.2, 2.4, 6_144, 12_288),
 )
-QUICK_LOOKS = ((8, 1.0, 4.0, 512, 1024), (8, 1.5, 3.5, 512, 1024), (12, 1.5, 3.3, 512, 1024), (16, 1.8, 2.9, 512, 1024))
+QUICK_LOOKS = tuple((size, low, 5.0 - low, 512, 1024) for size, low in ((8, 1.0), (8, 1.5), (12, 1.6), (16, 1.9)))
 N_LABELS = 49
 STEPS = equilibration_sweeps(128, clusters=True)
-TRAINING = {
-    "cnn": TrainConfig(epochs=2, lr=0.1, batch_size=16),
-    "sigmoid units": TrainConfig(epochs=30, lr=0.01, batch_size=128, weight_decay=0.3),
-}
 METHODS = ("energy", "magnetization", *TRAINING)
-
-
-class Input(nn.Module):
-    """Spins (B, L, L) as floats (B, 1, L, L). In training, batches are shifted and configurations flipped at random."""
-
-    def forward(self, spins: Tensor) -> Tensor:
-        spins = spins.float()[:, None]
-        if self.training:
-            shifts = torch.randint(spins.shape[-1], (2,)).tolist()
-            spins = spins.roll(shifts, (2, 3)) * (2 * torch.randint(2, (len(spins), 1, 1, 1)) - 1)
-        return spins
-
-
-class Confusion(IsingProblem):
-    """Predict the log-odds of T < T' for several T'."""
-
-    def __init__(self, labels: Floats, network: str) -> None:
-        self.labels, self.network_name = labels, network
-
-    def target(self, config: ExperimentConfig, columns: Columns) -> NDArray[Any]:
-        return (columns["temperatures"][:, None] < self.labels).astype(np.float64)  # (N, K)
-
-    def network(self, config: ExperimentConfig, input_shapes: Any, target_shape: Any) -> nn.Module:
-        size, n_labels = input_shapes[0][0], target_shape[0]
-        if self.network_name == "cnn":
-            features = [Convolution(1, 16, 2, 1.0), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
-            return nn.Sequential(Input(), *features, linear(16, n_labels))
-        return nn.Sequential(Input(), nn.Flatten(), linear(size**2, 100), nn.Sigmoid(), linear(100, n_labels))
-
-    def loss(self, config: ExperimentConfig, outputs: Tensor, targets: Tensor) -> Tensor:
-        return super().loss(config, outputs, targets).mean(dim=1)
 
 
 def trial_temperatures(low: float, high: float) -> Floats:
@@ -109,24 +64,15 @@ def peak(accuracies: Floats, low: float, high: float) -> float:
     return float(x[curve(x).argmax()])
 
 
-def bayes(size: int, low: float, high: float) -> Row:
-    """Exact accuracies of Bayes' rule, and the temperatures of their peak, of that of the fit, and of max C / T^2."""
-    edges, rows = np.linspace(low, high, N_LABELS + 2), []
-    for start, end in pairwise(edges):
-        t = np.linspace(start, end, 41)[1::2, None]  # 20 temperatures
-        levels, p = exact.energy_histogram((start + end) / 2, size)
-        p = p * np.exp(-(levels - p @ levels) * (1 / t - 2 / (start + end)))
-        rows.append(p / p.sum(axis=1, keepdims=True))
-    below = np.cumsum(np.concatenate(rows), axis=0)  # (T', levels): weight of each energy at T < T'
-    accuracies = np.maximum(below, below[-1] - below).sum(axis=1) / len(below)
-    t = np.linspace(low, high, len(below) + 1)[1:]
-    information = np.where(middle(t, low, high), exact.kaufman(t, size)[1] / t**2, 0)
-    return {
-        "accuracies": accuracies[19:-1:20].tolist(),
-        "peak": float(t[np.where(middle(t, low, high), accuracies, 0).argmax()]),
-        "fitted": peak(accuracies[19:-1:20], low, high),
-        "information": float(t[information.argmax()]),
-    }
+def ideal(size: int, low: float, high: float) -> Row:
+    """Exact accuracies of Bayes' rule, and temperatures: their peak, the fitted peak, and the maximum of C / T^2."""
+    t, accuracies = bayes(size, np.linspace(low, high, N_LABELS + 2))
+    information = exact.kaufman(t, size)[1] / t**2
+    at_labels, chosen = accuracies[N_BETWEEN - 1 : -1 : N_BETWEEN], middle(t, low, high)
+    tops = {"maximum of C / T²": information, "Bayes' rule, exact": accuracies}
+    peaks = {name: float(t[np.where(chosen, curve, 0).argmax()]) for name, curve in tops.items()}
+    peaks["the same, from the fit"] = peak(at_labels, low, high)
+    return {"look": [size, low, high], "accuracies": at_labels.tolist(), "peaks": peaks}
 
 
 def sample(size: int, low: float, high: float, n: int, seed: int) -> Columns:
@@ -141,22 +87,18 @@ def confuse(size: int, low: float, high: float, seed: int, n: int, n_test: int) 
     The bootstrap exchanges configurations only within groups of eight neighbouring temperatures.
     """
     case, labels = case_seed(size, low, high, seed), trial_temperatures(low, high)
-    train, val, test = (sample(size, low, high, number, case + k) for k, number in enumerate((n, 1024, n_test)))
-    is_below = test["temperatures"][:, None] < labels
+    splits = Splits(*(sample(size, low, high, number, case + k) for k, number in enumerate((n, 1024, n_test))))
+    train, _, test = splits
     answers = {}
     for name, value in (("energy", lattice.energy), ("magnetization", lambda s: -np.abs(lattice.magnetization(s)))):
         thresholds, _ = best_thresholds(value(train["spins"]), train["temperatures"][:, None] >= labels)
         answers[name] = value(test["spins"])[:, None] <= thresholds
-    for name, training in TRAINING.items():
-        config = ExperimentConfig(task="phase", seed=case, train=training)
-        problem = Confusion(labels, name)
-        network = build_model(problem, config, train)
-        Trainer(problem, config, network, train, val).fit()
-        answers[name] = predict(problem, config, network, test) > 0
+    for name in TRAINING:
+        answers[name] = is_below(name, labels, case, splits)
     rng, row = np.random.default_rng(case), {}
     weights = rng.multinomial(8, np.full(8, 1 / 8), size=(100, n_test // 8)).reshape(100, n_test) / n_test
     for name, answer in answers.items():
-        correct = (answer == is_below).astype(np.float64)
+        correct = (answer == (test["temperatures"][:, None] < labels)).astype(np.float64)
         accuracies = correct.mean(axis=0)
         error = np.std([peak(each, low, high) for each in weights @ correct])
         row[name] = {"accuracies": accuracies.tolist(), "peak": peak(accuracies, low, high), "error": float(error)}
@@ -176,12 +118,12 @@ def combined(rows: list[Row]) -> tuple[float, float]:
     return float(peaks.mean()), float(max(np.sqrt((errors**2).mean()), scatter) / np.sqrt(len(rows)))
 
 
-def plot(ideal: list[Row], rows: list[Row], results: dict[str, list[tuple[float, float]]]) -> Figure:
+def plot(exact_rows: list[Row], rows: list[Row], results: dict[str, list[tuple[float, float]]]) -> Figure:
     """Accuracies against T', for all temperatures and near the peak, and the peaks against 1 / L."""
     figure = Figure(figsize=(14, 4.5), layout="constrained")
     left, right, last = figure.subplots(1, 3)
-    for k, exact_row in enumerate(ideal):
-        size, low, high = exact_row["case"][1:]
+    for k, exact_row in enumerate(exact_rows):
+        size, low, high = exact_row["look"]
         labels, axes = trial_temperatures(low, high), left if k == 0 else right
         axes.plot(labels, exact_row["accuracies"], "k-", linewidth=0.8, label=None if k > 1 else "Bayes' rule, exact")
         axes.annotate(f"L = {size}", (labels[-1], exact_row["accuracies"][-1]), fontsize="small")
@@ -193,13 +135,13 @@ def plot(ideal: list[Row], rows: list[Row], results: dict[str, list[tuple[float,
         axes.axvline(T_CRITICAL, color="0.5", linestyle=":")
         axes.set(xlabel="trial temperature $T'$ [J / $k_B$]", ylabel="accuracy")
     left.legend(fontsize="small")
-    inverse = np.array([1 / row["case"][1] for row in ideal[1:]])
-    last.plot(inverse, [row["peak"] for row in ideal[1:]], "k-", linewidth=0.8, label="Bayes' rule, exact")
-    last.plot(inverse, [row["fitted"] for row in ideal[1:]], "k--", linewidth=0.8, label="the same, from the fit")
+    inverse = np.array([1 / row["look"][0] for row in exact_rows[1:]])
+    for name, line in (("Bayes' rule, exact", "k-"), ("the same, from the fit", "k--")):
+        last.plot(inverse, [row["peaks"][name] for row in exact_rows[1:]], line, linewidth=0.8, label=name)
     for m, name in enumerate(METHODS):
         peaks, errors = np.array(results[name][1:]).T
-        style = {"color": "black"} if m == 0 else {"color": f"C{m - 1}"}
-        last.errorbar(inverse * (1 + 0.02 * (m - 1.5)), peaks, errors, fmt="Dos^"[m], capsize=3, label=name, **style)
+        colour, places = "black" if m == 0 else f"C{m - 1}", inverse * (1 + 0.02 * (m - 1.5))
+        last.errorbar(places, peaks, errors, fmt="Dos^"[m], capsize=3, color=colour, label=name)
     last.axhline(T_CRITICAL, color="0.5", linestyle=":", label="exact $T_c$")
     last.set(xlabel="1 / L", ylabel="peak [J / $k_B$]", xlim=(0, None))
     last.legend(fontsize="small")
@@ -209,22 +151,19 @@ def plot(ideal: list[Row], rows: list[Row], results: dict[str, list[tuple[float,
 def main() -> None:
     study = Study(__file__, __doc__)
     looks, seeds = (QUICK_LOOKS, (1,)) if study.quick else (LOOKS, (1, 2, 3))
-    ideal = study.measure(bayes, [look[:3] for look in looks])
+    exact_rows = [ideal(*look[:3]) for look in looks]
     cases = [(*look[:3], seed, *look[3:]) for look in reversed(looks) for seed in seeds]
     rows = study.measure(confuse, cases)
     by_look = [[row for row in rows if row["case"][1:4] == list(look[:3])] for look in looks]
     sizes = np.array([size for size, *_ in looks[1:]], float)
     lines = [f"| peak | {' | '.join(f'L = {size}, {low:g} to {high:g}' for size, low, high, *_ in looks)} | T_c |"]
     lines.append("|---|" + "---:|" * (len(looks) + 1))
-    for key, label in {
-        "information": "maximum of C / T²",
-        "peak": "Bayes' rule, exact",
-        "fitted": "the same, from the fit",
-    }.items():
-        peaks = np.array([row[key] for row in ideal])
+    for name in exact_rows[0]["peaks"]:
+        peaks = np.array([row["peaks"][name] for row in exact_rows])
         t_c, _ = extrapolate(sizes, peaks[1:], np.ones(len(sizes)))
-        lines.append(f"| {label} | {' | '.join(f'{each:.4f}' for each in peaks)} | {t_c:.4f} |")
-    results, summary = {}, {}
+        lines.append(f"| {name} | {' | '.join(f'{each:.4f}' for each in peaks)} | {t_c:.4f} |")
+    results: dict[str, list[tuple[float, float]]] = {}
+    summary: Row = {"exact": exact_rows}
     for name in METHODS:
         results[name] = [combined([row[name] for row in each]) for each in by_look]
         peaks, errors = np.array(results[name][1:]).T
@@ -233,7 +172,7 @@ def main() -> None:
         summary[name] = {"peaks": results[name], "t_c": t_c, "error": error, "other_powers": others}
         cells = " | ".join(f"{value:.4f} ± {error:.4f}" for value, error in results[name])
         lines.append(f"| {name} | {cells} | {t_c:.4f} ± {error:.4f} ({others[0]:.4f} to {others[1]:.4f}) |")
-    study.finish(summary, plot(ideal, rows, results), *lines)
+    study.finish(summary, plot(exact_rows, rows, results), *lines)
 
 
 if __name__ == "__main__":

@@ -23,15 +23,17 @@ def test_thresholds_make_as_few_errors_as_possible() -> None:
 
 def test_bayes_rule_at_8x8_is_that_of_the_density_of_states() -> None:
     low, high = 1.5, 3.5
-    row = confusion.bayes(8, low, high)
+    row = confusion.ideal(8, low, high)
     t = low + (high - low) * (np.arange(1000) + 0.5) / 1000
     _, p = exact.energy_distribution(t, 8)
     labels = confusion.trial_temperatures(low, high)
     expected = [np.maximum(p[t < label].sum(axis=0), p[t > label].sum(axis=0)).sum() / 1000 for label in labels]
     np.testing.assert_allclose(row["accuracies"], expected, atol=1e-9)
-    assert row["fitted"] == confusion.peak(np.array(expected), low, high)
+    assert row["peaks"]["the same, from the fit"] == confusion.peak(np.array(expected), low, high)
     fine = np.linspace(2.2, 2.4, 20_001)
-    assert row["information"] == pytest.approx(fine[(exact.kaufman(fine, 8)[1] / fine**2).argmax()], abs=0.001)
+    assert row["peaks"]["maximum of C / T²"] == pytest.approx(
+        fine[(exact.kaufman(fine, 8)[1] / fine**2).argmax()], abs=0.001
+    )
 
 
 def test_errors_of_bayes_rule_are_those_of_a_thermometer() -> None:
@@ -39,7 +41,7 @@ def test_errors_of_bayes_rule_are_those_of_a_thermometer() -> None:
     labels = confusion.trial_temperatures(low, high)
     sigma = labels / (32 * np.sqrt(exact.kaufman(labels, 32)[1]))
     expected = np.sqrt(2 / np.pi) * sigma / (high - low)
-    errors = 1 - np.array(confusion.bayes(32, low, high)["accuracies"])
+    errors = 1 - np.array(confusion.ideal(32, low, high)["accuracies"])
     chosen = confusion.middle(labels, low, high)
     np.testing.assert_allclose(errors[chosen], expected[chosen], rtol=0.03)
 

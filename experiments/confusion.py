@@ -84,7 +84,8 @@ def sample(size: int, low: float, high: float, n: int, seed: int) -> Columns:
 def confuse(size: int, low: float, high: float, seed: int, n: int, n_test: int) -> Row:  # noqa: PLR0917
     """Accuracies of all classifiers on test configurations, and their peaks with errors from 100 bootstrap samples.
 
-    The bootstrap exchanges configurations only within groups of eight neighbouring temperatures.
+    The bootstrap exchanges configurations only within groups of eight neighbouring temperatures. The error is at least
+    that of rounding to the nearest T'.
     """
     case, labels = case_seed(size, low, high, seed), trial_temperatures(low, high)
     splits = Splits(*(sample(size, low, high, number, case + k) for k, number in enumerate((n, 1024, n_test))))
@@ -100,7 +101,7 @@ def confuse(size: int, low: float, high: float, seed: int, n: int, n_test: int) 
     for name, answer in answers.items():
         correct = (answer == (test["temperatures"][:, None] < labels)).astype(np.float64)
         accuracies = correct.mean(axis=0)
-        error = np.std([peak(each, low, high) for each in weights @ correct])
+        error = max(np.std([peak(each, low, high) for each in weights @ correct]), (labels[1] - labels[0]) / 12**0.5)
         row[name] = {"accuracies": accuracies.tolist(), "peak": peak(accuracies, low, high), "error": float(error)}
     return row
 
@@ -119,22 +120,29 @@ def combined(rows: list[Row]) -> tuple[float, float]:
 
 
 def plot(exact_rows: list[Row], rows: list[Row], results: dict[str, list[tuple[float, float]]]) -> Figure:
-    """Accuracies against T', for all temperatures and near the peak, and the peaks against 1 / L."""
+    """Accuracies for all temperatures, temperature errors sigma near the peak, and the peaks against 1 / L."""
     figure = Figure(figsize=(14, 4.5), layout="constrained")
     left, right, last = figure.subplots(1, 3)
     for k, exact_row in enumerate(exact_rows):
         size, low, high = exact_row["look"]
-        labels, axes = trial_temperatures(low, high), left if k == 0 else right
-        axes.plot(labels, exact_row["accuracies"], "k-", linewidth=0.8, label=None if k > 1 else "Bayes' rule, exact")
-        axes.annotate(f"L = {size}", (labels[-1], exact_row["accuracies"][-1]), fontsize="small")
         mine = [row for row in rows if row["case"][1:4] == [size, low, high]]
-        for m, name in enumerate(METHODS[1:]):
-            mean = np.mean([row[name]["accuracies"] for row in mine], axis=0)
-            axes.plot(labels, mean, "os^"[m], color=f"C{m}", markersize=3, label=None if k > 1 else name)
+        curves = [np.array(exact_row["accuracies"])]
+        curves += [np.mean([row[name]["accuracies"] for row in mine], axis=0) for name in METHODS[1:]]
+        labels, axes, chosen = trial_temperatures(low, high), left, slice(None)
+        if k > 0:
+            axes, chosen = right, middle(labels, low, high)
+            curves = [(1 - curve) * (high - low) * np.sqrt(np.pi / 2) for curve in curves]
+            axes.annotate(f"L = {size}", (labels[chosen][0], curves[0][chosen][0]), ha="right", fontsize="small")
+        for style, curve, name in zip(
+            ("k-", "C0o", "C1s", "C2^"), curves, ("Bayes' rule, exact", *METHODS[1:]), strict=True
+        ):
+            axes.plot(labels[chosen], curve[chosen], style, markersize=3, linewidth=0.8, label=name)
+    left.set(ylabel="accuracy", title=f"L = {exact_rows[0]['look'][0]}, first look")
+    left.legend(fontsize="small")
+    right.set(ylabel=r"temperature error $\sigma$ [J / $k_B$]", yscale="log")
     for axes in (left, right):
         axes.axvline(T_CRITICAL, color="0.5", linestyle=":")
-        axes.set(xlabel="trial temperature $T'$ [J / $k_B$]", ylabel="accuracy")
-    left.legend(fontsize="small")
+        axes.set_xlabel("trial temperature $T'$ [J / $k_B$]")
     inverse = np.array([1 / row["look"][0] for row in exact_rows[1:]])
     for name, line in (("Bayes' rule, exact", "k-"), ("the same, from the fit", "k--")):
         last.plot(inverse, [row["peaks"][name] for row in exact_rows[1:]], line, linewidth=0.8, label=name)

@@ -128,7 +128,8 @@ def plot(exact_rows: list[Row], rows: list[Row], results: dict[str, list[tuple[f
         mine = [row for row in rows if row["case"][1:4] == [size, low, high]]
         curves = [np.array(exact_row["accuracies"])]
         curves += [np.mean([row[name]["accuracies"] for row in mine], axis=0) for name in METHODS[1:]]
-        labels, axes, chosen = trial_temperatures(low, high), left, slice(None)
+        labels, axes = trial_temperatures(low, high), left
+        chosen = np.ones(len(labels), bool)
         if k > 0:
             axes, chosen = right, middle(labels, low, high)
             curves = [(1 - curve) * (high - low) * np.sqrt(np.pi / 2) for curve in curves]
@@ -158,7 +159,7 @@ def plot(exact_rows: list[Row], rows: list[Row], results: dict[str, list[tuple[f
 
 def main() -> None:
     study = Study(__file__, __doc__)
-    looks, seeds = (QUICK_LOOKS, (1,)) if study.quick else (LOOKS, (1, 2, 3))
+    looks, seeds = (QUICK_LOOKS, (1,)) if study.quick else (LOOKS, (1, 2))
     exact_rows = [ideal(*look[:3]) for look in looks]
     cases = [(*look[:3], seed, *look[3:]) for look in reversed(looks) for seed in seeds]
     rows = study.measure(confuse, cases)

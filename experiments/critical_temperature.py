@@ -27,8 +27,8 @@ from experiments.common import Row, Study
 from ising import multispin
 from ising.exact import T_CRITICAL, kaufman
 from ising.metropolis import equilibration_sweeps
-from ising.scaling import SIGNIFICANT, Average, Choice, Measurements, Scaling, average, cumulant_and_slopes, vary
-from ising.statistics import binder_cumulant
+from ising.scaling import SIGNIFICANT, Average, Choice, Measurements, Scaling, average, vary
+from ising.statistics import binder_cumulant, cumulant_and_slopes
 
 EDGES = (0.635, 0.573)  # values of the Binder cumulant at the ends of the temperature range of each size
 N_CHAINS = 512

@@ -173,7 +173,6 @@ def _zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
 def start(blocks: Blocks, temperatures: NDArray[np.float64], key: Words, first_word: int, ordered_below: float) -> None:
     """Set up random streams, probabilities, and spins: ordered below a temperature, random otherwise.
 
-
     Args:
         temperatures: (B, W, 64), in J / k_B.
         key: (4,), the seed of all streams.

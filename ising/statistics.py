@@ -1,4 +1,4 @@
-"""Statistics of samples: autocorrelation times, the jackknife, observables, temperature bins.
+"""Statistics of samples: autocorrelation times, the jackknife, observables and their slopes, temperature bins.
 
 Magnetisations are per spin, energies are those of the whole lattice. Units and signs are those of lattice.py.
 """
@@ -147,6 +147,48 @@ def binder_cumulant(magnetizations: ArrayLike) -> float:
         raise ValueError("all magnetisations vanish: the Binder cumulant is not defined")
     squares = (values / values.max()) ** 2
     return 1 - float(np.mean(squares**2)) / (3 * float(np.mean(squares)) ** 2)
+
+
+def cumulant_and_slopes(
+    magnetizations: ArrayLike, energies: ArrayLike, temperature: float
+) -> tuple[Floats, Floats, Floats]:
+    """The Binder cumulant U_4, <m^2> and their slopes, with their covariance, from series of independent chains.
+
+    The slope of an observable A is d<A>/dT = (<A E> - <A> <E>) / T^2. The jackknife over chains gives the covariance
+    and the leading bias, which is subtracted. The covariance is multiplied by (n - 1) / (n - p - 2), for p = 4 values
+    and n chains, such that its inverse has no bias: J. Hartlap, P. Simon, P. Schneider, Astron. Astrophys. 464, 399
+    (2007).
+
+    Args:
+        magnetizations: (n, steps) per spin.
+        energies: (n, steps) of the whole lattice in J.
+        temperature: in J / k_B.
+
+    Returns:
+        values (4,), their covariance (4, 4), and the bias that was subtracted (4,).
+
+    Raises:
+        ValueError: there are fewer than 7 chains.
+    """
+    m2, e = np.square(magnetizations, dtype=np.float64), np.asarray(energies, dtype=np.float64)
+    n, n_steps = m2.shape
+    if n < 7:
+        raise ValueError(f"{n} chains: the covariance of four values needs at least 7")
+    e = e - e.mean()
+    factors = ((m2,), (m2, m2), (e,), (m2, e), (m2, m2, e))
+    means = np.stack([np.einsum(",".join(["ij"] * len(each)) + "->i", *each) / n_steps for each in factors])
+
+    def values(means: Floats) -> Floats:
+        """Means of m^2, m^4, E, m^2 E and m^4 E (5, ...) -> U_4, <m^2> and their slopes (4, ...)."""
+        m2, m4, e, m2_e, m4_e = means
+        slope2, slope4 = (m2_e - m2 * e) / temperature**2, (m4_e - m4 * e) / temperature**2
+        return np.stack([1 - m4 / (3 * m2**2), m2, (2 * m4 * slope2 / m2 - slope4) / (3 * m2**2), slope2])
+
+    with_all = values(means.mean(axis=1))
+    without = values((means.sum(axis=1, keepdims=True) - means) / (n - 1))  # (4, n): each chain left out in turn
+    bias = (n - 1) * (without.mean(axis=1) - with_all)
+    covariance = (n - 1) ** 2 / n * np.cov(without) * (n - 1) / (n - 6)
+    return with_all - bias, covariance, bias
 
 
 def temperature_bins(temperatures: ArrayLike, n_bins: int = N_BINS) -> list[NDArray[np.intp]]:

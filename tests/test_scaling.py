@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ising import exact, lattice
-from ising.scaling import Choice, Measurements, Scaling, average, cumulant_and_slopes, fit_scaling, vary
+from ising.scaling import Choice, Measurements, Scaling, average, fit_scaling, vary
 
 T_C, NU, CORRELATION = 2.3, 1.2, 0.8
 PLACES = np.linspace(-1, 1, 15)
@@ -289,42 +288,3 @@ def test_total_errors_are_right_for_corrections_as_in_the_ising_model(n_sets: in
     squares = np.mean(np.square(pulls), axis=0)
     assert np.all(squares < 1 + 5 * np.sqrt(2 / n_sets))
     assert abs(np.mean(p_values) - 0.5) < 5 / np.sqrt(12 * n_sets)
-
-
-def test_cumulant_and_slopes_equal_enumeration() -> None:
-    spins = exact.enumerate_configurations()
-    m, e = lattice.magnetization(spins), lattice.energy(spins)
-
-    def truth(temperature: float) -> Floats:
-        weights = np.exp(-(e + 32) / temperature)
-        m2, m4 = (float(weights @ m**k / weights.sum()) for k in (2, 4))
-        return np.array([1 - m4 / (3 * m2**2), m2])
-
-    temperature, n_sets, n_chains = 2.5, 1000, 16
-    slopes = (truth(temperature + 1e-4) - truth(temperature - 1e-4)) / 2e-4
-    weights = np.exp(-(e + 32) / temperature)
-    chosen = np.random.default_rng(1).choice(len(m), (n_sets, n_chains, 200), p=weights / weights.sum())
-    values, covariances, _ = (
-        np.array(each)
-        for each in zip(*(cumulant_and_slopes(m[one], e[one], temperature) for one in chosen), strict=True)
-    )
-    deviations = values - np.concatenate([truth(temperature), slopes])
-    errors = values.std(axis=0) / n_sets**0.5
-    assert np.all(np.abs(deviations.mean(axis=0)) < 5 * errors)
-    # Without Hartlap's factor, the mean would be larger by (n - 1) / (n - 6) = 1.5.
-    chi2 = np.einsum("ni,nij,nj->n", deviations, np.linalg.inv(covariances), deviations)
-    assert chi2.mean() == pytest.approx(4, abs=5 * chi2.std() / n_sets**0.5)
-
-
-def test_the_jackknife_removes_the_bias() -> None:
-    m, e = np.random.default_rng(2).standard_normal((2, 20, 1))
-    values, _, bias = cumulant_and_slopes(m, e, 2.0)
-    unbiased = np.cov(m[:, 0] ** 2, e[:, 0])[0, 1] / 4  # the slope of <m^2>
-    assert values[3] == pytest.approx(unbiased, rel=1e-12)
-    assert bias[3] == pytest.approx(-unbiased / 20, rel=1e-10)
-    assert bias[1] == pytest.approx(0, abs=1e-12)
-
-
-def test_the_covariance_of_four_values_needs_seven_chains() -> None:
-    with pytest.raises(ValueError, match="6 chains"):
-        cumulant_and_slopes(np.ones((6, 10)), np.ones((6, 10)), 2.0)

@@ -204,6 +204,45 @@ def test_temperatures_that_cannot_be_binned_are_refused(temperatures: list[float
         statistics.temperature_bins(temperatures)
 
 
+def test_cumulant_and_slopes_equal_enumeration() -> None:
+    spins = exact.enumerate_configurations()
+    m, e = lattice.magnetization(spins), lattice.energy(spins)
+
+    def truth(temperature: float) -> NDArray[np.float64]:
+        weights = np.exp(-(e + 32) / temperature)
+        m2, m4 = (float(weights @ m**k / weights.sum()) for k in (2, 4))
+        return np.array([1 - m4 / (3 * m2**2), m2])
+
+    temperature, n_sets, n_chains = 2.5, 1000, 16
+    slopes = (truth(temperature + 1e-4) - truth(temperature - 1e-4)) / 2e-4
+    weights = np.exp(-(e + 32) / temperature)
+    chosen = np.random.default_rng(1).choice(len(m), (n_sets, n_chains, 200), p=weights / weights.sum())
+    values, covariances, _ = (
+        np.array(each)
+        for each in zip(*(statistics.cumulant_and_slopes(m[one], e[one], temperature) for one in chosen), strict=True)
+    )
+    deviations = values - np.concatenate([truth(temperature), slopes])
+    errors = values.std(axis=0) / n_sets**0.5
+    assert np.all(np.abs(deviations.mean(axis=0)) < 5 * errors)
+    # Without Hartlap's factor, the mean would be larger by (n - 1) / (n - 6) = 1.5.
+    chi2 = np.einsum("ni,nij,nj->n", deviations, np.linalg.inv(covariances), deviations)
+    assert chi2.mean() == pytest.approx(4, abs=5 * chi2.std() / n_sets**0.5)
+
+
+def test_the_jackknife_removes_the_bias_of_a_slope() -> None:
+    m, e = np.random.default_rng(2).standard_normal((2, 20, 1))
+    values, _, bias = statistics.cumulant_and_slopes(m, e, 2.0)
+    unbiased = np.cov(m[:, 0] ** 2, e[:, 0])[0, 1] / 4  # the slope of <m^2>
+    assert values[3] == pytest.approx(unbiased, rel=1e-12)
+    assert bias[3] == pytest.approx(-unbiased / 20, rel=1e-10)
+    assert bias[1] == pytest.approx(0, abs=1e-12)
+
+
+def test_the_covariance_of_four_values_needs_seven_chains() -> None:
+    with pytest.raises(ValueError, match="6 chains"):
+        statistics.cumulant_and_slopes(np.ones((6, 10)), np.ones((6, 10)), 2.0)
+
+
 def test_binder_cumulant_of_order_and_disorder() -> None:
     assert statistics.binder_cumulant([-1.0, 1.0, 1.0]) == pytest.approx(2 / 3)
     gaussian = np.random.default_rng(7).standard_normal(1_000_000)

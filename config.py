@@ -159,7 +159,6 @@ PRESETS: dict[str, ExperimentConfig] = {
         model=ModelConfig(architecture="cnn", channels=(32,), activation="relu", dropout=0.0),
         train=TrainConfig(epochs=14, batch_size=16, lr=0.1, weight_decay=0.0),
         data=DataConfig(num_train=5_000, num_val=1_000),
-        replay=True,
     ),
     "large": ExperimentConfig(
         model=ModelConfig(architecture="residual_mlp", hidden=(512, 512, 512, 512)),

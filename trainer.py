@@ -1,7 +1,6 @@
 """The training loop: optimiser, schedule, early stopping, the best weights, and resuming a stopped run.
 
-`Trainer.step` updates the weights with one batch. You can change it freely: its code runs as written, unless you use
---replay (docs/replay.md).
+`Trainer.step` updates the weights with one batch. You can change it freely: its code runs as written.
 
 The global random generators of torch, NumPy and Python are seeded at the start of every epoch, with a value derived
 from the seed and the epoch. A resumed run therefore gives the same numbers as one that was not interrupted, and the
@@ -23,7 +22,6 @@ from engine.distributed import SINGLE_PROCESS, Group
 from engine.errors import DivergedError, UnusableFileError
 from engine.prediction import Standardized, evaluate, example_losses, prepare
 from engine.problem import Columns, Problem, plain
-from engine.replay import Replay, Step
 from logger import NullLogger
 from utils import derive_seed, seed_everything
 
@@ -121,10 +119,9 @@ class Trainer:
         Raises:
             DivergedError: a loss is infinite or not a number. The history ends with the epoch before.
         """
-        take_step = Replay(self) if self.config.replay else self.step  # the same numbers, faster: docs/replay.md
         while not is_over(self.config.train, self.epoch, self.best_epoch):
             self.epoch += 1
-            train_loss = self.train_epoch(take_step)
+            train_loss = self.train_epoch()
             metrics, _ = evaluate(self.problem, self.config, self.model, self.val, self.group)
             if not math.isfinite(train_loss + metrics["loss"]):
                 raise DivergedError(
@@ -149,7 +146,7 @@ class Trainer:
         self.model.load_state_dict(self.best_weights)
         return self.history
 
-    def train_epoch(self, take_step: Step) -> float:
+    def train_epoch(self) -> float:
         """Train with every example once, in an order that depends on the seed and the epoch. Return the mean loss."""
         self.network.train()  # switches dropout on
         # Each rank has its own dropout masks. 1 + rank, because a key that ends in 0 gives the seed of the shuffling.
@@ -165,7 +162,7 @@ class Trainer:
             for param_group in self.optimizer.param_groups:
                 param_group["lr"] = param_group["initial_lr"] * factor
             *inputs, targets = self.group.shard_batch(batch)  # the shard of this process; all of it in a single process
-            total.add_(take_step(tuple(inputs), targets), alpha=len(batch[0]))
+            total.add_(self.step(tuple(inputs), targets), alpha=len(batch[0]))
         return total.item() / n  # .item() waits for the device, so it is called only once per epoch
 
     def step(self, inputs: tuple[Tensor, ...], targets: Tensor) -> Tensor:

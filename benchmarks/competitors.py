@@ -162,12 +162,11 @@ def run_fused(case: Case, data: Data, timer: Timer) -> None:
     run_resident(case, data, timer, fused=True)
 
 
-def run_ours(case: Case, data: Data, timer: Timer, *, replay: bool = False, compiled: bool = False) -> None:
+def run_ours(case: Case, data: Data, timer: Timer, *, compiled: bool = False) -> None:
     """The trainer of this project."""
     import torch
 
     from engine.hardware import choose_num_threads
-    from engine.replay import Replay
     from problem import PROBLEM
     from trainer import Trainer
 
@@ -175,17 +174,11 @@ def run_ours(case: Case, data: Data, timer: Timer, *, replay: bool = False, comp
     torch.set_num_threads(choose_num_threads(model, DEFAULT.train.batch_size, data.train_spins[0].size))
     config = replace(case.config, compile=compiled)
     trainer = Trainer(PROBLEM, config, model, columns(data.train_spins), columns(data.val_spins))
-    take_step = Replay(trainer) if replay else trainer.step
     for epoch in range(1, DEFAULT.train.epochs + 1):
         trainer.epoch = epoch
         timer.begin()
-        trainer.train_epoch(take_step)
+        trainer.train_epoch()
         timer.end(lambda: torch_error(model, data))
-
-
-def run_replay(case: Case, data: Data, timer: Timer) -> None:
-    """The trainer of this project with --replay."""
-    run_ours(case, data, timer, replay=True)
 
 
 def run_compiled(case: Case, data: Data, timer: Timer) -> None:
@@ -328,13 +321,11 @@ COMPETITORS: dict[str, Callable[[Case, Data, Timer], None]] = {
     "+ resident data": run_resident,
     "+ fused AdamW": run_fused,
     "ours": run_ours,
-    "ours, --replay": run_replay,
     "ours, --compile": run_compiled,
     "Lightning": run_lightning,
     "scikit-learn": run_sklearn,
     "JAX, scanned epoch": run_jax,
 }
-OURS = ["ours", "ours, --replay"]
 RACERS = ["DataLoader loop", "Lightning", "scikit-learn", "JAX, scanned epoch"]
 
 

@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.competitors import CASES, COMPETITORS, DEFAULT, OURS, RACERS, Data, Timer, supports
+from benchmarks.competitors import CASES, COMPETITORS, DEFAULT, RACERS, Data, Timer, supports
 from ising import lattice
 
 ROOT = Path(__file__).parent.parent
@@ -106,11 +106,10 @@ def race(name: str, case: str, data: Path) -> list[tuple[float, float]]:
     return curve
 
 
-def race_ours(name: str, case: str, folder: Path) -> list[tuple[float, float]]:
+def race_ours(case: str, folder: Path) -> list[tuple[float, float]]:
     """As `race`, for the complete main.py, which reads its data from the cache and writes checkpoints and metrics."""
     command = [str(ENVIRONMENT / "bin" / "python"), str(ROOT / "main.py"), "--run-name", "race", "--overwrite"]
     command += ["--device", "cpu", "--activation", CASES[case].activation, "--dropout", str(CASES[case].dropout)]
-    command += name.split()[1:]  # --replay
     start = time.perf_counter()
     curve = []
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, encoding="utf-8") as process:
@@ -145,12 +144,12 @@ def measure() -> dict[str, Any]:
                 print(case, n_cores, {k: round(float(np.median(v)), 3) for k, v in times.items()}, file=sys.stderr)
         results["races"] = []
         for case in CASES:
-            curves: dict[str, Any] = {name: [] for name in (*OURS, *RACERS) if supports(name, case)}
-            race_ours("ours", case, folder)  # generates the data and stores them in the cache
+            curves: dict[str, Any] = {name: [] for name in ("ours", *RACERS) if supports(name, case)}
+            race_ours(case, folder)  # generates the data and stores them in the cache
             for _ in range(N_RACES):
                 for name, mine in curves.items():
-                    ours = name in OURS
-                    mine.append(race_ours(name, case, folder) if ours else race(name, case, folder / "data.npz"))
+                    is_ours = name == "ours"
+                    mine.append(race_ours(case, folder) if is_ours else race(name, case, folder / "data.npz"))
                     print(case, name, mine[-1][-1], file=sys.stderr)
             results["races"].append({"case": case, "curves": curves})
         os.chdir(ROOT)
@@ -167,14 +166,12 @@ def spread(values: list[float], digits: int = 2) -> str:
 
 def step_table(results: dict[str, Any]) -> str:
     """Milliseconds per step, and ratios to the trainer of this project within each repetition."""
-    ratios = " | ".join(f"ratio to {name}" for name in OURS)
-    lines = [f"| competitor | cores | ms per step | {ratios} |", "|---|---|---:|---:|---:|"]
+    lines = ["| competitor | cores | ms per step | ratio to ours |", "|---|---|---:|---:|"]
     for measured in results["steps"]:
         for name, ms in measured["ms"].items():
             label = name if measured["case"] == "default" else f"{name}; {measured['case']}"
             cells = [label, str(measured["n_cores"]), spread(ms, 3)]
-            for ours in OURS:
-                cells.append(spread([theirs / mine for theirs, mine in zip(ms, measured["ms"][ours], strict=True)]))
+            cells.append(spread([theirs / mine for theirs, mine in zip(ms, measured["ms"]["ours"], strict=True)]))
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -18,6 +18,7 @@ from engine.loading import problem_of
 from engine.options import ConfigError, merge, validate
 from engine.prediction import Shapes, Standardized, new_model, shapes_of
 from engine.problem import Problem, Shape
+from engine.setting import upgrade
 from utils import warn
 
 FORMAT = 5  # increase it if older versions of the program would misread the file
@@ -85,7 +86,7 @@ def load(path: Path, config: Config, oldest: int = FORMAT, *, same_run: bool = F
                 f"{path} has format {version}, and this program needs {needed}: "
                 "use the version that wrote it, or start another run"
             )
-        described = validate(type(config), merge(asdict(type(config)()), saved["config"]))
+        described = validate(type(config), merge(asdict(type(config)()), upgrade(saved["config"])))
     except UnusableFileError:
         raise
     except Exception as error:  # a malicious file can make torch raise almost any exception

@@ -20,6 +20,7 @@ from engine.config import (
     generator_options,
     load_config,
     project_folder,
+    read_config,
     require_file,
     require_same_run,
     to_dict,
@@ -30,7 +31,7 @@ from engine.files import read_info
 from engine.flags import Parser, add_flags, flags_given, without_effect
 from engine.hardware import is_out_of_memory
 from engine.loading import module_name
-from engine.options import ConfigError, merge, options_of, read_json, validate
+from engine.options import ConfigError, merge, options_of, validate
 from engine.problem import Problem
 from engine.signals import Interrupted, restore, stop_on_signals
 from utils import flush, one_line, repair_streams, warn
@@ -138,9 +139,12 @@ def resolve(problem: Problem[Any], given: dict[str, Any]) -> Config:
     for name in ("preset", "config"):
         _require_word(given, name)
     config_type, options = problem.config_type, options_of(problem.config_type)
-    values = asdict(problem.presets[given.get("preset", "default")])
+    preset = problem.presets[given.get("preset", "default")]
+    values = asdict(preset)
     if "config" in given:
-        content = read_json(given["config"])
+        content = read_config(given["config"])
+        if "preset" not in given:  # so that a file means the same here and in the folder of a run
+            values = asdict(config_type())
         if "preset" in given and merge(to_dict(config_type()), content) == content:
             raise ConfigError(f"--preset {given['preset']} does nothing: {given['config']} sets every option; drop one")
         values = merge(values, content)

@@ -28,6 +28,7 @@ from engine.options import (
     read_json,
     validate,
 )
+from engine.setting import FORMAT, upgrade
 
 
 def keys_of(file: str, table: str) -> tuple[str, ...]:
@@ -136,9 +137,6 @@ class Config:
     )
     threads: int | None = option(None, "CPU threads; none: all cores, but one thread for small networks", ge=1, le=1024)
     compile: bool = option(False, "compile the network with torch.compile; slower on the CPU")
-    replay: bool = option(
-        False, "record the training step and replay it, which is faster; docs/replay.md lists the limits"
-    )
 
     @model_validator(mode="after")
     def _check_batches(self) -> Self:
@@ -146,12 +144,6 @@ class Config:
             raise ValueError(
                 f"--batch-size {self.train.batch_size} is above --num-train {self.data.num_train}: lower it"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _check_speed(self) -> Self:
-        if self.compile and self.replay:
-            raise ValueError("--compile and --replay cannot be combined: drop one")
         return self
 
 
@@ -214,16 +206,28 @@ def problem_options(values: dict[str, Any]) -> dict[str, Any]:
 
 def to_json(config: Config) -> str:
     """The complete config as JSON, which `--config` and load_config accept."""
-    return json.dumps(to_dict(config), indent=2) + "\n"
+    return json.dumps({"format": FORMAT, **to_dict(config)}, indent=2) + "\n"
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """Read the values in a config.json, which need not have all keys, and may be of an earlier format.
+
+    Raises:
+        ConfigError: the file cannot be read, is not strict JSON, or has the format of a later version.
+    """
+    try:
+        return upgrade(read_json(path))
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from None
 
 
 def load_config(config_type: type[C], path: str | Path) -> C:
-    """Read the config in a config.json. Keys that are not in the file have their defaults.
+    """Read the config in a config.json. Keys that are not in the file have the defaults of their fields.
 
     Raises:
         ConfigError: the file cannot be read, is not strict JSON, or contains an invalid config.
     """
-    return validate(config_type, merge(asdict(config_type()), read_json(path)), source=str(path))
+    return validate(config_type, merge(asdict(config_type()), read_config(path)), source=str(path))
 
 
 def project_folder(run: Path) -> Path:
@@ -238,7 +242,7 @@ def project_folder(run: Path) -> Path:
 
 # Options that may change when a run is resumed: its length, the place of its data, the machine, and what it records.
 MAY_CHANGE = frozenset(
-    ("--epochs", "--data", "--cache", "--wandb", "--checkpoints", "--device", "--threads", "--compile", "--replay")
+    ("--epochs", "--data", "--cache", "--wandb", "--checkpoints", "--device", "--threads", "--compile")
 )
 
 

@@ -84,7 +84,7 @@ class Reconstruction(Problem[Config]):
 def latent_variable(train: Spins, val: Spins, seed: int, *, linear_encoder: bool) -> OrderParameter:
     """Train an autoencoder, and return its encoder."""
     problem = Reconstruction(linear_encoder)
-    config = Config(train=TRAINING, seed=seed, device="cpu", replay=True)
+    config = Config(train=TRAINING, seed=seed, device="cpu")
     model = build_model(problem, config, {"spins": train})
     Trainer(problem, config, model, {"spins": train}, {"spins": val}).fit()
 

@@ -91,7 +91,7 @@ def train_cnn(training: TrainConfig, seed: int, splits: Splits, *, standardised:
     standard deviation 1 in training. Shift and scale are not trained.
     """
     problem = FrequencyProblem()
-    config = ExperimentConfig(task="phase", seed=seed, model=NETWORKS["cnn"][0], train=training, replay=True)
+    config = ExperimentConfig(task="phase", seed=seed, model=NETWORKS["cnn"][0], train=training)
     model = build_model(problem, config, splits.train)
     network = model.network
     assert isinstance(network, CNNOfFrequencies)

@@ -162,7 +162,7 @@ def sampled(data: DataConfig, seed: int) -> Splits:
 def trained(config: ExperimentConfig, splits: Splits) -> Standardized:
     """Train the network of a config on these data as main.py does, on the CPU."""
     model = build_model(PROBLEM, config, splits.train)
-    Trainer(PROBLEM, replace(config, replay=True), model, splits.train, splits.val).fit()
+    Trainer(PROBLEM, config, model, splits.train, splits.val).fit()
     return model
 
 

@@ -85,7 +85,6 @@ CHANGES: dict[str, tuple[list[str], Any]] = {
     "device": (["cpu"], "cpu"),
     "threads": (["2"], 2),
     "compile": ([], True),
-    "replay": ([], True),
 }
 
 
@@ -221,7 +220,7 @@ def test_the_help_is_grouped_and_states_every_default() -> None:
 
 def test_config_json_has_all_keys_in_order() -> None:
     content = json.loads(to_json(ExperimentConfig()))
-    assert list(content) == ["task", "model", "train", "data", "log", "seed", "device", "threads", "compile", "replay"]
+    assert list(content) == ["format", "task", "model", "train", "data", "log", "seed", "device", "threads", "compile"]
     assert list(content["data"])[:5] == ["lattice_size", "temp_min", "temp_max", "sweeps", "sampler"]
     assert content["model"]["hidden"] == [128, 64, 32]
     assert content["train"]["patience"] is None

@@ -160,6 +160,7 @@ OTHER_FLAGS |= {"--name", "--quick", "--nproc-per-node", "--max-restarts", "--in
 # Flags of SLURM, and of torchrun on several nodes.
 OTHER_FLAGS |= {"--array", "--cpus-per-task", "--gres", "--mem-per-cpu", "--nodes", "--ntasks", "--ntasks-per-node"}
 OTHER_FLAGS |= {"--open-mode", "--requeue", "--signal", "--time"}
+OTHER_FLAGS |= {"--replay"}  # which docs/performance.md says was removed
 OTHER_FLAGS |= {"--nnodes", "--rdzv-backend", "--rdzv-endpoint"}
 
 

@@ -25,6 +25,8 @@ import evaluate
 import main
 import runs
 import sweep
+from engine.cli import parse_args
+from engine.config import load_config, to_json
 from problem import PROBLEM
 from tests.conftest import ROOT, read
 
@@ -140,3 +142,18 @@ def test_a_sweep_is_continued_with_another_seed(saved: Path, command: Command) -
     assert read(saved / "sweep/lr0.001-seed42", "run_info.json") == read(
         SAVED / "sweep/lr0.001-seed42", "run_info.json"
     )  # it was not trained again
+
+
+def test_a_key_that_is_missing_has_the_default_of_6bbe7fc(tmp_path: Path) -> None:
+    """Also if a default has changed since: config.json has had a format number from then on."""
+    path = tmp_path / "config.json"
+    path.write_text("{}", encoding="utf-8")
+    config = load_config(PROBLEM.config_type, path)
+    assert parse_args(PROBLEM, ["--config", str(path)], prog="main.py").config == config
+    defaults = read(SAVED / "finished", "config.json")  # it has all keys
+    del defaults["replay"]
+    defaults["model"]["hidden"] = [128, 64, 32]
+    defaults["train"] |= {"epochs": 100, "batch_size": 64}
+    defaults["data"] |= {"num_train": 10_000, "num_val": 2_000, "num_test": 2_000}
+    defaults |= {"log": {**defaults["log"], "run_name": None}, "device": "auto", "threads": None}
+    assert json.loads(to_json(config)) == {"format": 1, **defaults}

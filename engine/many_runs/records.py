@@ -6,9 +6,12 @@ import os
 import platform
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from engine.setting import upgrade
 
 
 class Record(NamedTuple):
@@ -108,6 +111,7 @@ def read_record(folder: Path) -> Record | None:
         return None
     if config is None:
         return None
+    config = upgrade(config)
     status = "damaged" if {} in (config, info, results) else str((info or {}).get("status", "unknown"))
     of_sweep = (folder.parent / "sweep.json").is_file()
     name = f"{folder.parent.name}/{folder.name}" if of_sweep else folder.name
@@ -178,7 +182,10 @@ def _read(path: Path, kind: type, is_sound: Callable[[Any], bool] = lambda conte
 
 
 def _is_config(config: dict[str, Any]) -> bool:
-    return isinstance(config.get("train", {}), dict) and isinstance(config.get("seed", 0), int)
+    with suppress(ValueError):
+        upgrade(config)
+        return isinstance(config.get("train", {}), dict) and isinstance(config.get("seed", 0), int)
+    return False
 
 
 def _is_info(info: dict[str, Any]) -> bool:

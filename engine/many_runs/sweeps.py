@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +24,7 @@ from engine.loading import load_problem
 from engine.many_runs.plan import Plan, run_name, trial_name
 from engine.many_runs.search import Search
 from engine.options import Option, folder_name, merge, options_of, validate
+from engine.setting import upgrade
 
 Values = Mapping[str, Any]  # options by their dotted path, such as "train.lr"
 
@@ -189,6 +190,7 @@ def load_sweep(folder: Path) -> Sweep:
     path = folder / "sweep.json"
     try:
         plan = TypeAdapter(Plan).validate_json(path.read_bytes())
+        plan = replace(plan, config=upgrade(plan.config))
     except (FileNotFoundError, NotADirectoryError):
         raise BadRequestError(
             f"{folder} is not a sweep: it has no sweep.json; start one with `python sweep.py`"

@@ -17,13 +17,10 @@ LAYERS: list[dict[str, set[str]]] = [
         "engine.errors": set(),
         "engine.signals": set(),
         "engine.compiler": set(),
-        "engine.recording": set(),
         "engine.setting": set(),
         "engine.suggestions": set(),
-        "engine.surroundings": set(),
     },
     {
-        "engine.replay": {"utils", "engine.recording", "engine.surroundings"},
         "engine.options": {"engine.errors", "engine.suggestions"},
         "engine.files": {"utils", "engine.errors"},
         "engine.figures": {"engine.errors"},
@@ -31,7 +28,7 @@ LAYERS: list[dict[str, set[str]]] = [
         "engine.distributed": {"utils", "engine.errors", "engine.signals"},
     },
     {
-        "engine.config": {"engine.options"},
+        "engine.config": {"engine.options", "engine.setting"},
         "engine.flags": {"utils", "engine.options", "engine.suggestions"},
         "engine.problem": {"engine.config", "engine.errors", "engine.figures", "engine.setting"},
         "engine.loading": {"engine.errors", "engine.files", "engine.problem"},
@@ -74,7 +71,7 @@ LAYERS: list[dict[str, set[str]]] = [
         },
         "engine.checkpoints": {
             *("utils", "engine.config", "engine.datasets", "engine.errors", "engine.files", "engine.options"),
-            *("engine.loading", "engine.prediction", "engine.problem"),
+            *("engine.loading", "engine.prediction", "engine.problem", "engine.setting"),
         },
         "engine.init_from": {
             *("utils", "engine.checkpoints", "engine.cli", "engine.config", "engine.errors", "engine.files"),
@@ -87,7 +84,7 @@ LAYERS: list[dict[str, set[str]]] = [
         },
         "trainer": {
             *("logger", "utils", "engine.compiler", "engine.config", "engine.distributed", "engine.errors"),
-            *("engine.prediction", "engine.problem", "engine.replay"),
+            *("engine.prediction", "engine.problem"),
         },
         "engine.run": {
             *("logger", "trainer", "utils", "engine.checkpoints", "engine.config", "engine.datasets"),
@@ -101,11 +98,12 @@ LAYERS: list[dict[str, set[str]]] = [
 MANY_RUNS: dict[str, set[str]] = {
     ".plan": {"engine.config"},
     ".pool": {"utils", "engine.errors", "engine.signals"},
-    ".records": set(),
+    ".records": {"engine.setting"},
     ".comparison": {".records"},
     ".search": {"utils", "engine.errors", "engine.files", "engine.options", ".plan"},
     ".sweeps": {
         *("engine.config", "engine.errors", "engine.files", "engine.loading", "engine.options", ".plan", ".search"),
+        "engine.setting",
     },
     ".cli": {
         *("engine.cli", "engine.config", "engine.errors", "engine.flags", "engine.loading", "engine.options"),

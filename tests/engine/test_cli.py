@@ -89,7 +89,6 @@ CHANGES: dict[str, tuple[list[str], Any]] = {
     "device": (["cpu"], "cpu"),
     "threads": (["2"], 2),
     "compile": ([], True),
-    "replay": ([], True),
 }
 
 
@@ -237,10 +236,10 @@ def test_a_resumed_run_may_become_longer_and_run_on_another_machine() -> None:
     earlier_run(threads=1)
     config = config_of(
         *("--resume", "a", "--epochs", "7", "--device", "cpu", "--threads", "2"),
-        *("--no-cache", "--no-checkpoints", "--wandb", "--replay"),
+        *("--no-cache", "--no-checkpoints", "--wandb", "--compile"),
     )
     assert (config.train.epochs, config.device, config.threads) == (7, "cpu", 2)
-    assert (config.data.cache, config.log.checkpoints, config.log.wandb, config.replay) == (False, False, True, True)
+    assert (config.data.cache, config.log.checkpoints, config.log.wandb, config.compile) == (False, False, True, True)
 
 
 def test_flags_that_repeat_the_config_of_the_run_are_accepted() -> None:

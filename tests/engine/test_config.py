@@ -23,6 +23,7 @@ from engine.config import (
     to_json,
 )
 from engine.options import ConfigError
+from engine.setting import FORMAT
 from tests.toy import PROBLEM, ToyConfig, ToyDataConfig, ToyModelConfig
 
 
@@ -39,18 +40,13 @@ def test_the_shared_defaults_are_the_documented_ones() -> None:
     assert (config.train.weight_decay, config.train.grad_clip, config.train.warmup_epochs) == (0.01, None, 0)
     assert config.data == DataConfig(num_train=None, num_val=None, num_test=None, cache=True, file=None)
     assert config.log == LogConfig(run_name=None, wandb=False, checkpoints=True)
-    assert (config.seed, config.device, config.threads, config.compile, config.replay) == (
-        42,
-        "auto",
-        None,
-        False,
-        False,
-    )
+    assert (config.seed, config.device, config.threads, config.compile) == (42, "auto", None, False)
 
 
 def test_config_json_has_all_keys_and_those_of_the_problem_come_first() -> None:
     content = json.loads(to_json(ToyConfig()))
     assert list(content) == [
+        "format",
         "absolute",
         "model",
         "train",
@@ -60,7 +56,6 @@ def test_config_json_has_all_keys_and_those_of_the_problem_come_first() -> None:
         "device",
         "threads",
         "compile",
-        "replay",
     ]
     assert list(content["data"])[:4] == ["dimension", "spread", "rounds", "corrupt"]
     assert set(content["data"]) == {field.name for field in dataclasses.fields(ToyDataConfig)} - {"points_key"}
@@ -215,3 +210,20 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
         load_config(ToyConfig, tmp_path / "none.json")
     with pytest.raises(ConfigError, match=r"Is a directory.*; give the path of a config\.json"):
         load_config(ToyConfig, tmp_path)
+
+
+def test_a_file_of_a_later_version_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    for number in (FORMAT + 1, -1, 1.0, True, "1", None):
+        path.write_text(json.dumps({"format": number}), encoding="utf-8")
+        with pytest.raises(ConfigError, match=rf"config\.json: format .*: must be an integer, at most {FORMAT}"):
+            load_config(ToyConfig, path)
+
+
+def test_the_key_replay_is_only_accepted_in_files_without_a_format(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text('{"replay": true, "seed": 7}', encoding="utf-8")
+    assert load_config(ToyConfig, path) == ToyConfig(seed=7)
+    path.write_text(f'{{"format": {FORMAT}, "replay": true}}', encoding="utf-8")
+    with pytest.raises(ConfigError, match="replay: no such key"):
+        load_config(ToyConfig, path)

@@ -352,11 +352,11 @@ from trainer import Trainer
 
 train_epoch = Trainer.train_epoch
 
-def crash(trainer, take_step):
+def crash(trainer):
     if trainer.epoch == 3 and trainer.group.rank == 1 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
         time.sleep(1)  # rank 0 writes at most one checkpoint per second
         os._exit(1)
-    return train_epoch(trainer, take_step)
+    return train_epoch(trainer)
 
 Trainer.train_epoch = crash
 main(PROBLEM)

@@ -98,7 +98,7 @@ def test_the_config_of_a_run_repeats_it_with_equal_bytes(with_a: Run) -> None:
     assert read(B, "config.json")["train"]["init_from"] == "a"
     assert with_a("--config", "checkpoints/b/config.json", "--run-name", "c") == 0
     assert [(RUNS / "c" / name).read_bytes() for name in names] == first
-    for flags in (["--replay"], ["--init-from", "checkpoints/a"], ["--init-from", str(A.resolve())]):
+    for flags in (["--init-from", "checkpoints/a"], ["--init-from", str(A.resolve())]):
         assert with_a(*FROM_A, *flags, "--overwrite") == 0
         assert contents(*names) == first
     assert with_a(*FROM_A, "--init-from", "none", "--overwrite") == 0
@@ -223,11 +223,11 @@ def interrupted_after(epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stop the next training, as Ctrl-C does, in the epoch after the given number of epochs."""
     train_epoch = trainer.Trainer.train_epoch
 
-    def stopping(self: trainer.Trainer, take_step: Any) -> float:
+    def stopping(self: trainer.Trainer) -> float:
         if self.epoch == epochs + 1:
             monkeypatch.setattr(trainer.Trainer, "train_epoch", train_epoch)
             raise KeyboardInterrupt
-        return train_epoch(self, take_step)
+        return train_epoch(self)
 
     monkeypatch.setattr(trainer.Trainer, "train_epoch", stopping)
 

@@ -154,7 +154,7 @@ def test_what_lists_of_runs_need_is_recorded(tmp_path: Path) -> None:
         log=LogConfig(run_name="a"),
         seed=5,
         threads=1,
-        replay=True,
+        compile=True,
     )
     RunLogger(tmp_path, PROBLEM, config)
     info = read(tmp_path, "run_info.json")

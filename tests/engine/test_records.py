@@ -94,7 +94,7 @@ def test_a_setting_does_not_depend_on_the_seed_and_the_machine(toy_run: Path) ->
     left_out = set(flatten(config)) - set(flatten(setting_of(config)))
     assert left_out == {
         *("seed", "log.run_name", "log.wandb", "log.checkpoints", "data.cache"),
-        *("device", "threads", "compile", "replay"),
+        *("device", "threads", "compile"),
     }
     assert flatten(config)["train.lr"] == PROBLEM.presets["debug"].train.lr
 

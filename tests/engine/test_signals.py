@@ -15,7 +15,6 @@ import pytest
 
 import main
 from engine import checkpoints
-from engine.replay import Step
 from engine.signals import STOP_SIGNALS, Interrupted, stop_on_signals, uninterrupted
 from evaluate import load_run
 from tests.conftest import DEBUG, ROOT, TOY, environment, read, start_command, wait_for
@@ -31,10 +30,10 @@ def raise_in_epoch(number: int, epoch: int, monkeypatch: pytest.MonkeyPatch) -> 
     """Make a signal arrive at the beginning of an epoch."""
     train_epoch = Trainer.train_epoch
 
-    def train(trainer: Trainer, take_step: Step) -> float:
+    def train(trainer: Trainer) -> float:
         if trainer.epoch == epoch:
             signal.raise_signal(number)
-        return train_epoch(trainer, take_step)
+        return train_epoch(trainer)
 
     monkeypatch.setattr(Trainer, "train_epoch", train)
 

@@ -20,7 +20,6 @@ from engine.errors import DivergedError, ProblemError
 from engine.hardware import choose_num_threads
 from engine.options import options_of
 from engine.prediction import build_model, evaluate
-from engine.replay import Step
 from logger import RunLogger
 from tests.conftest import read
 from tests.engine.training import TINY, build, weights
@@ -206,7 +205,7 @@ def test_dropout_depends_on_seed_epoch_and_rank(rank: int, monkeypatch: pytest.M
     def seed_of(seed: int, epoch: int, rank: int) -> int:
         trainer, _ = build(dataclasses.replace(TINY, seed=seed), group=Group(rank, 2))
         trainer.epoch = epoch
-        trainer.train_epoch(trainer.step)
+        trainer.train_epoch()
         return torch.initial_seed()
 
     seeds = [seed_of(1, 1, rank), seed_of(1, 2, rank), seed_of(2, 1, rank), seed_of(1, 1, 1 - rank)]
@@ -226,7 +225,7 @@ def test_random_numbers_of_numpy_and_python_depend_on_seed_and_epoch(monkeypatch
     monkeypatch.setattr(trainer, "step", with_noise)
     for epoch in (1, 2, 1):
         trainer.epoch = epoch
-        trainer.train_epoch(with_noise)
+        trainer.train_epoch()
     assert values[:7] == values[14:]
     assert len(set(values)) == 14
 
@@ -384,7 +383,7 @@ def test_numbers_of_numpy_in_a_row_become_numbers_of_python(monkeypatch: pytest.
 def test_an_invalid_number_in_a_row_is_an_error_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer, _ = build(epochs=2)
     monkeypatch.setattr(trainer, "factor_at", lambda step: math.nan)
-    monkeypatch.setattr(trainer, "train_epoch", lambda take_step: 1.0)
+    monkeypatch.setattr(trainer, "train_epoch", lambda: 1.0)
     with pytest.raises(ProblemError, match="the row of an epoch: learning_rate is nan"):
         trainer.fit()
 
@@ -405,22 +404,20 @@ def test_divergence_ends_the_run_and_leaves_a_readable_record(lr: float, tmp_pat
         assert read(tmp_path, "epoch_metrics.json") == trainer.history
 
 
-@pytest.mark.parametrize("replay", [False, True])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("where", ["first step", "a step in the middle", "last step", "gradient of the last step"])
 def test_a_loss_that_is_not_finite_ends_the_run_with_its_epoch(
-    where: str, optimizer: str, replay: bool, monkeypatch: pytest.MonkeyPatch
+    where: str, optimizer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The rows and the state of the epoch before are kept."""
-    config = dataclasses.replace(TINY, replay=replay)
-    trainer, record = build(config, optimizer=optimizer)
-    expected, _ = build(config, optimizer=optimizer)
+    trainer, record = build(optimizer=optimizer)
+    expected, _ = build(optimizer=optimizer)
     expected.fit()
     place = {"first step": 0, "a step in the middle": 100}.get(where, 199)
     broken = int(random_order(200, TINY.seed, 3)[place])
     train_epoch = trainer.train_epoch
 
-    def spoil(take_step: Step) -> float:
+    def spoil() -> float:
         if trainer.epoch == 3:
             if where == "gradient of the last step":  # the loss is finite, its gradient is not
                 infinity = torch.tensor(math.inf)
@@ -428,7 +425,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_epoch(
                     p.register_hook(lambda gradient: gradient * infinity)  # type: ignore[no-untyped-call]
             else:
                 trainer.train.targets[broken] = math.inf
-        return train_epoch(take_step)
+        return train_epoch()
 
     monkeypatch.setattr(trainer, "train_epoch", spoil)
     with pytest.raises(DivergedError, match="not finite in epoch 3"):
@@ -521,11 +518,10 @@ def test_a_restored_trainer_continues_bit_for_bit(epoch: int, optimizer: str) ->
     assert torch.equal(weights(later), weights(uninterrupted))
 
 
-@pytest.mark.parametrize("replay", [False, True])
-def test_a_trainer_can_be_restored_after_training(replay: bool) -> None:
-    trainer, record = build(dataclasses.replace(TINY, replay=replay))
+def test_a_trainer_can_be_restored_after_training() -> None:
+    trainer, record = build()
     trainer.fit()
-    trainer.restore(record.states[1])  # a recorded step would refer to the old state of the optimiser
+    trainer.restore(record.states[1])
     trainer.fit()
     assert record.rows[4:] == record.rows[2:4]
 

@@ -1,3 +1,4 @@
+# Experiment: yours, to replace.
 """The options of the Ising experiment, and its presets.
 
 An option is a field with a type, a default, a help text and a range. Its flag, its checks and its key in config.json
@@ -6,24 +7,20 @@ inherited from engine/config.py.
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
-from engine.config import STRICT, Config, TrainConfig, keys_of
-from engine.config import DataConfig as SharedDataConfig
-from engine.options import option
+from engine.interface import STRICT, Config, TrainConfig, option
+from engine.interface import DataConfig as SharedDataConfig
 from ising.exact import T_CRITICAL
 
 TaskName = Literal["energy", "phase"]
 Sampler = Literal["multispin", "multispin_wolff", "numpy", "wolff"]
-if TYPE_CHECKING:
-    Architecture = str
-    Activation = str
-else:
-    Architecture = Literal[keys_of("model.py", "ARCHITECTURES")]
-    Activation = Literal[keys_of("model.py", "ACTIVATIONS")]
+# The keys of model.ARCHITECTURES and model.ACTIVATIONS, repeated here because model.py loads torch.
+Architecture = Literal["mlp", "residual_mlp", "symmetric_mlp", "cnn"]
+Activation = Literal["relu", "gelu", "silu", "tanh", "sigmoid"]
 
 Widths = tuple[Annotated[int, Field(ge=1, le=4096)], ...]
 

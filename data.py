@@ -1,3 +1,4 @@
+# Experiment: yours, to replace.
 """The data of the Ising problem: generated, and compared with exact energies. data_files.py reads them from a file.
 
 The columns are `spins` (N, L, L) int8 in {-1, +1} and `temperatures` (N,) float64 in J / k_B. Each generated
@@ -11,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from engine.errors import BadRequestError
-from engine.hardware import available_cores
-from engine.problem import Check, Columns
+from engine.interface import Check, Columns
+from engine.machine.errors import BadRequestError
+from engine.machine.hardware import available_cores
 from ising import exact, lattice, metropolis
 from ising.statistics import temperature_bins
 from utils import print_line

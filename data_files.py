@@ -1,3 +1,4 @@
+# Experiment: yours, to replace.
 """Ising configurations from a file of --data. Arrays of other programs are converted, with a line for each conversion.
 
 docs/data-files.md shows what can be read, and how to convert other files.
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.problem import Columns
+from engine.interface import Columns
 from ising import exact, lattice
 from ising.statistics import neighbour_correlation
 from utils import print_line, warn

@@ -1,3 +1,4 @@
+# Command: keep.
 """Evaluate a saved run, or all networks of a sweep, on new data: other generator options, or the examples of a file.
 
 python evaluate.py RUN --num-test 10000 --name more
@@ -11,30 +12,33 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.cache import warn_if_changed
-from engine.cli import ExitCode, run_folder
-from engine.datasets import fingerprint, get_splits, report_check, require_memory_for
-from engine.distributed import group_from_environment, quick_exit
-from engine.errors import ProblemError
-from engine.evaluation import Request, SweepRequest, parse_args, parse_sweep
-from engine.files import write_atomic, write_json
-from engine.hardware import default_num_threads, one_blas_thread, provenance, select_device
-from engine.io import read_columns
-from engine.many_runs.ensembles import Network, Networks, NewData, compare_networks
-from engine.overlap import hash_inputs, load_hashes, unseen
-from engine.plotting import draw_if_possible
-from engine.preconditions import (
+from engine.datasets.file_formats import read_columns
+from engine.datasets.overlap import hash_inputs, load_hashes, unseen
+from engine.datasets.splits import fingerprint, get_splits, report_check, require_memory_for
+from engine.evaluation.ensembles import Network, Networks, NewData, compare_networks
+from engine.evaluation.evaluation_request import Request, SweepRequest, parse_args, parse_sweep
+from engine.evaluation.preconditions import (
     described,
     require_no_other,
     require_writable,
     status_of,
     warn_if_trained_on_a_file,
 )
-from engine.problem import Columns, plain
+from engine.interface.base_problem import Columns
+from engine.interface.returned_values import plain
+from engine.learning.distributed import group_from_environment
+from engine.machine.atomic_files import write_atomic, write_json
+from engine.machine.errors import ProblemError
+from engine.machine.exit_code import ExitCode, quick_exit
+from engine.machine.hardware import default_num_threads, one_blas_thread, select_device
+from engine.machine.repository import provenance
+from engine.run_folder.changed_code import warn_if_changed
+from engine.run_folder.figures_of_run import draw_if_possible
+from engine.run_folder.find_run import run_folder
 from utils import print_line, warn
 
 if TYPE_CHECKING:
-    from engine.prediction import Standardized
+    from engine.learning.prediction import Standardized
 
 
 def load_run(run: str | Path) -> tuple[Any, "Standardized"]:
@@ -47,7 +51,7 @@ def load_run(run: str | Path) -> tuple[Any, "Standardized"]:
         BadRequestError: the module of the problem is not found on sys.path.
         UnusableFileError: config.json or best.pt is missing or damaged, or was written for another network.
     """
-    from engine.checkpoints import load_saved
+    from engine.run_folder.checkpoints import load_saved
 
     saved = load_saved(run_folder(str(run)) or Path(run))
     return saved.config, saved.model
@@ -118,8 +122,8 @@ def evaluate_network(request: Request, data: NewData | None = None) -> Network:
 
     import torch
 
-    from engine.checkpoints import fit_to, generated_shapes, load_saved
-    from engine.prediction import evaluate, metrics_on_unseen, prepare, shapes_of
+    from engine.learning.prediction import evaluate, metrics_on_unseen, prepare, shapes_of
+    from engine.run_folder.checkpoints import fit_to, generated_shapes, load_saved
 
     saved = load_saved(request.folder)
     identity = {**described(config), "weights_sha256": saved.sha256}

@@ -1,3 +1,4 @@
+# Shared: keep, and edit freely; every edit takes effect.
 """Record a run: files in its folder, lines on the terminal, and W&B if requested."""
 
 import contextlib
@@ -18,38 +19,21 @@ from typing import Any, Self
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from engine import checkpoints
-from engine.cli import invocation
-from engine.config import Config, to_dict, to_json
-from engine.errors import DivergedError, ProblemError, PrunedError
-from engine.files import write_atomic, write_json
-from engine.hardware import provenance
-from engine.io import to_npz
-from engine.loading import module_name
-from engine.problem import Problem, changed_options
-from engine.setting import setting_of
-from engine.signals import uninterrupted
+from engine.datasets.file_formats import to_npz
+from engine.interface.base_config import Config, to_dict, to_json
+from engine.interface.base_problem import Problem, changed_options
+from engine.interface.find_problem import module_name
+from engine.machine.atomic_files import write_atomic, write_json
+from engine.machine.errors import DivergedError, ProblemError, PrunedError
+from engine.machine.exit_code import invocation
+from engine.machine.repository import provenance
+from engine.machine.signals import uninterrupted
+from engine.options.config_values import setting_of
+from engine.run_folder import checkpoints
+from engine.run_folder.null_logger import NullLogger, Watch
 from utils import print_line, warn
 
-Watch = Callable[[Mapping[str, float]], None]
-
 SECONDS_BETWEEN_WRITES = 1.0  # the shortest time between two writes of metrics and checkpoints, if epochs are short
-
-
-class NullLogger:
-    """A logger that writes nothing: for training without a folder, and for processes other than rank 0."""
-
-    def log_epoch(self, row: Mapping[str, float]) -> None:
-        """Show the metrics of an epoch."""
-
-    def log_state(self, state: Mapping[str, Any]) -> None:
-        """Receive the state of training after an epoch, and save it now or later."""
-
-    def flush(self) -> None:
-        """Save the newest state, if it has not been saved."""
-
-    def note(self, **facts: Any) -> None:
-        """Record facts that may differ between two equal runs."""
 
 
 class RunLogger(NullLogger):

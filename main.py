@@ -1,3 +1,4 @@
+# Command: keep.
 """Train one network, start to finish.
 
 python main.py --preset debug
@@ -15,20 +16,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.cli import Command, ExitCode, invocation, parse_args
-from engine.config import Config, to_json
-from engine.datasets import Data, save_data
-from engine.distributed import SINGLE_PROCESS, Group, group_from_environment
-from engine.files import read_info
-from engine.hardware import one_blas_thread
-from engine.overlap import hash_inputs, unseen
-from engine.problem import Problem
-from engine.run import default_name, is_restart, open_run
+from engine.datasets.overlap import hash_inputs, unseen
+from engine.datasets.splits import Data, save_data
+from engine.interface.base_config import Config, to_json
+from engine.interface.base_problem import Problem
+from engine.learning.distributed import SINGLE_PROCESS, Group, group_from_environment
+from engine.machine.exit_code import ExitCode, invocation
+from engine.machine.hardware import one_blas_thread
+from engine.run_folder.find_run import read_info
+from engine.run_folder.null_logger import Watch
+from engine.run_folder.open_run import default_name, is_restart, open_run
+from engine.run_folder.run_request import Command, parse_args
 from utils import print_line, timed
 
 if TYPE_CHECKING:
-    from engine.prediction import Standardized
-    from logger import Watch
+    from engine.learning.prediction import Standardized
 
 
 def run(
@@ -39,7 +41,7 @@ def run(
     *,
     overwrite: bool = False,
     resume: bool = False,
-    watch: "Watch | None" = None,
+    watch: Watch | None = None,
 ) -> None:
     """Train a network, and write its weights, numbers and figures to the folder.
 
@@ -55,16 +57,18 @@ def run(
     """
     with open_run(problem, config, folder, group, overwrite=overwrite, resume=resume) as opened:
         # Imported here, so that an invalid request is refused before torch is loaded, which takes seconds.
-        from engine.prediction import build_model
+        from engine.learning.prediction import build_model
+        from logger import RunLogger
         from trainer import Trainer
 
         if opened.is_finished:
             print_line(f"{folder} is finished: there is nothing to resume")
             return
-        data = opened.load_data()
+        with timed("data", opened.timings):
+            data = opened.load_data()
         model = build_model(problem, config, data.train).to(opened.device)
         opened.load_initial_weights(model, data)  # with --init-from
-        opened.start(data, model, watch)
+        opened.start(data, model, RunLogger, watch)
 
         with timed("training", opened.timings):
             trainer = Trainer(problem, config, model, data.train, data.val, logger=opened.logger, group=group)
@@ -82,6 +86,8 @@ def run(
             )
             results |= {"best_epoch": trainer.best_epoch, "epochs_trained": trainer.epoch}
             opened.finish(results, arrays)
+            with timed("figures", opened.timings):
+                opened.plot_figures()
 
 
 def test(
@@ -103,7 +109,7 @@ def test(
         results: the metrics on all test examples and on those that do not occur in training, and the data checks.
         arrays: the content of predictions.npz, from which figures are plotted.
     """
-    from engine.prediction import compute_metrics, evaluate, metrics_on_unseen, prepare
+    from engine.learning.prediction import compute_metrics, evaluate, metrics_on_unseen, prepare
 
     examples = prepare(problem, config, model, data.test)
     metrics, predictions = evaluate(problem, config, model, examples)
@@ -151,7 +157,8 @@ def main(problem: Problem[Any]) -> None:
         command = parse_args(problem)
         config = command.config
         folder = command.resume or Path("checkpoints") / (config.log.run_name or default_name(problem, config))
-        exit_code.prepare(group, command.save_data or folder, lambda: resume_hint(command, folder))
+        place = command.save_data or folder
+        exit_code.prepare(place, lambda: resume_hint(command, folder), is_main=group.is_main)
         if command.print_config:
             print_line(to_json(config).rstrip())
         elif not command.save_data:

@@ -1,3 +1,4 @@
+# Experiment: yours, to replace.
 """The networks, which predict one number per configuration from its spins.
 
 A network is called with spins (B, L, L) in {-1, +1}. With --input-temperature, it is also given reduced temperatures

@@ -1,3 +1,4 @@
+# Experiment: yours, to replace.
 """The figures of an Ising run. As a script, this file plots the figures of a saved run of any problem.
 
 python plots.py checkpoints/myrun
@@ -9,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from config import DataConfig, ExperimentConfig
-from engine.figures import Figure, parity
-from engine.plotting import main
-from engine.problem import Columns
+from engine.interface import Columns
+from engine.interface.generic_figures import Figure, parity
+from engine.run_folder.figures_of_run import main
 from ising.exact import T_CRITICAL, phase_accuracy
 from ising.statistics import temperature_bins
 from task import bayes_log_odds

@@ -1,3 +1,4 @@
+# Experiment: yours, to replace.
 """The Ising problem: implements the interface in engine/problem.py with config, data, model, task and plots."""
 
 from typing import TYPE_CHECKING, Any, Literal
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 import data
 import data_files
 from config import PRESETS, ExperimentConfig
-from engine.problem import Columns, Problem, Shape
+from engine.interface import Columns, Problem, Shape
 from ising.exact import T_CRITICAL
 from task import TASKS, by_temperature
 

@@ -1,10 +1,12 @@
-"""List the runs in checkpoints/, compare them, and write a report.
+# Command: keep.
+"""List the runs in checkpoints/, compare them, write a report, and plot their figures again.
 
 python runs.py                                          one line for each run and for each sweep
 python runs.py --filter status=finished --sort mae      the best runs first
 python runs.py width                                    the runs of a sweep
 python runs.py compare wide narrow-*                    means over seeds, differences, and validation curves
 python runs.py report before after --output report.html
+python runs.py plot wide                                plot the figures of a run again
 """
 
 import os
@@ -12,19 +14,21 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
-from engine.cli import ExitCode, run_folder
-from engine.distributed import SINGLE_PROCESS, quick_exit
-from engine.errors import BadRequestError
-from engine.flags import Parser
-from engine.hardware import provenance
+from engine.machine.errors import BadRequestError
+from engine.machine.exit_code import ExitCode, quick_exit
+from engine.machine.repository import provenance
 from engine.many_runs.groups import Comparison, compare, curves, find_groups, known_names
 from engine.many_runs.listing import FIELDS, list_of_runs
 from engine.many_runs.records import Record, find_records, mark_killed, read_record
 from engine.many_runs.report import curves_image, now, require_figure_type, require_report, to_html, write
 from engine.many_runs.report import to_text as comparison_to_text
-from engine.suggestions import suggest
+from engine.options.flags import Parser
+from engine.options.suggestions import suggest
+from engine.run_folder.figures_of_run import plot_again
+from engine.run_folder.find_run import run_folder
 from utils import print_line
 
 CHECKPOINTS = Path("checkpoints")
@@ -54,7 +58,7 @@ def list_runs(words: Sequence[str]) -> None:
     """Print the runs in a folder."""
     parser = Parser(
         prog="runs.py",
-        description="List runs. `runs.py compare --help` and `runs.py report --help` explain the other commands.",
+        description="List runs. Other commands: compare, report, plot; `runs.py compare --help` explains one.",
     )
     parser.add_argument(
         "place", metavar="FOLDER", nargs="?", help="a folder of runs, or a sweep (default: checkpoints)"
@@ -150,13 +154,17 @@ def report_runs(words: Sequence[str]) -> None:
     print_line(str(path))
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"compare": compare_runs, "report": report_runs}
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    "compare": compare_runs,
+    "report": report_runs,
+    "plot": partial(plot_again, prog="runs.py plot"),
+}
 
 
 def main() -> None:
     """Run the command line, and end the program with its exit code."""
     with ExitCode() as end:
-        end.prepare(SINGLE_PROCESS, CHECKPOINTS, lambda: "nothing was written")
+        end.prepare(CHECKPOINTS, lambda: "nothing was written")
         command = COMMANDS.get(sys.argv[1] if sys.argv[1:] else "")
         if command:
             command(sys.argv[2:])

@@ -1,3 +1,4 @@
+# Command: keep.
 """Train several runs at once, in processes that load torch once: seeds, a grid of options, or a search.
 
 python sweep.py seeds --seeds 6
@@ -15,19 +16,18 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from engine.cache import warn_if_changed
-from engine.cli import ExitCode
-from engine.config import Config
-from engine.distributed import SINGLE_PROCESS, quick_exit
-from engine.errors import BusyError, DivergedError, PrunedError, UnusableFileError
-from engine.files import require_free
-from engine.hardware import available_cores
-from engine.loading import load_problem
-from engine.many_runs.cli import parse_args
+from engine.interface.base_config import Config
+from engine.interface.find_problem import load_problem
+from engine.machine.errors import BusyError, DivergedError, PrunedError, UnusableFileError
+from engine.machine.exit_code import ExitCode, quick_exit
+from engine.machine.hardware import available_cores
 from engine.many_runs.pool import Outcome, Pool
 from engine.many_runs.search import Pruner, losses
 from engine.many_runs.summary import line_of, summarize
+from engine.many_runs.sweep_request import parse_args
 from engine.many_runs.sweeps import OVER, PlannedRun, Sweep, load_sweep, open_sweep, status_of
+from engine.run_folder.changed_code import warn_if_changed
+from engine.run_folder.run_lock import require_free
 from utils import print_line, warn
 
 SECONDS_BETWEEN_ATTEMPTS = 2.0  # to take a run that another process is training
@@ -140,7 +140,7 @@ def main() -> None:
         request = parse_args()
         sweep = load_sweep(request.folder) if request.plan is None else open_sweep(request.folder, request.plan)
         hint = f"the same command continues; {sweep.folder} has the runs so far"
-        exit_code.prepare(SINGLE_PROCESS, sweep.folder, lambda: hint)
+        exit_code.prepare(sweep.folder, lambda: hint)
         if request.plan_only:
             path, name = sweep.folder / "sweep.json", sweep.folder.name
             print_line(f"{path} is written: `python sweep.py {name} --work` trains its runs")

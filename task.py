@@ -1,3 +1,4 @@
+# Experiment: yours, to replace.
 """The two tasks, energy and phase: target, loss, metrics and baselines.
 
 The columns are those of data.py: `spins` (N, L, L) and `temperatures` (N,) in J / k_B.
@@ -9,9 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.baselines import least_squares
-from engine.overlap import select
-from engine.problem import Columns, regression_metrics
+from engine.datasets.overlap import select
+from engine.interface import Columns, least_squares, regression_metrics
 from ising import exact, lattice
 from ising.statistics import temperature_bins
 

@@ -1,3 +1,4 @@
+# Shared: keep, and edit freely; every edit takes effect.
 """The training loop: optimiser, schedule, early stopping, the best weights, and resuming a stopped run.
 
 `Trainer.step` updates the weights with one batch. You can change it freely: its code runs as written.
@@ -16,17 +17,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engine.compiler import compiled, without_compiler
-from engine.config import Config, TrainConfig
-from engine.distributed import SINGLE_PROCESS, Group
-from engine.errors import DivergedError, UnusableFileError
-from engine.prediction import Standardized, evaluate, example_losses, prepare
-from engine.problem import Columns, Problem, plain
-from logger import NullLogger
+from engine.interface.base_config import Config, TrainConfig
+from engine.interface.base_problem import Columns, Problem
+from engine.interface.returned_values import plain
+from engine.learning.compiler import compiled, without_compiler
+from engine.learning.distributed import SINGLE_PROCESS, Group
+from engine.learning.prediction import Standardized, evaluate, example_losses, prepare
+from engine.machine.errors import DivergedError, UnusableFileError
+from engine.run_folder.null_logger import NullLogger
 from utils import derive_seed, seed_everything
 
-# The choices of --optimizer and --scheduler. To add one, add a line between the braces: an optimiser is a class of
-# torch.optim or your own, a schedule is a function of the progress. --help reads the names from this file.
+# The choices of --optimizer and --scheduler. To add one, add a line between the braces, and its name to Optimizer or
+# Scheduler in engine/interface/base_config.py, which does not load torch. An optimiser is a class of torch.optim or
+# your own; a schedule is a function of the progress.
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": partial(torch.optim.Adam, fused=True),  # fused: one operation for all parameters of a group
     "adamw": partial(torch.optim.AdamW, fused=True),
@@ -59,11 +62,6 @@ def create_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Opt
     for param_group in optimizer.param_groups:
         param_group["initial_lr"] = param_group["lr"]  # the peak of the schedule, which may differ between groups
     return optimizer
-
-
-def is_over(config: TrainConfig, epoch: int, best_epoch: int) -> bool:
-    """Whether training ends after this epoch: it is the last one, or the patience has run out."""
-    return epoch >= config.epochs or (config.patience is not None and epoch - best_epoch >= config.patience)
 
 
 def random_order(n: int, seed: int, epoch: int) -> Tensor:
@@ -119,7 +117,7 @@ class Trainer:
         Raises:
             DivergedError: a loss is infinite or not a number. The history ends with the epoch before.
         """
-        while not is_over(self.config.train, self.epoch, self.best_epoch):
+        while not self.config.train.is_over(self.epoch, self.best_epoch):
             self.epoch += 1
             train_loss = self.train_epoch()
             metrics, _ = evaluate(self.problem, self.config, self.model, self.val, self.group)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from config import ExperimentConfig
+from config import Activation, ExperimentConfig
 
 DEFAULT = ExperimentConfig()
 
@@ -23,7 +23,7 @@ DEFAULT = ExperimentConfig()
 class Case(NamedTuple):
     """The network to train: the default one, or one without GELU and dropout, which scikit-learn does not have."""
 
-    activation: str
+    activation: Activation
     dropout: float
 
     @property
@@ -70,7 +70,7 @@ def columns(spins: NDArray[np.int8]) -> dict[str, NDArray[Any]]:
 
 def network(case: Case, data: Data) -> Any:
     """The network of this project."""
-    from engine.prediction import build_model
+    from engine.learning.prediction import build_model
     from problem import PROBLEM
 
     return build_model(PROBLEM, replace(case.config, seed=0), columns(data.train_spins))
@@ -166,7 +166,7 @@ def run_ours(case: Case, data: Data, timer: Timer, *, compiled: bool = False) ->
     """The trainer of this project."""
     import torch
 
-    from engine.hardware import choose_num_threads
+    from engine.machine.hardware import choose_num_threads
     from problem import PROBLEM
     from trainer import Trainer
 

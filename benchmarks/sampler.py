@@ -241,7 +241,7 @@ def in_environment(n_cores: int, *arguments: str) -> dict[str, Any]:
 
 def update_results(only: str | None, scale: float, sizes: list[int]) -> None:
     """Measure, and update the measured part of results/sampler.json."""
-    from engine.hardware import provenance
+    from engine.machine.repository import provenance
 
     origin = provenance()
     where = {

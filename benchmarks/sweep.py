@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.hardware import available_cores
+from engine.machine.hardware import available_cores
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "sweep.json"
@@ -91,8 +91,8 @@ def measure_steps() -> dict[str, list[float]]:
 
 def one_network() -> Callable[[], object]:
     """A step of the trainer with the default network."""
-    from engine.datasets import generate_split
-    from engine.prediction import build_model
+    from engine.datasets.splits import generate_split
+    from engine.learning.prediction import build_model
     from problem import PROBLEM
     from trainer import Trainer
 

@@ -122,7 +122,7 @@ def race_ours(case: str, folder: Path) -> list[tuple[float, float]]:
 
 def measure() -> dict[str, Any]:
     """Make all measurements."""
-    from engine.datasets import get_splits
+    from engine.datasets.splits import get_splits
     from problem import PROBLEM
 
     with tempfile.TemporaryDirectory() as temporary:

@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from engine.datasets import load_data
-from engine.prediction import build_model, predict
+from engine.datasets.splits import load_data
+from engine.learning.prediction import build_model, predict
 from ising import exact, lattice, metropolis, multispin
 from problem import PROBLEM
 from trainer import Trainer

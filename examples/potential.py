@@ -17,11 +17,19 @@ from scipy.linalg import eigh_tridiagonal
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from engine.baselines import least_squares
-from engine.config import STRICT, Config, DataConfig, TrainConfig
-from engine.figures import Figure, parity
-from engine.options import option
-from engine.problem import Check, Columns, Problem, Shape
+from engine.interface import (
+    STRICT,
+    Check,
+    Columns,
+    Config,
+    DataConfig,
+    Problem,
+    Shape,
+    TrainConfig,
+    least_squares,
+    option,
+)
+from engine.interface.generic_figures import Figure, parity
 from main import main
 
 Array = NDArray[Any]

@@ -13,10 +13,7 @@ from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from engine.baselines import least_squares
-from engine.config import STRICT, Config, TrainConfig
-from engine.options import option
-from engine.problem import Columns, Problem, Shape
+from engine.interface import STRICT, Columns, Config, Problem, Shape, TrainConfig, least_squares, option
 from main import main
 
 

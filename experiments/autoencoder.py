@@ -21,9 +21,8 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import svds
 from torch import Tensor, nn
 
-from engine.config import Config, TrainConfig
-from engine.prediction import build_model, forward_in_chunks
-from engine.problem import Columns, Problem, Shape
+from engine.interface import Columns, Config, Problem, Shape, TrainConfig
+from engine.learning.prediction import build_model, forward_in_chunks
 from trainer import Trainer
 
 Spins = NDArray[np.int8]  # (N, L, L)

@@ -15,9 +15,8 @@ from scipy.special import expit
 from torch import Tensor, nn
 
 from config import ExperimentConfig
-from engine.config import TrainConfig
-from engine.prediction import build_model, predict
-from engine.problem import Columns, Shape, Splits
+from engine.interface import Columns, Shape, Splits, TrainConfig
+from engine.learning.prediction import build_model, predict
 from experiments.classifiers import NETWORKS
 from model import CNN
 from problem import IsingProblem

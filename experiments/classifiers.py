@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from config import DataConfig, ExperimentConfig, ModelConfig
-from engine.config import TrainConfig
-from engine.prediction import predict
-from engine.problem import Columns, Splits
+from engine.interface import Columns, Splits, TrainConfig
+from engine.learning.prediction import predict
 from experiments.common import sampled, trained
 from ising import lattice
 from problem import PROBLEM

@@ -22,16 +22,16 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from config import PRESETS, DataConfig, ExperimentConfig
-from engine.config import TrainConfig
-from engine.datasets import get_splits
-from engine.distributed import quick_exit
-from engine.files import write_json
-from engine.hardware import available_cores, provenance
+from engine.datasets.overlap import hash_inputs, select, unseen
+from engine.datasets.splits import get_splits
+from engine.interface import Columns, Splits, TrainConfig
+from engine.learning.prediction import Standardized, build_model, evaluate, prepare
+from engine.machine.atomic_files import write_json
+from engine.machine.exit_code import quick_exit
+from engine.machine.hardware import available_cores
+from engine.machine.repository import provenance
+from engine.machine.signals import Interrupted, stop_on_signals
 from engine.many_runs.pool import Pool
-from engine.overlap import hash_inputs, select, unseen
-from engine.prediction import Standardized, build_model, evaluate, prepare
-from engine.problem import Columns, Splits
-from engine.signals import Interrupted, stop_on_signals
 from problem import PROBLEM
 from trainer import Trainer
 from utils import print_line, warn

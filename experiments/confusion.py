@@ -20,7 +20,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from engine.problem import Columns, Splits
+from engine.interface import Columns, Splits
 from experiments.classifiers import best_thresholds
 from experiments.common import Row, Study, case_seed
 from experiments.many_labels import N_BETWEEN, TRAINING, bayes, is_below

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import expit
 
-from engine.problem import Columns, Splits
+from engine.interface import Columns, Splits
 from experiments.classifiers import best_thresholds, classifier
 from experiments.common import Row, Study, case_seed
 from experiments.label_shift import binned, mean_with_error

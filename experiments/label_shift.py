@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from engine.problem import Columns
+from engine.interface import Columns
 from experiments.classifiers import between, log_odds, relabelled
 from experiments.common import Row, Study, case_seed
 from ising.exact import T_CRITICAL

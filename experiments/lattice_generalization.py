@@ -20,7 +20,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from config import PRESETS, DataConfig
-from engine.prediction import predict
+from engine.learning.prediction import predict
 from experiments.common import Row, Study, sampled, trained
 from problem import PROBLEM
 

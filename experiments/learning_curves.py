@@ -17,9 +17,9 @@ from dataclasses import replace
 import numpy as np
 from matplotlib.figure import Figure
 
-from engine.overlap import select
-from engine.prediction import build_model, compute_metrics, prepare
-from engine.problem import Splits
+from engine.datasets.overlap import select
+from engine.interface import Splits
+from engine.learning.prediction import build_model, compute_metrics, prepare
 from experiments.common import DEFAULT, NETWORKS, Row, Study, evaluated, sampled, trained, unseen_of
 from problem import PROBLEM
 

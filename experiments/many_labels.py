@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from config import ExperimentConfig
-from engine.config import TrainConfig
-from engine.prediction import build_model, predict
-from engine.problem import Columns, Splits
+from engine.interface import Columns, Splits, TrainConfig
+from engine.learning.prediction import build_model, predict
 from ising import exact
 from model import Convolution, linear
 from problem import IsingProblem

@@ -17,8 +17,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from config import PRESETS
-from engine.config import Optimizer, Scheduler
-from engine.errors import DivergedError
+from engine.interface.base_config import Optimizer, Scheduler
+from engine.machine.errors import DivergedError
 from experiments.common import Row, Study, evaluated, sampled, trained, unseen_of
 
 Pair = tuple[str, str]  # optimiser and schedule

@@ -17,7 +17,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy.special import expit
 
-from engine.problem import Columns, Splits
+from engine.interface import Columns, Splits
 from experiments.classifiers import log_odds
 from experiments.common import Row, Study, case_seed
 from ising import multispin

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from engine.problem import Splits
+from engine.interface import Splits
 from experiments.channels import Floats, fit_readout, frequencies, train_cnn, whitened
 from experiments.classifiers import NETWORKS, between
 from experiments.common import Row, Study, case_seed

@@ -1,3 +1,4 @@
+# Experiment: yours, to replace.
 """Exact results for the 2D Ising model, with which samples and networks are compared.
 
 Energies and specific heats are per spin. Units and signs are those of lattice.py.

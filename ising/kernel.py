@@ -1,3 +1,4 @@
+# Experiment: yours, to replace.
 """The compiled part of multispin.py: the Metropolis algorithm on 64 lattices at once, one per bit of a machine word.
 
 The Markov chain is that of metropolis.py; read that file first. Here, a word of 64 bits holds the spins of one site in

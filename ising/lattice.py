@@ -1,3 +1,4 @@
+# Experiment: yours, to replace.
 """The square lattice with periodic boundaries: energy, magnetisation, correlations.
 
 Units and signs of the whole project: H = -J * sum over nearest-neighbour pairs of s_i s_j with J = k_B = 1

@@ -1,3 +1,4 @@
+# Experiment: yours, to replace.
 """The textbook Metropolis algorithm on a checkerboard, for many independent chains at once. Read this sampler first.
 
 Sites of one colour only have neighbours of the other colour, so all sites of one colour can be updated at once. The

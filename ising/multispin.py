@@ -1,3 +1,4 @@
+# Experiment: yours, to replace.
 """The default sampler: the Markov chain of metropolis.py, compiled, with 64 chains per machine word, on all cores.
 
 Optionally, clusters are flipped as in wolff.py. Chains can also be measured as they go on, without unpacking them.

@@ -1,3 +1,4 @@
+# Experiment: yours, to replace.
 """Finite-size scaling: fits of T_c and nu to measurements on finite lattices, with statistical and systematic errors.
 
 A fit searches for T_c, nu and the other exponents from several starting points, none of which is exact. Only the form

@@ -1,3 +1,4 @@
+# Experiment: yours, to replace.
 """Statistics of samples: autocorrelation times, the jackknife, observables and their slopes, temperature bins.
 
 Magnetisations are per spin, energies are those of the whole lattice. Units and signs are those of lattice.py.

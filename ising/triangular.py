@@ -1,3 +1,4 @@
+# Experiment: yours, to replace.
 """The triangular lattice with periodic boundaries: its energy, and Wolff's cluster algorithm. Read wolff.py first.
 
 A site has six neighbours. On an array (L, L), they are those of the square lattice and two more, along one diagonal:

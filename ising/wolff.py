@@ -1,3 +1,4 @@
+# Experiment: yours, to replace.
 """Wolff's cluster algorithm, for one configuration at a time. Read it before the compiled clusters in kernel.py.
 
 Near T_c, neighbouring spins form domains of all sizes. The Metropolis algorithm moves the boundary of a domain by

@@ -14,7 +14,7 @@ from typing import IO, Any
 import pytest
 from hypothesis import settings
 
-from engine.signals import STOP_SIGNALS
+from engine.machine.signals import STOP_SIGNALS
 
 ROOT = Path(__file__).parent.parent
 
@@ -150,7 +150,7 @@ def toy_in_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     import torch
 
     import main
-    from engine import plotting
+    from engine.run_folder import figures_of_run
     from tests import toy
 
     def run(*arguments: str) -> int:
@@ -160,7 +160,7 @@ def toy_in_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
         return int(end.value.code or 0)
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(plotting, "plot_run", lambda *_: [])
+    monkeypatch.setattr(figures_of_run, "plot_run", lambda *_: [])
     n_threads = torch.get_num_threads()
     yield run
     torch.set_num_threads(n_threads)

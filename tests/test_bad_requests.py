@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import main
-from engine.cli import parse_args
-from engine.errors import BadRequestError
+from engine.machine.errors import BadRequestError
+from engine.run_folder.run_request import parse_args
 from problem import PROBLEM
 from tests.conftest import DEBUG, ROOT, environment, run_command
 
@@ -159,7 +159,7 @@ def test_too_few_sweeps_are_refused_and_the_earlier_run_is_kept(
     tmp_path: Path, finished_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("engine.plotting.plot_run", lambda *_: [])
+    monkeypatch.setattr("engine.run_folder.figures_of_run.plot_run", lambda *_: [])
     shutil.copytree(finished_run, "checkpoints/good")
     command = parse_args(PROBLEM, [*DEBUG, "--sweeps", "3", "--run-name", "good", "--overwrite"], "main.py")
     with pytest.raises(BadRequestError, match=r"the train split: not in equilibrium.*--sweeps"):

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from config import PRESETS, Architecture, DataConfig, ExperimentConfig, ModelConfig
-from engine.cli import build_parser, parse_args
-from engine.config import LogConfig, TrainConfig, file_options, load_config, to_json
-from engine.options import ConfigError, options_of
+from engine.interface.base_config import LogConfig, TrainConfig, file_options, load_config, to_json
+from engine.options.fields import ConfigError, options_of
+from engine.run_folder.run_request import build_parser, parse_args
 from problem import PROBLEM
 
 OPTIONS = options_of(ExperimentConfig)

@@ -11,10 +11,10 @@ import pytest
 
 from config import PRESETS, DataConfig, ExperimentConfig
 from data import SPINS_PER_BLOCK, check, check_equilibrium, examples_around_tc
-from engine.config import TrainConfig
-from engine.datasets import fingerprint, get_splits, load_data, report_check, require_memory_for
-from engine.errors import BadRequestError
-from engine.problem import Columns, Splits
+from engine.datasets.splits import fingerprint, get_splits, load_data, report_check, require_memory_for
+from engine.interface.base_config import TrainConfig
+from engine.interface.base_problem import Columns, Splits
+from engine.machine.errors import BadRequestError
 from ising import exact, lattice
 from ising.exact import T_CRITICAL, kaufman
 from problem import PROBLEM
@@ -148,7 +148,7 @@ def test_the_error_names_a_damaged_cache_of_numba(tmp_path: Path) -> None:
 
 def test_memory_use_is_below_the_checked_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     required: list[int] = []
-    monkeypatch.setattr("engine.datasets.require_memory", lambda n_bytes, *_: required.append(n_bytes))
+    monkeypatch.setattr("engine.datasets.splits.require_memory", lambda n_bytes, *_: required.append(n_bytes))
     data = replace(SMALL, lattice_size=32, num_train=15_000, num_val=1000, num_test=1000, sweeps=1, temp_min=3)
     require_memory_for(PROBLEM, replace(CONFIG, data=data))
     tracemalloc.start()

@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 import evaluate
 import main
 from config import DataConfig, ExperimentConfig
-from engine.cli import parse_args
-from engine.config import TrainConfig, to_dict
-from engine.datasets import load_data, save_data
-from engine.errors import UnusableFileError
-from engine.evaluation import parse_args as parse_evaluation
-from engine.hardware import provenance
-from engine.io import OTHER_FORMATS, read_columns
-from engine.problem import Columns
+from engine.datasets.file_formats import OTHER_FORMATS, read_columns
+from engine.datasets.splits import load_data, save_data
+from engine.evaluation.evaluation_request import parse_args as parse_evaluation
+from engine.interface.base_config import TrainConfig, to_dict
+from engine.interface.base_problem import Columns
+from engine.machine.errors import UnusableFileError
+from engine.machine.repository import provenance
+from engine.run_folder.run_request import parse_args
 from ising import exact, metropolis
 from ising.lattice import energy
 from ising.statistics import neighbour_correlation
@@ -194,7 +194,10 @@ def test_a_table_with_one_column_per_site_is_refused_with_its_recipe() -> None:
 
 
 def test_every_section_that_an_error_names_is_on_the_page() -> None:
-    text = "".join((ROOT / name).read_text(encoding="utf-8") for name in ("data.py", "data_files.py", "engine/io.py"))
+    text = "".join(
+        (ROOT / name).read_text(encoding="utf-8")
+        for name in ("data.py", "data_files.py", "engine/datasets/file_formats.py")
+    )
     named = set(re.findall(r"(?:data-files\.md|\{PAGE\}|\{RECIPES\})#([\w-]+)", text))
     named |= {section for *_, section in OTHER_FORMATS}
     assert len(named) >= 8
@@ -207,7 +210,7 @@ def test_every_section_that_an_error_names_is_on_the_page() -> None:
 def test_the_options_are_kept_with_the_run_compared_when_resumed_and_not_used_for_another_file(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("engine.plotting.plot_run", lambda *_: [])
+    monkeypatch.setattr("engine.run_folder.figures_of_run.plot_run", lambda *_: [])
     np.savez("one.npz", C=SPINS, T=TEMPERATURES)
     np.savez("other.npz", **GOOD)  # type: ignore[arg-type]
     line = "--preset debug --device cpu --data one.npz --spins-key C --temperatures-key T --num-train 80 --num-val 20"

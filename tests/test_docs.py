@@ -15,12 +15,12 @@ import pytest
 
 from benchmarks import sampler, sweep, training
 from config import ExperimentConfig
-from engine import evaluation
-from engine.cli import build_parser, parse_args
-from engine.config import to_json
-from engine.many_runs import cli as sweep_cli
-from engine.options import options_of
-from engine.problem import Problem
+from engine.evaluation import evaluation_request as evaluation
+from engine.interface.base_config import to_json
+from engine.interface.base_problem import Problem
+from engine.many_runs import sweep_request as sweep_cli
+from engine.options.fields import options_of
+from engine.run_folder.run_request import build_parser, parse_args
 from examples import potential, table
 from problem import PROBLEM
 from tests.conftest import ROOT, environment, run_command
@@ -215,18 +215,18 @@ def test_documented_names_are_in_the_linked_files() -> None:
 
 def test_the_documented_files_exist_and_no_module_is_missing() -> None:
     listed, folder = set(), ""
-    for line in blocks(section("docs/code.md", "The files"), "")[0].splitlines():
+    files, floors = (section("docs/code.md", title) for title in ("The files", "The floors of the machinery"))
+    for line in (blocks(files, "")[0] + blocks(floors, "")[0]).splitlines():
         name = line.split()[0]
         if not line.startswith(" "):
             folder = ""
         listed.add(folder + name.rstrip("/"))
-        if name in ("ising/", "engine/", "engine/many_runs/"):
+        if name == "ising/" or name.startswith("engine/"):
             folder = name
-        listed |= {folder + other for other in re.findall(r"(?<![\w/])(\w+\.py)\b", line)}
     assert all((ROOT / name).exists() for name in listed)
     modules = {
         path.relative_to(ROOT).as_posix()
-        for pattern in ("ising/[!_]*.py", "engine/[!_]*.py", "engine/many_runs/[!_]*.py")
+        for pattern in ("ising/[!_]*.py", "engine/*/[!_]*.py")
         for path in ROOT.glob(pattern)
     }
     modules |= {
@@ -240,6 +240,23 @@ def test_the_documented_files_exist_and_no_module_is_missing() -> None:
         "problem.py",
     }  # others are optional
     assert modules <= listed
+
+
+def test_the_first_line_of_a_file_says_whose_it_is() -> None:
+    marks = {"keep": "Command: keep.", "keep, edit freely": "Shared: keep, and edit", "yours": "Experiment: yours, to"}
+    n_files = 0
+    for line in blocks(section("docs/code.md", "The files"), "")[0].splitlines():
+        name, *_, whose = re.split(r" {2,}", line)
+        if name.endswith(".py") and whose in marks:
+            n_files += 1
+            assert (ROOT / name).read_text(encoding="utf-8").startswith(f"# {marks[whose]}"), name
+    assert n_files == len([*ROOT.glob("*.py")])
+    for folder, mark in (
+        ("ising", "Experiment: yours, to replace."),
+        ("engine", "Machinery: keep, and skip at first."),
+    ):
+        for path in (ROOT / folder).rglob("*.py"):
+            assert path.read_text(encoding="utf-8").startswith(f"# {mark}\n"), path
 
 
 def test_the_documented_files_of_a_run_are_those_of_a_run(finished_run: Path) -> None:
@@ -394,12 +411,14 @@ def test_a_network_is_added_as_it_is_described(tmp_path: Path) -> None:
     (tmp_path / "model.py").write_text(
         text.replace(table, f'{new_class}{table}    "linear": LinearNetwork,\n'), encoding="utf-8", newline="\n"
     )
+    text = (tmp_path / "config.py").read_text(encoding="utf-8")
+    assert '"symmetric_mlp", "cnn"]' in text
+    (tmp_path / "config.py").write_text(text.replace('"cnn"]', '"cnn", "linear"]', 1), encoding="utf-8", newline="\n")
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         return run_command(*arguments, cwd=tmp_path, script=("main.py",), PYTHONPATH=str(tmp_path))
 
-    assert "symmetric_mlp, cnn" in run("--help").stdout
-    assert "linear," in run("--help").stdout
+    assert "cnn, linear" in " ".join(run("--help").stdout.split())
     done = run("--architecture", "linear", "--input-temperature", "--epochs", "1", "--num-train", "100")
     assert "linear-L8, epoch 1 of 1" in done.stdout, done.stderr
     done = run("--architecture", "linear", "--hidden", "8")

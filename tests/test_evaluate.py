@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import main
-from engine.cli import parse_args as parse_main
-from engine.errors import BadRequestError, RunError
-from engine.evaluation import parse_args
-from engine.problem import Columns
+from engine.evaluation.evaluation_request import parse_args
+from engine.interface.base_problem import Columns
+from engine.machine.errors import BadRequestError, RunError
+from engine.run_folder.run_request import parse_args as parse_main
 from evaluate import evaluate_run, load_run, new_data
 from ising import lattice
 from ising.exact import T_CRITICAL

@@ -14,12 +14,12 @@ import pytest
 import torch
 from numpy.random import SeedSequence
 
-from engine.cli import parse_args
-from engine.config import load_config
-from engine.datasets import load_data
-from engine.errors import UnusableFileError
-from engine.prediction import build_model, evaluate, prepare
-from engine.problem import Columns
+from engine.datasets.splits import load_data
+from engine.interface.base_config import load_config
+from engine.interface.base_problem import Columns
+from engine.learning.prediction import build_model, evaluate, prepare
+from engine.machine.errors import UnusableFileError
+from engine.run_folder.run_request import parse_args
 from examples import overview, potential, table
 from ising import exact, lattice
 from tests.conftest import environment, read, run_command, start_command, wait_for

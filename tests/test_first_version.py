@@ -14,13 +14,13 @@ import pytest
 
 import evaluate
 import main
-from engine import evaluation
-from engine.cli import parse_args
-from engine.config import load_config, to_json
-from engine.datasets import get_splits
-from engine.prediction import evaluate as evaluate_model
-from engine.prediction import prepare
-from engine.signals import STOP_SIGNALS
+from engine.datasets.splits import get_splits
+from engine.evaluation import evaluation_request as evaluation
+from engine.interface.base_config import load_config, to_json
+from engine.learning.prediction import evaluate as evaluate_model
+from engine.learning.prediction import prepare
+from engine.machine.signals import STOP_SIGNALS
+from engine.run_folder.run_request import parse_args
 from problem import PROBLEM
 from tests.conftest import ROOT, read
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from engine.overlap import select
+from engine.datasets.overlap import select
 from experiments import critical_temperature, label_shift
 from experiments.classifiers import between, log_odds, relabelled
 from experiments.common import case_seed

@@ -39,8 +39,8 @@ def config_for(architecture: str, **options: object) -> ModelConfig:
 
 
 def test_names_in_the_config_are_those_of_the_classes() -> None:
-    assert set(ARCHITECTURES) == set(get_args(Architecture))
-    assert set(ACTIVATIONS) == set(get_args(Activation))
+    assert set(get_args(Architecture)) == set(ARCHITECTURES), "add the name to Architecture in config.py"
+    assert set(get_args(Activation)) == set(ACTIVATIONS), "add the name to Activation in config.py"
 
 
 @EVERY

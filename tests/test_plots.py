@@ -9,9 +9,9 @@ import pytest
 
 import main
 from config import DataConfig, ExperimentConfig, ModelConfig
-from engine.config import LogConfig, TrainConfig
-from engine.datasets import get_splits
-from engine.figures import parity
+from engine.datasets.splits import get_splits
+from engine.interface.base_config import LogConfig, TrainConfig
+from engine.interface.generic_figures import parity
 from ising.exact import T_CRITICAL
 from plots import bayes_ceiling, configurations, error_by_temperature, figures, phase_by_temperature
 from problem import PROBLEM

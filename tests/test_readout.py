@@ -8,9 +8,9 @@ import torch
 from scipy.special import expit
 
 from config import ExperimentConfig, ModelConfig
-from engine.config import TrainConfig
-from engine.prediction import predict
-from engine.problem import Splits
+from engine.interface.base_config import TrainConfig
+from engine.interface.base_problem import Splits
+from engine.learning.prediction import predict
 from experiments.channels import PATTERNS, CNNOfFrequencies, fit_readout, frequencies, train_cnn, whitened
 from experiments.classifiers import NETWORKS, between
 from experiments.common import trained

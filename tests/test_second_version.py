@@ -25,8 +25,8 @@ import evaluate
 import main
 import runs
 import sweep
-from engine.cli import parse_args
-from engine.config import load_config, to_json
+from engine.interface.base_config import load_config, to_json
+from engine.run_folder.run_request import parse_args
 from problem import PROBLEM
 from tests.conftest import ROOT, read
 

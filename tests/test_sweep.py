@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.many_runs.cli import parse_args
+from engine.many_runs.sweep_request import parse_args
 from engine.many_runs.sweeps import Sweep
 from tests.conftest import DEBUG, environment, read, run_command
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 import config
 from config import DataConfig, ExperimentConfig
-from engine.config import TrainConfig
-from engine.datasets import get_splits
-from engine.prediction import Examples, Shapes, Standardized, evaluate, prepare
-from engine.problem import Columns, Splits
+from engine.datasets.splits import get_splits
+from engine.interface.base_config import TrainConfig
+from engine.interface.base_problem import Columns, Splits
+from engine.learning.prediction import Examples, Shapes, Standardized, evaluate, prepare
 from ising import exact, lattice
 from ising.exact import T_CRITICAL
 from problem import PROBLEM

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from config import DataConfig, ExperimentConfig, ModelConfig
-from engine.config import TrainConfig
-from engine.hardware import choose_num_threads
-from engine.options import options_of
-from engine.prediction import evaluate
+from engine.interface.base_config import TrainConfig
+from engine.learning.prediction import evaluate
+from engine.machine.hardware import choose_num_threads
+from engine.options.fields import options_of
 from model import ARCHITECTURES, create_network
 from problem import PROBLEM
 from tests.engine.training import Record, build

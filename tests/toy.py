@@ -15,9 +15,7 @@ from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from engine.config import STRICT, Config, DataConfig, TrainConfig
-from engine.options import option
-from engine.problem import Check, Columns, Problem, Shape
+from engine.interface import STRICT, Check, Columns, Config, DataConfig, Problem, Shape, TrainConfig, option
 from main import main
 
 

@@ -1,3 +1,4 @@
+# Machinery: keep, and skip at first.
 """Statistics over runs that only differ in their seed: means with errors, and differences that are paired by seed."""
 
 import math

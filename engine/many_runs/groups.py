@@ -1,3 +1,4 @@
+# Machinery: keep, and skip at first.
 """Which runs a comparison compares, how they differ, and what it says about them."""
 
 import json
@@ -8,13 +9,13 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from engine.cli import run_folder
-from engine.errors import BadRequestError
+from engine.machine.errors import BadRequestError
 from engine.many_runs.comparison import SIGNIFICANCE, Table, compared_metrics, estimates, tables, unfinished
 from engine.many_runs.listing import typed
 from engine.many_runs.records import Record, confirmed, find_records, mark_killed, read_record
-from engine.setting import flatten, setting_of
-from engine.suggestions import Known, suggest
+from engine.options.config_values import flatten, setting_of
+from engine.options.suggestions import Known, suggest
+from engine.run_folder.find_run import run_folder
 
 Groups = Mapping[str, Sequence[Record]]  # runs that only differ in the seed, by the name of the group
 

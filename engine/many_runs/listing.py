@@ -1,3 +1,4 @@
+# Machinery: keep, and skip at first.
 """The list of runs that runs.py prints: which runs, in which order, and how they fit into a terminal."""
 
 import json
@@ -6,14 +7,14 @@ from fnmatch import fnmatchcase
 from functools import cache
 from typing import Any, NamedTuple
 
-from engine.errors import BadRequestError
-from engine.loading import load_problem
+from engine.interface.base_problem import Problem, changed_options
+from engine.interface.find_problem import load_problem
+from engine.machine.errors import BadRequestError
+from engine.machine.terminal import one_line
 from engine.many_runs.comparison import count_by_status, unfinished
 from engine.many_runs.records import Record, confirmed
-from engine.problem import Problem, changed_options
-from engine.setting import flatten, setting_of
-from engine.suggestions import Known, suggest
-from utils import one_line
+from engine.options.config_values import flatten, setting_of
+from engine.options.suggestions import Known, suggest
 
 FIELDS = ("name", "problem", "date", "status", "seed", "epochs", "metric")  # columns that are not options or metrics
 

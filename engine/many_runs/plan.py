@@ -1,10 +1,11 @@
+# Machinery: keep, and skip at first.
 """The plan of a sweep, which is stored as sweep.json, and the names of its runs."""
 
 from typing import Any
 
 from pydantic.dataclasses import dataclass
 
-from engine.config import STRICT
+from engine.interface.base_config import STRICT
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -1,3 +1,4 @@
+# Machinery: keep, and skip at first.
 """Processes that work at the same time. Each of them loads torch once, and then does one task after the other.
 
 concurrent.futures.ProcessPoolExecutor stops all tasks if one of its processes is killed. Here, the others continue.
@@ -16,9 +17,9 @@ from multiprocessing.connection import Connection, wait
 from types import FrameType, TracebackType
 from typing import Any, NamedTuple, Self, cast
 
-from engine.errors import RunError
-from engine.signals import STOP_SIGNALS, Interrupted, blocked, unblock, uninterrupted
-from utils import repair_streams
+from engine.machine.errors import RunError
+from engine.machine.signals import STOP_SIGNALS, Interrupted, blocked, unblock, uninterrupted
+from engine.machine.terminal import repair_streams
 
 # A fork may hang after torch has started threads.
 CONTEXT = multiprocessing.get_context("spawn")

@@ -1,3 +1,4 @@
+# Machinery: keep, and skip at first.
 """A run as its files describe it. Reading it needs neither torch nor the module of its problem."""
 
 import json
@@ -11,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from engine.setting import upgrade
+from engine.options.config_values import upgrade
 
 
 class Record(NamedTuple):

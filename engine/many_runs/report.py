@@ -1,3 +1,4 @@
+# Machinery: keep, and skip at first.
 """A comparison of runs as text, as figures, and as one self-contained page of HTML."""
 
 import json
@@ -6,13 +7,13 @@ from datetime import datetime
 from html import escape
 from pathlib import Path
 
-from engine.errors import BadRequestError
-from engine.files import write_atomic
+from engine.machine.atomic_files import write_atomic
+from engine.machine.errors import BadRequestError
 from engine.many_runs.comparison import Table, estimates, to_markdown
 from engine.many_runs.groups import Comparison, Groups, curves, most_interesting
 from engine.many_runs.listing import line_of_run, without_common
-from engine.plotting import draw
-from engine.setting import setting_of
+from engine.options.config_values import setting_of
+from engine.run_folder.figures_of_run import draw
 
 FIGURE_TYPES = (".png", ".svg", ".pdf")
 MARK = '<meta name="generator" content="runs.py">'  # identifies a file as a report
@@ -58,7 +59,7 @@ def _fitting(table: Table, width: int | None) -> list[Table]:
 
 def curves_image(groups: Groups, file_type: str) -> bytes:
     """The figure of the validation curves."""
-    from engine.figures import COLOURS, validation_curves
+    from engine.interface.generic_figures import COLOURS, validation_curves
 
     lines = curves(groups)
     shown = [name for name in most_interesting(groups, len(COLOURS)) if name in lines]
@@ -127,7 +128,7 @@ def _runs(groups: Groups) -> Table:
 
 def _svg_of_metric(groups: Groups) -> str:
     """The figure of the main metric of each group."""
-    from engine.figures import estimates_by_group
+    from engine.interface.generic_figures import estimates_by_group
 
     metric = f"test_{next(r.main_metric[0] for records in groups.values() for r in records if r.is_finished)}"
     found = {name: estimates(records).get(metric) for name, records in groups.items()}

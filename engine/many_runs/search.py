@@ -1,3 +1,4 @@
+# Machinery: keep, and skip at first.
 """The search for good options, with Optuna: which values are tried next, and which runs are stopped early.
 
 The state of a search is in its folder: the values of all trials are in trials.json, and their losses in the files of
@@ -14,11 +15,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from engine.errors import BadRequestError, PrunedError, UnusableFileError
-from engine.files import read_info, write_json
+from engine.machine.atomic_files import write_json
+from engine.machine.errors import BadRequestError, PrunedError, UnusableFileError
+from engine.machine.seeds import derive_seed
 from engine.many_runs.plan import Plan, run_name, trial_name
-from engine.options import Option
-from utils import derive_seed
+from engine.options.fields import Option
+from engine.run_folder.find_run import read_info
 
 if TYPE_CHECKING:
     import optuna

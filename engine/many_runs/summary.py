@@ -1,10 +1,11 @@
+# Machinery: keep, and skip at first.
 """The summary of a sweep: summary.json, and the tables that sweep.py prints at the end."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.files import write_json
+from engine.machine.atomic_files import write_json
 from engine.many_runs.comparison import (
     Table,
     as_json,

@@ -1,3 +1,4 @@
+# Machinery: keep, and skip at first.
 """A sweep: a folder of runs of one problem that differ in some options and in the seed. Its plan is in sweep.json.
 
 Several processes, also on several machines, can train the runs of a sweep. They only share its folder. A run is locked
@@ -17,14 +18,15 @@ from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter
 
-from engine.config import Config
-from engine.errors import BadRequestError, UnusableFileError
-from engine.files import read_info, wait_for_lock, write_json
-from engine.loading import load_problem
+from engine.interface.base_config import Config
+from engine.interface.find_problem import load_problem
+from engine.machine.atomic_files import wait_for_lock, write_json
+from engine.machine.errors import BadRequestError, UnusableFileError
 from engine.many_runs.plan import Plan, run_name, trial_name
 from engine.many_runs.search import Search
-from engine.options import Option, folder_name, merge, options_of, validate
-from engine.setting import upgrade
+from engine.options.config_values import upgrade
+from engine.options.fields import Option, folder_name, merge, options_of, validate
+from engine.run_folder.find_run import read_info
 
 Values = Mapping[str, Any]  # options by their dotted path, such as "train.lr"
 

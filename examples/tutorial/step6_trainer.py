@@ -9,11 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from config import DataConfig, ExperimentConfig, ModelConfig
-from engine.config import TrainConfig
-from engine.datasets import load_data
-from engine.overlap import hash_inputs, unseen
-from engine.prediction import build_model, evaluate, prepare, select_examples
-from engine.problem import Shape
+from engine.datasets.overlap import hash_inputs, unseen
+from engine.datasets.splits import load_data
+from engine.interface import Shape, TrainConfig
+from engine.learning.prediction import build_model, evaluate, prepare, select_examples
 from problem import PROBLEM, IsingProblem
 from trainer import Trainer
 

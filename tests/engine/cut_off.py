@@ -26,8 +26,9 @@ import torch
 import logger
 import main
 import trainer  # noqa: F401 - loaded here, not in every fork
-from engine import hardware, plotting
-from engine.files import read_checked
+from engine.machine import repository
+from engine.machine.atomic_files import read_checked
+from engine.run_folder import figures_of_run
 from tests.toy import PROBLEM
 
 RUN = ["--num-train", "100", "--num-val", "20", "--num-test", "20", "--hidden", "4", "--dropout", "0.2"]
@@ -154,7 +155,7 @@ def command() -> None:
     mode = sys.argv[1]
     torch.set_num_threads(1)
     # Skip figures and git, which take longer than everything else. Figures are plotted from files that are compared.
-    plotting.plot_run, hardware._git = (lambda *_: []), (lambda *_: None)
+    figures_of_run.plot_run, repository._git = (lambda *_: []), (lambda *_: None)
     logger.SECONDS_BETWEEN_WRITES = 0  # an epoch takes milliseconds, and every epoch should be written
     if mode == "moments":
         RUN.extend(["--epochs", "20"])  # most of the time is then training

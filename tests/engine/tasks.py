@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from engine.errors import BadRequestError
+from engine.machine.errors import BadRequestError
 
 
 def work(what: Any) -> Any:

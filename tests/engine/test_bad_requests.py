@@ -14,11 +14,12 @@ import torch
 from filelock import FileLock
 from numpy.random import SeedSequence
 
-from engine.config import to_json
-from engine.errors import BadRequestError
-from engine.files import lock_run, write_json
-from engine.hardware import physical_memory
-from engine.problem import Columns
+from engine.interface.base_config import to_json
+from engine.interface.base_problem import Columns
+from engine.machine.atomic_files import write_json
+from engine.machine.errors import BadRequestError
+from engine.machine.hardware import physical_memory
+from engine.run_folder.run_lock import lock_run
 from tests.conftest import DEBUG, TOY, Program, environment, run_command
 from tests.toy import PROBLEM, ToyConfig, ToyProblem
 
@@ -371,9 +372,9 @@ LAZY = '''"""A problem without a network."""
 
 from pydantic.dataclasses import dataclass
 
-from engine.config import STRICT, Config, DataConfig
-from engine.options import option
-from engine.problem import Problem
+from engine.interface.base_config import STRICT, Config, DataConfig
+from engine.options.fields import option
+from engine.interface.base_problem import Problem
 from main import main
 
 import numpy as np

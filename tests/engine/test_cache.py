@@ -12,12 +12,14 @@ import pytest
 from numpy.random import SeedSequence
 from numpy.typing import NDArray
 
-from engine import cache
-from engine.cache import cache_path, code_hash
-from engine.config import Config
-from engine.datasets import fingerprint, get_splits, load_data
-from engine.io import read_columns
-from engine.problem import Columns, Problem, Splits
+from engine.datasets import cache
+from engine.datasets.cache import cache_path
+from engine.datasets.code_hash import code_hash
+from engine.datasets.file_formats import read_columns
+from engine.datasets.splits import fingerprint, get_splits, load_data
+from engine.interface.base_config import Config
+from engine.interface.base_problem import Columns, Problem, Splits
+from engine.machine import repository
 from tests.conftest import Program, environment
 from tests.toy import PROBLEM, ToyConfig, ToyDataConfig, ToyModelConfig, ToyProblem
 
@@ -426,7 +428,7 @@ def test_a_copy_of_the_code_in_another_folder_has_the_same_hash(folder: Folder, 
 
 def test_the_hash_does_not_depend_on_shared_code(monkeypatch: pytest.MonkeyPatch) -> None:
     before = code_hash(PROBLEM.generate)
-    monkeypatch.setattr(cache, "MACHINERY", ("trainer.py",))
+    monkeypatch.setattr(repository, "SHARED", ("trainer.py",))
     assert code_hash(PROBLEM.generate) != before  # it is imported by the file of the problem
 
 

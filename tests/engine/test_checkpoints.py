@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from engine import checkpoints
-from engine.config import TrainConfig, load_config, to_dict
-from engine.errors import ProblemError, UnusableFileError
-from engine.files import CHECKSUM, read_checked, write_checked
-from engine.options import ConfigError
+from engine.interface.base_config import TrainConfig, load_config, to_dict
+from engine.machine.atomic_files import CHECKSUM, read_checked, write_checked
+from engine.machine.errors import ProblemError, UnusableFileError
+from engine.options.fields import ConfigError
+from engine.run_folder import checkpoints
 from evaluate import load_run
 from tests.conftest import read
 from tests.toy import PROBLEM, ToyConfig, ToyModelConfig

@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
-from engine.cli import Command, ExitCode, build_parser, parse_args, run_folder
-from engine.config import LogConfig, TrainConfig, load_config, to_json
-from engine.distributed import SINGLE_PROCESS, Group
-from engine.errors import BadRequestError, DivergedError, ProblemError, RunError, UnusableFileError
-from engine.options import options_of
-from engine.signals import STOP_SIGNALS, Interrupted
+from engine.interface.base_config import LogConfig, TrainConfig, load_config, to_json
+from engine.machine.errors import BadRequestError, DivergedError, ProblemError, RunError, UnusableFileError
+from engine.machine.exit_code import ExitCode
+from engine.machine.signals import STOP_SIGNALS, Interrupted
+from engine.options.fields import options_of
+from engine.run_folder.find_run import run_folder
+from engine.run_folder.run_request import Command, build_parser, parse_args
 from main import resume_hint
 from tests.toy import PROBLEM, ToyConfig, ToyDataConfig
 
@@ -328,7 +329,7 @@ def test_an_error_becomes_one_line_and_an_exit_code(
     error, code, line = ENDINGS[name]
     monkeypatch.setattr(sys, "argv", ["some/toy.py"])
     with ExitCode() as end:
-        end.prepare(SINGLE_PROCESS, Path("checkpoints/a"), lambda: "continue by hand")
+        end.prepare(Path("checkpoints/a"), lambda: "continue by hand")
         raise error
     assert end.code == code
     printed = capsys.readouterr()
@@ -346,7 +347,7 @@ def test_a_bug_is_not_hidden() -> None:
 @pytest.mark.usefixtures("_signal_handlers")
 def test_without_an_error_the_exit_code_is_0(capsys: pytest.CaptureFixture[str]) -> None:
     with ExitCode() as end:
-        end.prepare(Group(), Path("checkpoints/a"), lambda: "")
+        end.prepare(Path("checkpoints/a"), lambda: "")
     assert end.code == 0
     assert capsys.readouterr() == ("", "")
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from engine.compiler import without_compiler
+from engine.learning.compiler import without_compiler
 from tests.conftest import ROOT
 
 OPTIMIZERS: list[Any] = [
@@ -88,7 +88,7 @@ def state():
     found = [dict(vars(kind)) for kind in kinds]
     return found, torch.get_num_threads(), torch.random.initial_seed(), random.getstate(), str(np.random.get_state())
 before = state()
-import trainer, engine.run, main, evaluate
+import trainer, engine.run_folder.open_run, main, evaluate
 sys.exit(state() != before)
 """
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

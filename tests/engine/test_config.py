@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from engine.config import (
+from engine.interface.base_config import (
     Config,
     DataConfig,
     LogConfig,
@@ -22,8 +22,8 @@ from engine.config import (
     to_dict,
     to_json,
 )
-from engine.options import ConfigError
-from engine.setting import FORMAT
+from engine.options.config_values import FORMAT
+from engine.options.fields import ConfigError
 from tests.toy import PROBLEM, ToyConfig, ToyDataConfig, ToyModelConfig
 
 

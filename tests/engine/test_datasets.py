@@ -11,9 +11,8 @@ import pytest
 from numpy.random import SeedSequence
 from numpy.typing import NDArray
 
-from engine import hardware
-from engine.config import Config, replace_unchecked
-from engine.datasets import (
+from engine.datasets.file_formats import read_columns
+from engine.datasets.splits import (
     fingerprint,
     generate_split,
     get_splits,
@@ -22,9 +21,10 @@ from engine.datasets import (
     require_memory_for,
     save_data,
 )
-from engine.errors import BadRequestError, ProblemError
-from engine.io import read_columns
-from engine.problem import Check, Columns, Splits
+from engine.interface.base_config import Config, replace_unchecked
+from engine.interface.base_problem import Check, Columns, Splits
+from engine.machine import hardware
+from engine.machine.errors import BadRequestError, ProblemError
 from tests.conftest import Program
 from tests.toy import PROBLEM, ToyConfig, ToyDataConfig, ToyProblem
 
@@ -204,7 +204,7 @@ def test_the_check_of_memory_skips_data_from_a_file() -> None:
 def test_data_and_checks_need_no_more_memory_than_estimated(monkeypatch: pytest.MonkeyPatch) -> None:
     config = changed(num_train=40_000, num_val=1000, num_test=1000, dimension=20, cache=False)
     needed: list[int] = []
-    monkeypatch.setattr("engine.datasets.require_memory", lambda n_bytes, *_: needed.append(n_bytes))
+    monkeypatch.setattr("engine.datasets.splits.require_memory", lambda n_bytes, *_: needed.append(n_bytes))
     require_memory_for(PROBLEM, config)
     tracemalloc.start()
     data = load_data(PROBLEM, config)

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import torch
 
-from engine.distributed import SINGLE_PROCESS, Group, group_from_environment
-from engine.files import write_json
-from engine.run import is_restart
+from engine.learning.distributed import SINGLE_PROCESS, Group, group_from_environment
+from engine.machine.atomic_files import write_json
+from engine.run_folder.open_run import is_restart
 from tests.conftest import DEBUG, ROOT, TOY, Program, environment, read, run_command, start_command, wait_for
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
@@ -51,12 +51,12 @@ import os
 
 import torch
 
-from engine.distributed import group_from_environment
-from engine.prediction import build_model, evaluate, prepare
+from engine.learning.distributed import group_from_environment
+from engine.learning.prediction import build_model, evaluate, prepare
 from tests.engine.training import TINY
 from tests.toy import PROBLEM
 
-from engine.datasets import get_splits
+from engine.datasets.splits import get_splits
 
 group = group_from_environment()
 assert group.size == 3
@@ -310,7 +310,7 @@ def test_when_one_process_dies_the_others_end_and_the_run_can_be_resumed(rank: i
 # ------------------------------------------------------------------------------------------------- waiting, restarting
 
 ALONE = """
-from engine import distributed
+from engine.learning import distributed
 from main import main
 from tests.toy import PROBLEM
 distributed.SECONDS_TO_NOTICE = 0.2
@@ -379,14 +379,14 @@ def test_a_restart_only_resumes_the_run_that_the_same_torchrun_has_started(
 ) -> None:
     write_json(tmp_path / "run_info.json", {"torchrun": str(datetime.fromtimestamp(0))})
     write_json(tmp_path / "config.json", {})
-    monkeypatch.setattr("engine.run.torchrun_start", lambda: datetime.fromtimestamp(0))
+    monkeypatch.setattr("engine.run_folder.open_run.torchrun_start", lambda: datetime.fromtimestamp(0))
     assert not is_restart(tmp_path)
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
     assert not is_restart(tmp_path)
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     assert is_restart(tmp_path)
     assert not is_restart(tmp_path / "new")
-    monkeypatch.setattr("engine.run.torchrun_start", lambda: datetime.fromtimestamp(1))
+    monkeypatch.setattr("engine.run_folder.open_run.torchrun_start", lambda: datetime.fromtimestamp(1))
     assert not is_restart(tmp_path)
 
 

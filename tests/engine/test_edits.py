@@ -22,7 +22,7 @@ RUN = ["--preset", "debug", "--device", "cpu", "--epochs", "60", "--batch-size",
 
 
 class Edit(NamedTuple):
-    """Lines of trainer.py, and their replacements."""
+    """Lines of trainer.py or of base_config.py, and their replacements."""
 
     changes: dict[str, str]
     flags: tuple[str, ...] = ()
@@ -54,11 +54,17 @@ EDITS = {
         },
     ),
     "schedule": Edit(
-        {'    "none": lambda': '    "linear": lambda progress: 1 - progress,\n    "none": lambda'},
+        {
+            '    "none": lambda': '    "linear": lambda progress: 1 - progress,\n    "none": lambda',
+            'Scheduler = Literal["none", "cosine", "step"]': 'Scheduler = Literal["none", "cosine", "step", "linear"]',
+        },
         ("--scheduler", "linear"),
     ),
     "optimiser": Edit(
-        {'    "adam": partial': '    "rmsprop": torch.optim.RMSprop,\n    "adam": partial'},
+        {
+            '    "adam": partial': '    "rmsprop": torch.optim.RMSprop,\n    "adam": partial',
+            'Optimizer = Literal["adam", "adamw", "sgd"]': 'Optimizer = Literal["adam", "adamw", "sgd", "rmsprop"]',
+        },
         ("--optimizer", "rmsprop"),
     ),
     "mask": Edit(
@@ -77,11 +83,12 @@ def edited(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     for path in ROOT.glob("*.py"):
         shutil.copy(path, tmp_path)
-    text = (tmp_path / "trainer.py").read_text(encoding="utf-8")
+    files = (tmp_path / "trainer.py", tmp_path / "engine" / "interface" / "base_config.py")
     for old, new in EDITS[request.param].changes.items():
+        (path,) = (each for each in files if old in each.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
         assert text.count(old) == 1, old
-        text = text.replace(old, new)
-    (tmp_path / "trainer.py").write_text(text, encoding="utf-8", newline="\n")
+        path.write_text(text.replace(old, new), encoding="utf-8", newline="\n")
     return tmp_path
 
 

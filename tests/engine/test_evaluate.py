@@ -12,10 +12,10 @@ import pytest
 import torch
 
 import main
-from engine import checkpoints
-from engine.datasets import get_splits, save_data
-from engine.errors import BadRequestError, RunError, UnusableFileError
-from engine.evaluation import Request, parse_args
+from engine.datasets.splits import get_splits, save_data
+from engine.evaluation.evaluation_request import Request, parse_args
+from engine.machine.errors import BadRequestError, RunError, UnusableFileError
+from engine.run_folder import checkpoints
 from evaluate import evaluate_run, load_run, new_data
 from tests.conftest import run_command
 from tests.toy import PROBLEM, ToyConfig, ToyModelConfig

@@ -11,14 +11,14 @@ import pytest
 
 import evaluate
 import main
-from engine.datasets import get_splits, save_data
-from engine.errors import BadRequestError, UnusableFileError
-from engine.evaluation import SweepRequest, parse_args, parse_sweep
-from engine.many_runs.cli import parse_args as parse_plan
-from engine.many_runs.ensembles import uncertainty
+from engine.datasets.overlap import hash_inputs, load_hashes
+from engine.datasets.splits import get_splits, save_data
+from engine.evaluation.ensembles import uncertainty
+from engine.evaluation.evaluation_request import SweepRequest, parse_args, parse_sweep
+from engine.learning.prediction import predict
+from engine.machine.errors import BadRequestError, UnusableFileError
+from engine.many_runs.sweep_request import parse_args as parse_plan
 from engine.many_runs.sweeps import open_sweep
-from engine.overlap import hash_inputs, load_hashes
-from engine.prediction import predict
 from evaluate import evaluate_run, evaluate_sweep, load_run, new_data
 from tests.conftest import read
 from tests.toy import PROBLEM, ToyProblem
@@ -40,7 +40,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cwd = tmp_path_factory.mktemp("sweeps")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(cwd)
-        patch.setattr("engine.plotting.plot_run", lambda *_: [])
+        patch.setattr("engine.run_folder.figures_of_run.plot_run", lambda *_: [])
         for name, line in SWEEPS.items():
             request = parse_plan([name, *DEBUG.split(), *line.split()])
             assert request.plan is not None

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import engine.plotting
 import main
-from engine.errors import BadRequestError, ProblemError, UnusableFileError
-from engine.evaluation import parse_args
-from engine.figures import Figure, parity, training_curves
-from engine.plotting import plot_saved_run
-from engine.problem import Columns
+from engine.evaluation.evaluation_request import parse_args
+from engine.interface.base_problem import Columns
+from engine.interface.generic_figures import Figure, parity, training_curves
+from engine.machine.errors import BadRequestError, ProblemError, UnusableFileError
+from engine.run_folder import figures_of_run
+from engine.run_folder.figures_of_run import plot_saved_run
 from evaluate import evaluate_run
 from tests.conftest import DEBUG, Program, read
 from tests.toy import PROBLEM, ToyProblem
@@ -110,7 +110,7 @@ def test_a_figure_that_fails_is_a_warning_and_the_run_is_finished(
     main.run(WithFigures(fault), replace(PROBLEM.presets["debug"], device="cpu"), folder)
     shown = capsys.readouterr()
     assert shown.err.startswith("warning: a figure is missing (")
-    assert shown.err.endswith(f"; python -m engine.plotting {folder} plots the figures again, and shows the error\n")
+    assert shown.err.endswith(f"; python runs.py plot {folder} plots the figures again, and shows the error\n")
     assert shown.err.count("\n") == 1
     assert "| mean" in shown.out
     assert shown.out.endswith(f"\n{folder}\n")
@@ -118,7 +118,7 @@ def test_a_figure_that_fails_is_a_warning_and_the_run_is_finished(
     assert {"results.json", "predictions.npz", "best.pt"} < {path.name for path in folder.iterdir()}
     assert list(pictures(folder)) == ["training_curves.png"]
     with pytest.raises((ArithmeticError, KeyError, ProblemError, RuntimeError)):  # the error itself, not "damaged file"
-        engine.plotting.plot_run(WithFigures(fault), PROBLEM.presets["debug"], folder)
+        figures_of_run.plot_run(WithFigures(fault), PROBLEM.presets["debug"], folder)
 
 
 def test_a_figure_that_fails_does_not_prevent_the_numbers_of_an_evaluation(
@@ -138,7 +138,7 @@ def test_settings_of_the_user_do_not_change_figures(backend: str, toy_run: Path,
     settings = "axes.facecolor: black\ntext.usetex: True\nsavefig.dpi: 17\nsavefig.bbox: tight\n"
     (tmp_path / "matplotlibrc").write_text(settings, encoding="utf-8", newline="\n")
     shutil.copytree(toy_run, tmp_path / "r")
-    done = toy("r", script=("-m", "engine.plotting"), MPLBACKEND=backend, DISPLAY="")
+    done = toy("plot", "r", script="runs.py", MPLBACKEND=backend, DISPLAY="")
     assert (done.returncode, done.stderr) == (0, "")
     assert pictures(tmp_path / "r") == pictures(toy_run)
 
@@ -215,26 +215,26 @@ def test_an_error_of_the_command_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["/somewhere/plotting.py", "missing"])
-    monkeypatch.setattr("engine.cli.stop_on_signals", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["/somewhere/plots.py", "missing"])
+    monkeypatch.setattr("engine.machine.exit_code.stop_on_signals", lambda: None)
     with pytest.raises(SystemExit) as end:
-        engine.plotting.main()
+        figures_of_run.main()
     assert end.value.code == 2
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert shown.err.startswith("plotting.py: error: missing is not the folder of a finished run: ")
+    assert shown.err.startswith("plots.py: error: missing is not the folder of a finished run: ")
     assert shown.err.count("\n") == 1
 
 
 @pytest.mark.slow
 def test_the_command_works_for_a_run_of_any_problem(toy_run: Path, toy: Program, tmp_path: Path) -> None:
     shutil.copytree(toy_run, tmp_path / "r")
-    done = toy("r", script=("-m", "engine.plotting"))
+    done = toy("plot", "r", script="runs.py")
     assert done.returncode == 0, done.stderr
     assert sorted(Path(line).name for line in done.stdout.splitlines()) == RUN_FIGURES
     assert pictures(tmp_path / "r") == pictures(toy_run)
     for arguments in ((), ("r", "--unknown")):
-        done = toy(*arguments, script=("-m", "engine.plotting"))
+        done = toy("plot", *arguments, script="runs.py")
         assert done.returncode == 2
-        assert done.stderr.startswith("plotting.py: error: ")
+        assert done.stderr.startswith("runs.py")
         assert done.stderr.count("\n") == 1

@@ -12,11 +12,11 @@ import torch
 
 import main
 import trainer
-from engine.checkpoints import load_saved
-from engine.config import load_config
-from engine.datasets import get_splits
-from engine.overlap import hash_inputs
-from engine.prediction import predict
+from engine.datasets.overlap import hash_inputs
+from engine.datasets.splits import get_splits
+from engine.interface.base_config import load_config
+from engine.learning.prediction import predict
+from engine.run_folder.checkpoints import load_saved
 from evaluate import load_run
 from tests.conftest import DEBUG, TOY, read, run_command
 from tests.engine.test_distributed import torchrun
@@ -159,7 +159,7 @@ def test_a_run_that_cannot_be_used_is_refused_before_anything_is_generated_or_re
     flags: str, error: str, with_a: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert with_a(*POOLED, "--run-name", "b") == 0
-    monkeypatch.setattr("engine.run.load_data", None)
+    monkeypatch.setattr("engine.run_folder.open_run.load_data", None)
     before = sorted((path, path.stat().st_mtime_ns) for path in RUNS.rglob("*") if path.is_file())
     capsys.readouterr()
     options = () if "--save-data" in flags else (*POOLED, "--run-name", "b", "--overwrite")
@@ -174,7 +174,7 @@ def test_a_network_for_another_shape_is_refused_before_anything_is_generated(
     toy_in_process: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert toy_in_process(*DEBUG, "--run-name", "a") == 0
-    monkeypatch.setattr("engine.run.load_data", None)
+    monkeypatch.setattr("engine.run_folder.open_run.load_data", None)
     capsys.readouterr()
     assert toy_in_process(*DEBUG, "--init-from", "a", "--dimension", "4", "--run-name", "b") == 2
     assert capsys.readouterr().err == (

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from engine import io as engine_io
-from engine.config import DataConfig
-from engine.datasets import fingerprint, get_splits
-from engine.errors import BadRequestError, UnusableFileError
-from engine.io import divide, read_columns, require_columns, to_npz, write_columns
-from engine.problem import Columns
+from engine.datasets import file_formats as engine_io
+from engine.datasets.file_formats import divide, read_columns, require_columns, to_npz, write_columns
+from engine.datasets.splits import fingerprint, get_splits
+from engine.interface.base_config import DataConfig
+from engine.interface.base_problem import Columns
+from engine.machine.errors import BadRequestError, UnusableFileError
 from tests.toy import PROBLEM, ToyConfig, ToyDataConfig, ToyProblem
 
 

@@ -14,11 +14,12 @@ import filelock
 import pytest
 
 import sweep
-from engine.errors import BadRequestError
-from engine.files import lock_run, write_json
-from engine.many_runs.cli import parse_args
+from engine.machine.atomic_files import write_json
+from engine.machine.errors import BadRequestError
 from engine.many_runs.pool import Outcome
+from engine.many_runs.sweep_request import parse_args
 from engine.many_runs.sweeps import Sweep, load_sweep, open_sweep
+from engine.run_folder.run_lock import lock_run
 from tests.conftest import DEBUG, environment, read, run_command
 
 Seeds = Callable[[int], Sweep]
@@ -162,7 +163,7 @@ import sys
 import time
 from pathlib import Path
 from engine.many_runs.pool import Pool
-from engine.signals import Interrupted, stop_on_signals
+from engine.machine.signals import Interrupted, stop_on_signals
 
 def work():
     try:

@@ -16,15 +16,16 @@ import numpy as np
 import pytest
 import torch
 
-import engine.hardware
 import logger
-from engine import checkpoints
-from engine.checkpoints import EarlierRun
-from engine.config import LogConfig, TrainConfig, load_config
-from engine.errors import DivergedError, ProblemError
-from engine.files import write_json
-from engine.signals import Interrupted
-from logger import NullLogger, RunLogger, hash_without_seed
+from engine.interface.base_config import LogConfig, TrainConfig, load_config
+from engine.machine import repository
+from engine.machine.atomic_files import write_json
+from engine.machine.errors import DivergedError, ProblemError
+from engine.machine.signals import Interrupted
+from engine.run_folder import checkpoints
+from engine.run_folder.checkpoints import EarlierRun
+from engine.run_folder.null_logger import NullLogger
+from logger import RunLogger, hash_without_seed
 from tests.conftest import DEBUG, TOY, environment, read, read_all
 from tests.toy import PROBLEM, ToyConfig, ToyDataConfig
 from utils import timed
@@ -171,9 +172,9 @@ def test_only_changed_code_makes_a_commit_dirty(tmp_path: Path, monkeypatch: pyt
         who = ("-c", "user.name=a", "-c", "user.email=a@example.org")
         subprocess.run(["git", "-C", tmp_path, *who, *arguments], check=True, capture_output=True)
 
-    provenance = engine.hardware.provenance
-    code, result = tmp_path / "engine" / "hardware.py", tmp_path / "results.json"
-    monkeypatch.setattr(engine.hardware, "__file__", str(code))
+    provenance = repository.provenance
+    code, result = tmp_path / "engine" / "errors.py", tmp_path / "results.json"
+    monkeypatch.setattr(repository, "ROOT", tmp_path)
     assert provenance()["git_commit"] is None
     git("init")
     code.parent.mkdir()
@@ -213,10 +214,10 @@ def test_only_changed_code_makes_a_commit_dirty(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to another user")
 def test_the_commit_is_found_in_a_repository_of_another_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     subprocess.run(["git", "init", tmp_path], check=True, capture_output=True)
-    monkeypatch.setattr(engine.hardware, "__file__", str(tmp_path / "engine" / "hardware.py"))
+    monkeypatch.setattr(repository, "ROOT", tmp_path)
     for path in (tmp_path, tmp_path / ".git"):
         os.chown(path, 65534, 65534)
-    assert engine.hardware.provenance()["git_dirty"] is False
+    assert repository.provenance()["git_dirty"] is False
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,14 @@ import pytest
 import torch
 from torch import nn
 
-from engine import files, hardware
-from engine.errors import BadRequestError
-from engine.files import lock_run, require_free, write_json
-from engine.hardware import available_cores, is_out_of_memory, physical_memory
-from engine.memory import require_memory_for_training
-from engine.prediction import Shapes
+from engine.learning.network_memory import require_memory_for_training
+from engine.learning.prediction import Shapes
+from engine.machine import atomic_files as files
+from engine.machine import hardware
+from engine.machine.atomic_files import write_json
+from engine.machine.errors import BadRequestError
+from engine.machine.hardware import available_cores, is_out_of_memory, physical_memory
+from engine.run_folder.run_lock import lock_run, require_free
 from tests.conftest import DEBUG, ROOT, read, run_command
 from tests.toy import PROBLEM, ToyConfig, ToyModelConfig, ToyProblem
 from trainer import Trainer
@@ -106,7 +108,7 @@ def test_a_network_that_does_not_fit_in_memory_is_refused_before_data_are_genera
 ) -> None:
     n_bytes = 5 * 4 * ((3 + 1 + 1) * 1000 + 1000 + 1)  # the weights and biases of two layers, 5 times, as float32
     monkeypatch.setattr(hardware, "physical_memory", lambda: n_bytes - missing)
-    monkeypatch.setattr("engine.datasets.require_memory", lambda *_: None)
+    monkeypatch.setattr("engine.datasets.splits.require_memory", lambda *_: None)
     assert toy_in_process(*DEBUG, "--hidden", "1000", "--run-name", "r") == (2 if missing else 0)
     if missing:
         error = capsys.readouterr().err

@@ -7,10 +7,10 @@ import pytest
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from engine.config import STRICT, Config
-from engine.errors import ProblemError
-from engine.flags import Parser, add_flags, flags_given
-from engine.options import ConfigError, check_name, folder_name, merge, option, options_of, read_json, validate
+from engine.interface.base_config import STRICT, Config
+from engine.machine.errors import ProblemError
+from engine.options.fields import ConfigError, check_name, folder_name, merge, option, options_of, read_json, validate
+from engine.options.flags import Parser, add_flags, flags_given
 
 Widths = tuple[Annotated[int, Field(ge=1, le=4096)], ...]
 

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import engine.overlap
+import engine.datasets.overlap
 import main
-from engine.cli import parse_args as parse_main
-from engine.datasets import get_splits, save_data
-from engine.errors import ProblemError
-from engine.evaluation import parse_args
-from engine.overlap import hash_inputs, load_hashes, save_hashes, select, unseen
-from engine.problem import Columns
+from engine.datasets.overlap import hash_inputs, load_hashes, save_hashes, select, unseen
+from engine.datasets.splits import get_splits, save_data
+from engine.evaluation.evaluation_request import parse_args
+from engine.interface.base_problem import Columns
+from engine.machine.errors import ProblemError
+from engine.run_folder.run_request import parse_args as parse_main
 from evaluate import evaluate_run
 from tests.conftest import DEBUG, TOY, read, run_command
 from tests.engine.test_distributed import torchrun
@@ -108,7 +108,7 @@ def test_hashes_do_not_depend_on_the_size_of_chunks(monkeypatch: pytest.MonkeyPa
     columns = {"x": np.random.default_rng(0).normal(size=(10, 3)), "y": np.arange(10), "z": np.zeros((10, 0))}
     at_once = hashes(**columns)
     for numbers in (1, 12, 39):
-        monkeypatch.setattr(engine.overlap, "NUMBERS_PER_CHUNK", numbers)
+        monkeypatch.setattr(engine.datasets.overlap, "NUMBERS_PER_CHUNK", numbers)
         assert hashes(**columns) == at_once
     assert hashes(x=np.zeros((0, 3))) == []
 

@@ -15,7 +15,7 @@ from tests.engine.tasks import Unloadable, work
 
 PROGRAM = """
 import sys
-from engine.cli import ExitCode
+from engine.machine.exit_code import ExitCode
 from engine.many_runs.pool import Pool
 from tests.engine.tasks import work
 

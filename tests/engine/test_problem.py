@@ -15,18 +15,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import main
-from engine.cli import ExitCode
-from engine.config import TrainConfig
-from engine.datasets import load_data
-from engine.distributed import SINGLE_PROCESS
-from engine.errors import BadRequestError, ProblemError, UnusableFileError
-from engine.evaluation import parse_args
-from engine.loading import load_problem, module_name
-from engine.options import options_of
-from engine.prediction import build_model, compute_metrics, evaluate, predict, prepare
-from engine.problem import Check, Columns, Problem, Shape
+from engine.datasets.splits import load_data
+from engine.evaluation.evaluation_request import parse_args
+from engine.interface.base_config import TrainConfig
+from engine.interface.base_problem import Check, Columns, Problem, Shape
+from engine.interface.find_problem import load_problem, module_name
+from engine.learning.prediction import build_model, compute_metrics, evaluate, predict, prepare
+from engine.machine.errors import BadRequestError, ProblemError, UnusableFileError
+from engine.machine.exit_code import ExitCode
+from engine.options.fields import options_of
+from engine.run_folder.null_logger import NullLogger
 from evaluate import evaluate_run
-from logger import NullLogger
 from tests.toy import PROBLEM, ToyConfig, ToyDataConfig, ToyModelConfig, ToyProblem
 from trainer import Trainer
 
@@ -411,7 +410,7 @@ def test_labels_that_are_all_equal_are_refused() -> None:
 @pytest.mark.parametrize("error", [FileNotFoundError(2, "No such file", "table.npy"), OSError("no device")])
 def test_an_error_of_a_file_of_the_problem_is_not_said_to_be_one_of_the_disk(error: OSError) -> None:
     exit_code = ExitCode()
-    exit_code.prepare(SINGLE_PROCESS, Path("checkpoints/r"), lambda: "")
+    exit_code.prepare(Path("checkpoints/r"), lambda: "")
     assert not exit_code.__exit__(type(error), error, None)  # it is raised, with its traceback
     assert exit_code.code == 0
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from engine.config import load_config, to_dict
+from engine.interface.base_config import load_config, to_dict
 from engine.many_runs.records import Record, find_records, read_record
-from engine.setting import flatten, setting_of
+from engine.options.config_values import flatten, setting_of
 from tests.conftest import ROOT, read
 from tests.toy import PROBLEM, ToyConfig
 

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine import checkpoints
-from engine.config import load_config
-from engine.files import lock_run, read_checked
+from engine.interface.base_config import load_config
+from engine.machine.atomic_files import read_checked
+from engine.run_folder import checkpoints
+from engine.run_folder.run_lock import lock_run
 from tests.conftest import DEBUG, ROOT, TOY, environment, read, run_command, start_command, wait_for
 from tests.toy import ToyConfig
 

@@ -15,10 +15,10 @@ import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import main
-from engine.cli import parse_args
-from engine.config import load_config
-from engine.datasets import get_splits
-from engine.problem import Check, Columns
+from engine.datasets.splits import get_splits
+from engine.interface.base_config import load_config
+from engine.interface.base_problem import Check, Columns
+from engine.run_folder.run_request import parse_args
 from evaluate import load_run
 from tests.conftest import DEBUG, TOY, Program, environment, read, run_and_look_for_compiler
 from tests.toy import PROBLEM, ToyConfig, ToyProblem

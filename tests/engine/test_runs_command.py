@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 import runs
-from engine.figures import COLOURS, estimates_by_group, validation_curves
-from engine.signals import STOP_SIGNALS
+from engine.interface.generic_figures import COLOURS, estimates_by_group, validation_curves
+from engine.machine.signals import STOP_SIGNALS
 from tests.conftest import ROOT, environment, read, read_all
 
 Make = Callable[..., Path]

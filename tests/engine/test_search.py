@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from engine.errors import BadRequestError, PrunedError
-from engine.many_runs.cli import parse_args
+from engine.machine.errors import BadRequestError, PrunedError
 from engine.many_runs.groups import compare, find_groups
 from engine.many_runs.search import STARTUP_TRIALS, Pruner
+from engine.many_runs.sweep_request import parse_args
 from engine.many_runs.sweeps import load_sweep
 from tests.conftest import read
 from tests.engine.test_sweep import SMALL, contents, runs, start

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 import main
-from engine import checkpoints
-from engine.signals import STOP_SIGNALS, Interrupted, stop_on_signals, uninterrupted
+from engine.machine.signals import STOP_SIGNALS, Interrupted, stop_on_signals, uninterrupted
+from engine.run_folder import checkpoints
 from evaluate import load_run
 from tests.conftest import DEBUG, ROOT, TOY, environment, read, start_command, wait_for
 from tests.toy import PROBLEM, ToyProblem
@@ -93,7 +93,7 @@ def test_a_signal_stops_a_command(name: str, tmp_path: Path) -> None:
 def test_a_second_signal_stops_at_once() -> None:
     code = """
 import time
-from engine.signals import Interrupted, stop_on_signals
+from engine.machine.signals import Interrupted, stop_on_signals
 stop_on_signals()
 try:
     print("ready", flush=True)

@@ -2,10 +2,10 @@
 
 import pytest
 
-from engine.cli import parse_args
-from engine.errors import BadRequestError
-from engine.options import validate
-from engine.suggestions import Known, suggest
+from engine.machine.errors import BadRequestError
+from engine.options.fields import validate
+from engine.options.suggestions import Known, suggest
+from engine.run_folder.run_request import parse_args
 from tests.toy import PROBLEM, ToyConfig
 
 # What users type, and what is suggested for the options of the toy problem.

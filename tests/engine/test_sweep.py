@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 import sweep
-from engine.config import load_config
-from engine.files import lock_run
-from engine.many_runs.cli import SweepRequest, parse_args
+from engine.interface.base_config import load_config
+from engine.many_runs.sweep_request import SweepRequest, parse_args
 from engine.many_runs.sweeps import Sweep, open_sweep
-from engine.options import check_name
+from engine.options.fields import check_name
+from engine.run_folder.run_lock import lock_run
 from tests.conftest import DEBUG, read
 from tests.toy import PROBLEM, ToyConfig, ToyProblem
 
@@ -202,7 +202,7 @@ def test_edited_code_is_reported_when_a_sweep_continues(
     command = ("s", *SMALL, "--seeds", "2")
     assert sweep_in_process(*command) == 0
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr("engine.cache.code_hash", lambda *_: "other")
+    monkeypatch.setattr("engine.run_folder.changed_code.code_hash", lambda *_: "other")
     assert sweep_in_process(*command) == 0
     warning = "warning: the code of tests.toy, or of a file that it imports, has changed since checkpoints/s/seed42 was"
     assert capsys.readouterr().err.startswith(warning)

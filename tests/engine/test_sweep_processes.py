@@ -242,7 +242,7 @@ def test_a_run_of_a_sweep_is_an_ordinary_run(undisturbed: tuple[dict[str, Any], 
     (cwd / folder / "run_info.json").write_text(json.dumps(info), encoding="utf-8", newline="\n")
     for script, *arguments in (
         (("-m", "tests.toy"), "--resume", f"checkpoints/s/{folder.name}"),
-        (("-m", "engine.plotting"), str(folder)),
+        ("runs.py", "plot", str(folder)),
     ):
         done = run_command(*arguments, cwd=cwd, script=script)
         assert (done.returncode, done.stderr) == (0, "")

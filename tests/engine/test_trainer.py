@@ -13,18 +13,18 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from engine.config import Config, Optimizer, Scheduler, TrainConfig
-from engine.datasets import get_splits
-from engine.distributed import Group
-from engine.errors import DivergedError, ProblemError
-from engine.hardware import choose_num_threads
-from engine.options import options_of
-from engine.prediction import build_model, evaluate
+from engine.datasets.splits import get_splits
+from engine.interface.base_config import Config, Optimizer, Scheduler, TrainConfig
+from engine.learning.distributed import Group
+from engine.learning.prediction import build_model, evaluate
+from engine.machine.errors import DivergedError, ProblemError
+from engine.machine.hardware import choose_num_threads
+from engine.options.fields import options_of
 from logger import RunLogger
 from tests.conftest import read
 from tests.engine.training import TINY, build, weights
 from tests.toy import PROBLEM, ToyConfig, ToyProblem
-from trainer import OPTIMIZERS, SCHEDULES, Trainer, create_optimizer, is_over, lr_factor, random_order
+from trainer import OPTIMIZERS, SCHEDULES, Trainer, create_optimizer, lr_factor, random_order
 
 
 def factors(scheduler: str, total: int, warmup: int = 0) -> list[float]:
@@ -35,8 +35,9 @@ def factors(scheduler: str, total: int, warmup: int = 0) -> list[float]:
 
 
 def test_every_name_that_the_config_accepts_has_a_function() -> None:
-    assert set(OPTIMIZERS) == set(get_args(Optimizer))
-    assert set(SCHEDULES) == set(get_args(Scheduler))
+    place = "in engine/interface/base_config.py"
+    assert set(get_args(Optimizer)) == set(OPTIMIZERS), f"add the name to Optimizer {place}"
+    assert set(get_args(Scheduler)) == set(SCHEDULES), f"add the name to Scheduler {place}"
 
 
 def test_values_of_the_schedules() -> None:
@@ -176,7 +177,7 @@ def test_early_stopping_waits_for_its_patience() -> None:
 def test_without_patience_no_run_stops_early() -> None:
     trainer, record = build(optimizer="sgd", lr=0.3, scheduler="none", epochs=30)
     assert len(trainer.fit()) == 30
-    assert is_over(TrainConfig(epochs=200, patience=3), 30, trainer.best_epoch)  # patience would have stopped it
+    assert TrainConfig(epochs=200, patience=3).is_over(30, trainer.best_epoch)  # patience would have stopped it
     assert len(record.rows) == 30
 
 
@@ -234,7 +235,7 @@ def test_random_numbers_of_numpy_and_python_depend_on_seed_and_epoch(monkeypatch
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_biases_and_norms_are_not_decayed(optimizer: str) -> None:
+def test_biases_and_norms_are_not_decayed(optimizer: Any) -> None:
     network = nn.Sequential(nn.Conv1d(2, 3, 2), nn.Flatten(), nn.LayerNorm(9), nn.Linear(9, 5), nn.Linear(5, 1))
     decayed, spared = create_optimizer(network, TrainConfig(optimizer=optimizer, weight_decay=0.3)).param_groups
     assert (decayed["weight_decay"], spared["weight_decay"]) == (0.3, 0)

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from engine.config import LogConfig
+from engine.interface.base_config import LogConfig
 from logger import RunLogger
 from tests.conftest import DEBUG, TOY, Program, environment, read, read_all, wait_for
 from tests.toy import PROBLEM, ToyConfig

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
-from engine.config import Config, LogConfig, TrainConfig
-from engine.datasets import get_splits
-from engine.distributed import SINGLE_PROCESS, Group
-from engine.prediction import build_model
-from engine.problem import Problem
-from logger import NullLogger
+from engine.datasets.splits import get_splits
+from engine.interface.base_config import Config, LogConfig, TrainConfig
+from engine.interface.base_problem import Problem
+from engine.learning.distributed import SINGLE_PROCESS, Group
+from engine.learning.prediction import build_model
+from engine.run_folder.null_logger import NullLogger
 from tests.toy import PROBLEM, ToyConfig, ToyDataConfig, ToyModelConfig
 from trainer import Trainer
 

@@ -1,0 +1,2 @@
+# Machinery: keep, and skip at first.
+"""Data sets: splits, cache, files, examples that occur in training."""

@@ -1,0 +1,66 @@
+# Machinery: keep, and skip at first.
+"""The cache of generated data: files in the folder `cache`, with names made from everything that the data depend on.
+
+The folder is in the working directory, next to `checkpoints`. You can delete it at any time. Several processes can use
+it at the same time, because a file only appears when it is complete, and never changes afterwards.
+"""
+
+import hashlib
+import io
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.datasets.code_hash import code_hash
+from engine.datasets.file_formats import to_npz
+from engine.interface.base_config import Config, generator_options
+from engine.interface.base_problem import Problem, Splits
+from engine.interface.find_problem import module_name
+from engine.machine.atomic_files import read_checked, write_checked
+
+VERSION = 2  # increase it when engine/ changes what is generated, or how it is stored
+
+
+def cache_path(problem: Problem[Any], config: Config) -> Path | None:
+    """The cache file for the data of a config. Its name depends on generator options, sizes, seed and code.
+
+    The result is None if the generator has no source file, as in a notebook: changes of its code cannot be detected.
+    """
+    if (code := code_hash(problem.generate)) is None:
+        return None
+    data = asdict(config.data)
+    key = {
+        "problem": f"{module_name(problem)}.{type(problem).__name__}",
+        "options": {path[-1]: data[path[-1]] for path in generator_options(type(config))},
+        "sizes": [data["num_train"], data["num_val"], data["num_test"]],
+        "seed": config.seed,
+        "code": code,
+        "version": VERSION,
+    }
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    return Path("cache") / f"{problem.name}-seed{config.seed}-{digest[:32]}.npz"
+
+
+def load(path: Path) -> Splits:
+    """Read the splits from a cache file.
+
+    Raises:
+        OSError: the file does not exist or cannot be read.
+        UnusableFileError: the file is damaged.
+    """
+    splits: dict[str, dict[str, Any]] = {name: {} for name in Splits._fields}
+    with np.load(io.BytesIO(read_checked(path)), allow_pickle=False) as arrays:
+        for key in arrays.files:
+            split, _, name = key.partition("/")
+            splits[split][name] = arrays[key]
+    return Splits(**splits)
+
+
+def store(path: Path, splits: Splits) -> None:
+    """Write splits to a cache file. Every array keeps its dtype, shape and values. Raises OSError if writing fails."""
+    arrays = {f"{split}/{name}": column for split, part in splits._asdict().items() for name, column in part.items()}
+    path.parent.mkdir(exist_ok=True)
+    write_checked(path, to_npz(arrays))

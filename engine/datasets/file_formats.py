@@ -1,0 +1,247 @@
+# Machinery: keep, and skip at first.
+"""Read and write files with examples: .npz archives of arrays, and .csv tables with a header."""
+
+import csv
+import io
+import json
+import math
+import re
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.random import default_rng
+from numpy.typing import NDArray
+
+from engine.interface.base_config import Config, DataConfig
+from engine.interface.base_problem import Columns, Problem, Splits
+from engine.machine.atomic_files import write_atomic
+from engine.machine.errors import BadRequestError, UnusableFileError
+from engine.machine.hardware import physical_memory
+from engine.options.fields import NUMBER
+from engine.options.suggestions import Known, suggest
+
+# Files in these formats are not read. The suffix, or the first bytes, and the section of the page with a recipe.
+OTHER_FORMATS = [
+    ((".npy",), b"\x93NUMPY", "npy-files"),
+    ((".h5", ".hdf5", ".hdf"), b"\x89HDF", "hdf5"),
+    ((".pt", ".pth"), None, "pytorch-files"),
+    ((".pkl", ".pickle", ".p"), b"\x80", "pickles"),
+    ((".txt", ".dat", ".out"), None, "text-files"),
+]
+PROVENANCE = "provenance"  # the array of a file that says how its data were generated
+RECIPES = "docs/data-files.md"
+
+NUMBERS = "biuf"  # the kinds of dtypes that are accepted: Booleans, signed and unsigned integers, floats
+
+
+def read_columns(problem: Problem[Any], config: Config, path: str) -> Columns:
+    """Read all examples of a file. The problem checks and converts them.
+
+    Raises:
+        UnusableFileError: the file is missing or damaged, or does not contain what the problem needs.
+    """
+    try:
+        if not Path(path).is_file():
+            missing = f"no such file in {Path(path).absolute().parent}: give its path with --data"
+            raise ValueError("is not a regular file" if Path(path).exists() else missing)
+        _refuse_other_formats(path)
+        source = _Table(path) if Path(path).suffix.lower() == ".csv" else _Archive(path)
+        columns = problem.read(config, source)
+        require_columns(columns)
+        return columns
+    except Exception as error:  # a damaged or malicious file can make a reader raise almost any exception
+        reason = error.args[0] if isinstance(error, KeyError) and error.args else str(error) or repr(error)
+        raise UnusableFileError(f"{path}: {' '.join(str(reason).split())}") from None
+
+
+def _refuse_other_formats(path: str) -> None:
+    """Raise ValueError if a file has another format. Pickles are never loaded, because they can run code."""
+    suffix = Path(path).suffix.lower()
+    with Path(path).open("rb") as file:
+        start = file.read(8)
+    for suffixes, magic, section in OTHER_FORMATS:
+        if suffix in suffixes or (magic is not None and start.startswith(magic)):
+            kind = suffix if suffix in suffixes else suffixes[0]
+            raise ValueError(f"is a {kind} file, and must be .npz or .csv: {RECIPES}#{section} converts it")
+    if start.startswith(b"\x1f\x8b"):
+        raise ValueError("is compressed by gzip: unpack it with gunzip, and give the .npz or .csv file in it")
+    if suffix != ".csv" and not zipfile.is_zipfile(path):
+        raise ValueError(f"is not a zip file, as .npz files are, and has no suffix .csv: see {RECIPES}")
+
+
+def require_columns(columns: Columns) -> None:
+    """Raise ValueError unless the columns are arrays of finite numbers with one entry per example."""
+    if not columns:
+        raise ValueError("there are no arrays")
+    lengths = {name: len(column) if column.ndim else None for name, column in columns.items()}
+    if len(set(lengths.values())) > 1 or None in lengths.values():
+        shapes = ", ".join(f"{name} {column.shape}" for name, column in columns.items())
+        raise ValueError(f"the arrays have different first axes: {shapes}; give one entry per example")
+    if 0 in lengths.values():
+        raise ValueError("there are no examples")
+    for name, column in columns.items():
+        if column.dtype.kind not in NUMBERS:
+            raise ValueError(f"{name} has the dtype {column.dtype}: it must contain numbers")
+        if column.dtype.kind == "f" and not (finite := np.isfinite(column)).all():
+            first = int(np.argmin(finite.reshape(len(column), -1).all(axis=1)))
+            raise ValueError(f"{name} is infinite or not a number in example {first}: remove such examples")
+
+
+class _Archive(Mapping[str, NDArray[Any]]):
+    """The arrays of an .npz file. An array is checked and read when it is looked up. Objects are never unpickled."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        with zipfile.ZipFile(path) as archive:
+            names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+        self.names = [name for name in names if name != PROVENANCE]
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        with zipfile.ZipFile(self.path) as archive:
+            if name not in self.names:
+                raise KeyError(_unknown("array", name, {each: _described(archive, each) for each in self.names}))
+            _check_header(archive, name)
+        with np.load(self.path, allow_pickle=False) as arrays:
+            return np.asarray(arrays[f"{name}.npy"])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+    if (version := npy.read_magic(file)) not in readers:
+        raise ValueError(f"its header has the version {version[0]}.{version[1]}, and must have 1.0 or 2.0")
+    shape, _, dtype = readers[version](file)
+    return shape, dtype
+
+
+def _described(archive: zipfile.ZipFile, name: str) -> str:
+    """An array as `name (N, L, L) int8`, from its header. If the header is damaged, only its name."""
+    try:
+        with archive.open(f"{name}.npy") as file:
+            shape, dtype = _read_header(file)
+    except Exception:  # a damaged file can make a reader raise almost any exception
+        return name
+    return f"{name} {shape} {dtype}"
+
+
+def _check_header(archive: zipfile.ZipFile, name: str) -> None:
+    """Raise ValueError unless an array contains numbers, has the size that its header claims, and fits in memory."""
+    with archive.open(f"{name}.npy") as file:
+        shape, dtype = _read_header(file)
+        size = math.prod(shape) * dtype.itemsize
+        if dtype.kind == "O":
+            raise ValueError(f"{name} contains Python objects, which are never loaded: {RECIPES}#pickles converts them")
+        if dtype.kind not in NUMBERS:
+            raise ValueError(f"{name} has the dtype {dtype}: it must contain numbers")
+        if 4 * size > physical_memory():  # the array, a copy, and temporary arrays of the checks
+            raise ValueError(f"{name} claims {size / 2**30:,.1f} GiB, too much for the memory of this machine")
+        if size != archive.getinfo(f"{name}.npy").file_size - file.tell():
+            raise ValueError(f"{name} is not as large as it claims")
+
+
+class _Table(Mapping[str, NDArray[np.float64]]):
+    """The columns of a .csv file with a header: (N,) float64. A column is read when it is looked up."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        with Path(path).open(encoding="utf-8-sig", newline="") as file:
+            unquoted = re.sub('"[^"]*"', "", file.read(2**16))  # a quoted name may contain other delimiters
+            self.delimiter = max(",;\t", key=unquoted.partition("\n")[0].count)
+            file.seek(0)
+            rows = csv.reader(file, delimiter=self.delimiter)
+            self.names = [name.strip() for name in next(rows, [])]
+            if not any(self.names):
+                raise ValueError("the first line is empty; it must name the columns")
+            if repeated := {name for name in self.names if self.names.count(name) > 1}:
+                if all(NUMBER.fullmatch(name) for name in self.names):
+                    raise ValueError(f"the first line has numbers, and must name the columns: see {RECIPES}#tables")
+                raise ValueError(f"two columns are named {min(repeated)!r}; rename one")
+            for row in rows:  # numpy.loadtxt accepts longer rows, whose values may be in the wrong columns
+                if len(row) != len(self.names) and "".join(row).strip():
+                    raise ValueError(f"line {rows.line_num} has {len(row)} cells and the header has {len(self.names)}")
+
+    def __getitem__(self, name: str) -> NDArray[np.float64]:
+        if name not in self.names:
+            raise KeyError(_unknown("column", name, {each: each for each in self.names}))
+        options = {"delimiter": self.delimiter, "quotechar": '"', "comments": None, "encoding": "utf-8-sig"}
+        place = self.names.index(name)
+        with Path(self.path).open(encoding="utf-8-sig") as file:
+            next(csv.reader(file, delimiter=self.delimiter))  # skip the header, which may have several lines
+            if not (rest := file.read()).strip():
+                raise ValueError("there are no rows below the header")
+        try:
+            return np.loadtxt(io.StringIO(rest), usecols=place, ndmin=1, **options)  # type: ignore[call-overload,no-any-return]
+        except ValueError as error:
+            raise ValueError(f"column {name!r}: {error}; choose other columns, or correct the file") from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def _unknown(kind: str, name: str, described: dict[str, str]) -> str:
+    """Words that name a missing array, the nearest one, and those that are there."""
+    listed = ", ".join(list(described.values())[:20]) + (", ..." if len(described) > 20 else "") or f"no {kind}s"
+    advice = suggest(name, [Known(each, (each,)) for each in described], "")
+    return f"no {kind} {name!r}; {f'{advice} ' if advice else ''}the file has {listed}"
+
+
+def write_columns(path: Path, splits: Splits, provenance: Mapping[str, Any]) -> None:
+    """Write all examples to an .npz file for --data: training, validation and test, in this order.
+
+    The file also says how they were generated, as JSON in an array of one string, which --data ignores.
+    """
+    columns: dict[str, Any] = {name: np.concatenate([split[name] for split in splits]) for name in splits.train}
+    columns[PROVENANCE] = np.array(json.dumps(provenance, indent=2))
+    write_atomic(path, to_npz(columns))
+
+
+def to_npz(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """The content of an .npz file with some arrays. Equal arrays give equal bytes, and any name is allowed."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, array in arrays.items():
+            # Even fast compression makes arrays of integers much smaller. Floats hardly get smaller.
+            method = zipfile.ZIP_STORED if array.dtype.kind == "f" else zipfile.ZIP_DEFLATED
+            content = io.BytesIO()
+            np.lib.format.write_array(content, array, allow_pickle=False)
+            archive.writestr(
+                zipfile.ZipInfo(f"{name}.npy"), content.getvalue(), method, compresslevel=1
+            )  # no timestamp
+    return buffer.getvalue()
+
+
+def divide(columns: Columns, config: DataConfig, seed: int) -> Splits:
+    """Divide the examples at random into splits of the sizes in the config. No example is in two splits.
+
+    If the size of the validation or test split is None, it is 10 % of the examples. If the size of the training split
+    is None, it gets all remaining examples. If the examples come from one Markov chain, store only one example every
+    few autocorrelation times. Otherwise examples in different splits are correlated, and the test error is too small.
+
+    Raises:
+        BadRequestError: there are fewer examples than the config requests.
+    """
+    n = len(next(iter(columns.values())))
+    tenth = max(1, n // 10)
+    n_val, n_test = (tenth if size is None else size for size in (config.num_val, config.num_test))
+    n_train = max(1, n - n_val - n_test) if config.num_train is None else config.num_train
+    ends = np.cumsum([n_train, n_val, n_test])
+    if n < ends[-1]:
+        raise BadRequestError(
+            f"--data {config.file} has {n:,} examples, and {ends[-1]:,} are requested: "
+            "lower --num-train, --num-val or --num-test"
+        )
+    order = default_rng(seed).permutation(n)[: ends[-1]]
+    parts = np.split(order, ends[:-1])
+    return Splits(*({name: column[part] for name, column in columns.items()} for part in parts))

@@ -1,0 +1,104 @@
+# Machinery: keep, and skip at first.
+"""Find examples that occur in the training data, by hashes of the inputs of the network. Does not load torch."""
+
+import io
+import math
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.interface.base_config import Config
+from engine.interface.base_problem import Columns, Problem
+from engine.interface.returned_values import input_arrays
+from engine.machine.atomic_files import read_checked, write_checked
+from engine.machine.errors import UnusableFileError
+from engine.machine.terminal import print_line, warn
+
+TRAIN_INPUTS = "train_inputs.npy"  # in the folder of a run
+NUMBERS_PER_CHUNK = 2**20  # input values that are converted at once: 8 MiB as int64
+
+
+def hash_inputs(problem: Problem[Any], config: Config, columns: Columns) -> NDArray[np.uint64]:
+    """Hash the inputs of each example, (N,). Equal inputs have equal hashes, whatever their dtype in a file.
+
+    Inputs are equal if the network receives equal numbers in arrays of equal shapes. Therefore floating-point numbers
+    are compared as float32, where 0.0 and -0.0 are equal, and integers and Booleans are compared as int64. Numbers with
+    a large offset, such as times in seconds since 1970, may be equal as float32 although the network can distinguish
+    them.
+
+    A hash has 8 bytes of BLAKE2b. The probability that any of n examples has, by chance, the same hash as one of m
+    other examples is about n m / 2^64: 5e-10 for n = 10^4 and m = 10^6.
+
+    Raises:
+        ProblemError: the inputs are not a tuple of arrays with one entry per example.
+    """
+    arrays = input_arrays(problem, config, columns)
+    layout = repr([("float" if x.dtype.kind == "f" else "int", x.shape[1:]) for x in arrays])
+    start = blake2b(layout.encode(), digest_size=8)  # makes the hashes of arrays (N, 2, 8) and (N, 4, 4) different
+    n, numbers = len(next(iter(columns.values()))), sum(math.prod(x.shape[1:]) for x in arrays)
+    rows = max(1, NUMBERS_PER_CHUNK // max(1, numbers))
+    digests = []
+    for first in range(0, n, rows):
+        for example in np.concatenate([_bytes_of(x[first : first + rows]) for x in arrays], axis=1):
+            digest = start.copy()
+            digest.update(example)
+            digests.append(digest.digest())
+    return np.frombuffer(b"".join(digests), dtype="<u8").astype(np.uint64)
+
+
+def _bytes_of(array: NDArray[Any]) -> NDArray[np.uint8]:
+    """Convert examples to bytes that do not depend on the dtype or the machine: (N, ...) -> (N, bytes)."""
+    if array.dtype.kind == "f":
+        values = (array.astype(np.float32) + np.float32(0)).astype("<f4")  # the sum turns -0.0 into 0.0
+    else:
+        values = array.astype("<i8")
+    return np.ascontiguousarray(values.reshape(len(array), math.prod(array.shape[1:]))).view(np.uint8)
+
+
+def unseen(train_hashes: NDArray[np.uint64], hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Whether the inputs of each example do not occur in training: hashes (M,) of training, hashes (N,) -> (N,)."""
+    return np.isin(hashes, train_hashes, invert=True)
+
+
+def select(columns: Columns, chosen: NDArray[Any]) -> Columns:
+    """Select examples by their indices or by a mask (N,)."""
+    return {name: column[chosen] for name, column in columns.items()}
+
+
+def save_hashes(folder: Path, hashes: NDArray[np.uint64]) -> None:
+    """Write the hashes of the training inputs to the folder of a run. Equal data give equal files."""
+    buffer = io.BytesIO()
+    np.save(buffer, hashes.astype("<u8"), allow_pickle=False)
+    write_checked(folder / TRAIN_INPUTS, buffer.getvalue())
+
+
+def read_hashes(folder: Path) -> NDArray[np.uint64]:
+    """Read the hashes of the training inputs of a run, (M,).
+
+    Raises:
+        FileNotFoundError: there are none.
+        UnusableFileError: the file is damaged.
+    """
+    hashes: NDArray[np.uint64] = np.load(io.BytesIO(read_checked(folder / TRAIN_INPUTS)), allow_pickle=False)
+    return hashes
+
+
+def load_hashes(folder: Path) -> NDArray[np.uint64] | None:
+    """Read the hashes of the training inputs of a run, (M,).
+
+    If the file is damaged or missing, print a line and return None. It is missing if an older version of the program
+    made the run. The network can be evaluated without it.
+    """
+    path = folder / TRAIN_INPUTS
+    unknown = "it is not known which examples occur in the training data"
+    try:
+        return read_hashes(folder)
+    except FileNotFoundError:
+        print_line(f"there is no {path}: {unknown}")
+        return None
+    except UnusableFileError as error:
+        warn(f"warning: {error}: {unknown}")
+        return None

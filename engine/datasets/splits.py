@@ -1,0 +1,203 @@
+# Machinery: keep, and skip at first.
+"""The data of a run, from a file, the cache or the generator. The problem checks them."""
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn, cast
+
+import numpy as np
+from numpy.random import SeedSequence
+
+from engine.datasets import cache
+from engine.datasets.file_formats import divide, read_columns, require_columns, write_columns
+from engine.interface.base_config import Config, to_dict
+from engine.interface.base_problem import Check, Columns, Problem, Splits
+from engine.interface.returned_values import plain, target_array
+from engine.machine.errors import BadRequestError, ProblemError, UnusableFileError
+from engine.machine.hardware import one_blas_thread, require_memory
+from engine.machine.repository import provenance
+from engine.machine.terminal import print_line, warn
+
+
+class Data(NamedTuple):
+    """The data of a run, and what is known about them."""
+
+    train: Columns
+    val: Columns
+    test: Columns
+    source: str  # where they came from, as a phrase
+    sha256: str  # of all columns
+    checks: Mapping[str, Mapping[str, float]]  # the numbers of the problem's check, by split
+
+
+class _GeneratorConfig:
+    """The options that a generator may use. Reading any other option raises ProblemError.
+
+    The name of cached data does not depend on the other options: old data would be used after they have changed.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.data, self.threads = config.data, config.threads
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise ProblemError(
+            f"generate uses config.{name}: it may only use config.data and config.threads; "
+            "make the option a field of the problem's DataConfig"
+        )
+
+
+def generate_split(problem: Problem[Any], config: Config, n: int, seed: SeedSequence) -> Columns:
+    """Generate n examples, and check the arrays that the problem's generator returns.
+
+    Raises:
+        ProblemError: the generator did not return valid arrays with n examples.
+    """
+    with one_blas_thread():
+        columns: Any = problem.generate(cast(Any, _GeneratorConfig(config)), n, seed)
+    if not isinstance(columns, Mapping):
+        raise ProblemError(f"generate returned {type(columns).__name__}: return a dictionary of named arrays")
+    for name, column in columns.items():
+        if not isinstance(column, np.ndarray):
+            raise ProblemError(f"generate returned {type(column).__name__} for {name!r}: return NumPy arrays")
+    lengths = {len(column) if column.ndim else None for column in columns.values()}
+    if lengths != {n}:
+        shapes = ", ".join(f"{name} {np.shape(column)}" for name, column in columns.items())
+        raise ProblemError(f"generate returned arrays of the shapes {shapes} for n = {n}: every first axis must be n")
+    try:
+        if n > 0:
+            require_columns(columns)
+    except ValueError as error:
+        raise ProblemError(f"generate: {error}") from None
+    return cast(Columns, columns)
+
+
+def get_splits(problem: Problem[Any], config: Config) -> tuple[Splits, str]:
+    """Get the data of a config, and a phrase that says where they came from.
+
+    Generated data only depend on the problem, the options in config.data and the seed. No split depends on the size of
+    another one.
+
+    Raises:
+        RunError: the data cannot be read or generated.
+    """
+    data = config.data
+    if data.file is not None:
+        return divide(read_columns(problem, config, data.file), data, config.seed), f"read from {data.file}"
+    sizes = _sizes(problem, config)
+    path = cache.cache_path(problem, config) if data.cache else None
+    if path is not None:
+        try:
+            return cache.load(path), f"read from {path.as_posix()}"
+        except FileNotFoundError:
+            pass
+        except (UnusableFileError, OSError) as error:
+            warn(f"warning: {error}: generating these data again")
+    seeds = SeedSequence(config.seed).spawn(len(sizes))
+    splits = Splits(*(generate_split(problem, config, n, seed) for n, seed in zip(sizes, seeds, strict=True)))
+    _require_other_examples(splits)
+    if path is None:
+        return splits, "generated"
+    try:
+        cache.store(path, splits)
+    except OSError as error:
+        warn(f"warning: the data could not be cached: {error}")
+        return splits, "generated"
+    return splits, f"generated and kept in {path.as_posix()}"
+
+
+def _require_other_examples(splits: Splits) -> None:
+    """Raise ProblemError if the generator ignores its seed: validation and test splits begin with the same examples."""
+    n = min(len(next(iter(split.values()))) for split in (splits.val, splits.test))
+    if n >= 10 and all(np.array_equal(splits.val[name][:n], splits.test[name][:n]) for name in splits.val):
+        raise ProblemError("generate returned the same examples for two seeds: derive all random numbers from `seed`")
+
+
+def _sizes(problem: Problem[Any], config: Config) -> list[int]:
+    if type(problem).generate is Problem.generate:
+        problem.generate(config, 0, SeedSequence(0))  # raises an error that asks for --data
+    sizes = {"--num-train": config.data.num_train, "--num-val": config.data.num_val, "--num-test": config.data.num_test}
+    if missing := [flag for flag, size in sizes.items() if size is None]:
+        raise BadRequestError(f"{', '.join(missing)} none: give a number, or a file with --data")
+    return cast(list[int], list(sizes.values()))
+
+
+def require_memory_for(
+    problem: Problem[Any], config: Config, *, flags: str = "--num-train, --num-val or --num-test"
+) -> None:
+    """Raise BadRequestError if the data to generate would not fit in memory. No examples are generated.
+
+    The message advises to lower the values of `flags`.
+    """
+    if config.data.file is None:
+        n, one = sum(_sizes(problem, config)), generate_split(problem, config, 0, SeedSequence(0))
+        per_example = sum(int(np.prod(column.shape[1:])) * column.dtype.itemsize for column in one.values())
+        n_bytes = 5 * n * per_example  # the data, and copies for checks, tensors and the shuffled epoch
+        require_memory(n_bytes, "the data need", f"lower {flags}, or the size of an example")
+
+
+def load_data(problem: Problem[Any], config: Config) -> Data:
+    """Get the data of a config, print where they came from, and let the problem check each split.
+
+    Raises:
+        RunError: the data cannot be read or generated, generated data are wrong, or all training targets are equal.
+    """
+    splits, source = get_splits(problem, config)
+    print_line(f"data {source}")
+    checks = {}
+    for name, columns in splits._asdict().items():
+        with one_blas_thread():
+            check = problem.check(config, columns)
+        report_check(name, check, is_external=config.data.file is not None)
+        checks[name] = plain("check", check.numbers)
+    n_train = len(next(iter(splits.train.values())))
+    if config.train.batch_size > n_train:
+        raise BadRequestError(f"--batch-size {config.train.batch_size} is above {n_train} training examples: lower it")
+    if not problem.scales_target(config) and np.ptp(target := target_array(problem, config, splits.train)) == 0:
+        label = target.reshape(-1)[0]
+        raise BadRequestError(f"all training targets are {label:g}: use data with at least two different targets")
+    return Data(*splits, source, fingerprint(splits), checks)
+
+
+def report_check(name: str, check: Check, is_external: bool) -> None:
+    """Print the result of a check. If generated data are wrong, raise BadRequestError. If external data are, warn."""
+    if check.summary:
+        print_line(f"{name}: {check.summary}")
+    if check.fault:
+        if not is_external:
+            raise BadRequestError(f"the {name} split: {check.fault}")
+        warn(f"warning: the {name} split: {check.fault}")
+
+
+def save_data(problem: Problem[Any], config: Config, path: Path, overwrite: bool = False) -> None:
+    """Generate the data of a run, and write them to a file that you can pass to --data.
+
+    Raises:
+        RunError: the data cannot be generated, or the file cannot be written.
+    """
+    require_memory_for(problem, config)
+    if path.suffix != ".npz" or path.is_symlink() or (path.exists() and not path.is_file()):
+        raise BadRequestError(f"--save-data {path}: give the path of a regular .npz file")
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise BadRequestError(f"--save-data {path}: the folder does not exist or is not writable; give another path")
+    if path.exists() and not overwrite:
+        raise BadRequestError(f"--save-data {path}: exists already; --overwrite replaces it")
+    data = load_data(problem, config)
+    splits = Splits(data.train, data.val, data.test)
+    origin = {key: value for key, value in provenance().items() if key in ("git_commit", "git_dirty", "numpy")}
+    write_columns(
+        path, splits, {"problem": problem.name, "seed": config.seed, "data": to_dict(config)["data"], **origin}
+    )
+    print_line(f"{sum(len(next(iter(split.values()))) for split in splits):,} examples in {path}")
+
+
+def fingerprint(splits: Iterable[Columns]) -> str:
+    """SHA-256 of all columns with their names, dtypes and shapes: equal if and only if the data are equal."""
+    digest = hashlib.sha256()
+    for columns in splits:
+        for name in sorted(columns):
+            column = np.ascontiguousarray(columns[name])
+            digest.update(f"{name} {column.dtype.str} {column.shape} ".encode())
+            digest.update(column.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,2 @@
+# Machinery: keep, and skip at first.
+"""Evaluations of saved runs and sweeps on new data."""

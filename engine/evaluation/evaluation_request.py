@@ -1,0 +1,253 @@
+# Machinery: keep, and skip at first.
+"""The command line of evaluate.py: which runs are evaluated, on which data, and the name of the result."""
+
+import copy
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import partial, reduce
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from engine.interface.base_config import (
+    Config,
+    data_options,
+    generator_options,
+    load_config,
+    not_from_run,
+    replace_unchecked,
+    require_file,
+)
+from engine.interface.base_problem import Problem
+from engine.many_runs.comparison import unfinished
+from engine.many_runs.summary import groups_of, trials_of
+from engine.many_runs.sweeps import load_sweep
+from engine.options.fields import ConfigError, Option, check_name, folder_name, merge, options_of, validate
+from engine.options.flags import Parser, add_flags, flags_given, without_effect
+from engine.run_folder.find_run import problem_of, run_folder
+
+# The help texts of options that mean something else in training.
+DESCRIPTIONS = {
+    "--num-test": "examples to evaluate",
+    "--data": "evaluate all examples in this .npz or .csv file instead of generating some",
+    "--seed": "random seed of the generated data",
+    "--device": "device of the network, such as a GPU; auto: the first available one of cuda, mps, cpu",
+    "--threads": "CPU threads; none: all cores",
+}
+
+
+class Request(NamedTuple):
+    """What a command line requests."""
+
+    folder: Path  # of the run
+    problem: Problem[Any]
+    config: Config  # that of the run, with the data, seed, device and threads of the evaluation
+    name: str  # of the files with the result
+    options: str  # the generator options on the command line
+    defaults: str  # the other generator options
+    overwrite: bool
+
+    @property
+    def subject(self) -> str:
+        """What an error about the data names: the file or the options on the command line."""
+        return self.config.data.file or self.options or "the data without options"
+
+
+class SweepRequest(NamedTuple):
+    """What a command line requests for a sweep."""
+
+    folder: Path
+    groups: dict[str, dict[int, Request]]  # the finished runs: by the label of their setting, and by their seed
+    left_out: str  # the other runs, counted by status
+    is_search: bool  # the settings are the trials of a search, of which none is a reference
+    name: str  # of all files with results
+    overwrite: bool
+
+
+def evaluation_options(config_type: type[Config]) -> dict[tuple[str, ...], Option]:
+    """The options that an evaluation can change."""
+    shared = [("data", "num_test"), ("data", "cache"), ("data", "file"), ("seed",), ("device",), ("threads",)]
+    chosen = {}
+    for path in [*data_options(config_type), *shared]:
+        option = options_of(config_type)[path]
+        info = copy.copy(option.info)
+        info.description = DESCRIPTIONS.get(option.flag, info.description)
+        chosen[path] = Option(path, info)
+    return chosen
+
+
+def build_parser(problem: Problem[Any] | None = None) -> Parser:
+    """Create the parser of evaluate.py for a run of the problem. Without a problem, it has the options of all runs."""
+    parser = Parser(
+        prog="evaluate.py",
+        usage="evaluate.py RUN|SWEEP [options]",
+        description="Evaluate the network of a saved run on new data, or all networks of a sweep on the same new data. "
+        "The results are written to the folders of the runs and of the sweep.",
+        epilog="`evaluate.py RUN --help` also lists the options of the generator of a run." if problem is None else "",
+    )
+    result = parser.add_argument_group("evaluation")
+    result.add_argument("run", metavar="RUN", help="the name of a run or a sweep in checkpoints, or its folder")
+    result.add_argument(
+        "--name", help="name of the result (default: the name of the --data file, or what is special about the data)"
+    )
+    result.add_argument("--overwrite", action="store_true", help="replace an earlier result of the same name")
+    config_type = Config if problem is None else problem.config_type
+    options = evaluation_options(config_type)
+    defaults = dict.fromkeys((option.flag for option in options.values()), "that of the run")
+    defaults |= {option.flag: option.default for option in not_from_run(config_type).values()}
+    defaults |= {"--seed": "that of the run plus one; of a sweep, the largest one plus one", "--data": "none"}
+    add_flags(parser, options, "seed and machine", defaults)
+    return parser
+
+
+def parse_args(argv: Sequence[str] | None = None) -> Request:
+    """Parse and check a command line. An error ends the program with one line on stderr and exit code 2.
+
+    Raises:
+        RunError: the problem of the run cannot be loaded.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if (found := _parse(words, run_folder, problem_of)) is not None:
+        parser, folder, problem, given = found
+        try:
+            return _resolve(folder, problem, given)
+        except ConfigError as error:
+            parser.error(str(error))
+    parser = build_parser()
+    run = parser.parse_known_args(words)[0].run
+    return parser.error(f"{run[:100]}: not a run: give the name of a run or a sweep in checkpoints, or its folder")
+
+
+def parse_sweep(argv: Sequence[str] | None = None) -> SweepRequest | None:
+    """Parse and check a command line that names a sweep. The result is None if it does not. Errors: as in parse_args.
+
+    Raises:
+        RunError: sweep.json is damaged, or the problem of the sweep cannot be loaded.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if (
+        found := _parse(words, partial(run_folder, file="sweep.json"), lambda folder: load_sweep(folder).problem)
+    ) is None:
+        return None
+    parser, folder, problem, given = found
+    try:
+        return _resolve_sweep(folder, problem, given)
+    except ConfigError as error:
+        parser.error(str(error))
+
+
+def _parse(
+    words: Sequence[str], find: Callable[[str], Path | None], load: Callable[[Path], Problem[Any]]
+) -> tuple[Parser, Path, Problem[Any], dict[str, Any]] | None:
+    """Parse a command line whose RUN is a folder that `find` finds, with the options of its problem, or return None."""
+    for folder in filter(None, (find(word) for word in words if not word.startswith("-"))):
+        problem = load(folder)
+        parser = build_parser(problem)
+        namespace, unknown = parser.parse_known_args(words)
+        if find(namespace.run) != folder:  # this word is the value of an option
+            continue
+        if unknown:
+            parser.refuse(unknown[0], evaluation_options(problem.config_type))
+        return parser, folder, problem, vars(namespace)
+    return None
+
+
+def _resolve_sweep(folder: Path, problem: Problem[Any], given: dict[str, Any]) -> SweepRequest:
+    sweep = load_sweep(folder)
+    trials = trials_of(sweep)
+    sweep.given_up |= {each.folder.name for records in trials.values() for each in records if each.status == "failed"}
+    settings = groups_of(sweep)
+    is_search = not any(record.is_finished for records in settings.values() for record in records) and bool(trials)
+    groups, seeds = (trials, sweep.plan.trial_seeds) if is_search else (settings, sweep.plan.seeds)
+    started = [record for records in groups.values() for record in records]
+    n_open = len(groups) * len(seeds) - len(started)
+    counts = [unfinished(started), f"{n_open} not started" if n_open else ""]
+    left_out = ", ".join(filter(None, [*counts, f"{len(trials)} trials" if trials and not is_search else ""]))
+    seed = (max([*sweep.plan.seeds, *sweep.plan.trial_seeds]) + 1) % 2**64  # no network was trained with it
+    requests = {
+        label: {record.seed: _resolve(record.folder, problem, given, seed) for record in records if record.is_finished}
+        for label, records in groups.items()
+    }
+    names = [request.name.split("-") for by_seed in requests.values() for request in by_seed.values()]
+    if not names:
+        raise ConfigError(f"{folder}: none of its runs has finished{f' ({left_out})' if left_out else ''}")
+    name = "-".join(word for word in names[0] if all(word in words for words in names))
+    return SweepRequest(
+        folder,
+        {
+            label: {k: r._replace(name=name) for k, r in by_seed.items()}
+            for label, by_seed in requests.items()
+            if by_seed
+        },
+        left_out,
+        is_search,
+        name,
+        "overwrite" in given,
+    )
+
+
+def _resolve(folder: Path, problem: Problem[Any], given: dict[str, Any], seed: int | None = None) -> Request:
+    """The request for a run. The seed of generated data is that of the run plus one, or `seed` if it is given."""
+    options = evaluation_options(problem.config_type)
+    generated = [options[path] for path in generator_options(problem.config_type)]
+    earlier = load_config(problem.config_type, folder / "config.json")
+    flags = flags_given(given, options)
+    used = [option for path, option in options.items() if ".".join(path) in given]
+    file = flags.get("data", {}).get("file")
+    require_file(problem.config_type, flags, file)
+    if file is not None:
+        kept = {"file", "device", "threads", *earlier.data.for_file}
+        if others := [each.flag for each in used if each.path[-1] not in kept]:
+            raise ConfigError(without_effect(others, "--data, of which all examples are used"))
+    usual = _without_flags(problem, earlier)
+    if seed is not None and file is None:
+        usual["seed"] = seed
+    values = merge(usual, flags)
+    checked = validate(problem.config_type, values, source=str(folder / "config.json"), flags=flags)
+    config = replace_unchecked(
+        earlier, **{name: getattr(checked, name) for name in ("data", "seed", "device", "threads")}
+    )
+    special = usual if seed is None else {**usual, "seed": None}  # the name of a result for a sweep has its seed
+    name = str(given.get("name", default_name(problem, config, special)))
+    try:
+        check_name(name)
+    except ValueError as error:
+        raise ConfigError(f"--name {name}: {error}") from None
+    shown: dict[bool, list[str]] = {True: [], False: []}
+    for each in generated:
+        shown[each in used].append(each.given(each.value_in(config)))
+    return Request(folder, problem, config, name, " ".join(shown[True]), " ".join(shown[False]), "overwrite" in given)
+
+
+def _without_flags(problem: Problem[Any], earlier: Config) -> dict[str, Any]:
+    """The values of an evaluation without flags.
+
+    Options that do not come from the run have their defaults, and so have those of training and of the network, because
+    they do not matter.
+    """
+    usual = asdict(problem.config_type())
+    automatic = {path[-1]: option.info.default for path, option in not_from_run(problem.config_type).items()}
+    sizes = {"num_train": 1, "num_val": 1, "num_test": earlier.data.num_test or usual["data"]["num_test"] or 1}
+    data = merge(asdict(earlier.data), {"file": None, **automatic, **sizes})
+    values = {"data": data, "seed": (earlier.seed + 1) % 2**64, "device": earlier.device, "threads": earlier.threads}
+    return merge(usual, {**values, "train": {"batch_size": 1}})
+
+
+def default_name(problem: Problem[Any], config: Config, usual: dict[str, Any]) -> str:
+    """The name of a result without --name: the name of the file, or what is special about the data, as in `L32-seed7`.
+
+    Special are the words of the problem's `data_label`, and other options that differ from an evaluation without flags.
+    """
+    if config.data.file is not None:
+        return folder_name(Path(config.data.file).stem, 64)
+    words = [problem.data_label(config)]
+    for path in [*generator_options(type(config)), ("data", "num_test"), ("seed",)]:
+        option = options_of(type(config))[path]
+        now = option.value_in(config)
+        before: Any = reduce(dict.__getitem__, path, usual)
+        if now == before:
+            continue
+        data = config.data if len(path) == 1 else replace_unchecked(config.data, **{path[-1]: before})
+        if problem.data_label(replace_unchecked(config, data=data)) == words[0]:  # the label does not show the option
+            words.append(option.typed(now).lstrip("-") if option.kind is bool else option.flag[2:] + option.typed(now))
+    return folder_name("-".join(words), 64)

@@ -1,0 +1,79 @@
+# Machinery: keep, and skip at first.
+"""What is checked before a saved run is evaluated: its network, its status, and results that exist already."""
+
+import errno
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine.evaluation.evaluation_request import Request, SweepRequest
+from engine.interface.base_config import Config, to_dict
+from engine.machine.errors import BadRequestError
+from engine.machine.terminal import warn
+from engine.run_folder.find_run import read_info
+
+if TYPE_CHECKING:
+    from engine.run_folder.checkpoints import SavedRun
+
+
+def require_writable(folder: Path) -> None:
+    """Raise PermissionError if the result of an evaluation cannot be written to the folder of a run or of a sweep."""
+    place = folder / "evaluations"
+    if not os.access(place if place.exists() else folder, os.W_OK) or place.is_file():
+        raise PermissionError(errno.EACCES, "cannot be written to", str(place))
+
+
+def described(config: Config) -> dict[str, Any]:
+    """The values that identify the data of an evaluation: its seed, and the options of its data."""
+    left_out = ("num_train", "num_val", "cache")
+    return {
+        "seed": config.seed,
+        "data": {name: value for name, value in to_dict(config)["data"].items() if name not in left_out},
+    }
+
+
+def require_no_other(request: Request | SweepRequest, identity: Mapping[str, Any]) -> None:
+    """Raise BadRequestError if there is a result of the same name with another identity, unless it may be replaced."""
+    path = request.folder / "evaluations" / f"{request.name}.json"
+    if request.overwrite or not path.exists():
+        return
+    try:
+        earlier = json.loads(path.read_bytes())
+        is_other = any(earlier.get(key) != value for key, value in json.loads(json.dumps(identity)).items())
+    except (ValueError, AttributeError):  # not a complete result
+        return
+    if is_other:
+        raise BadRequestError(
+            f"{path} has the result of another evaluation: --overwrite replaces it, another --name keeps it"
+        )
+
+
+STATES = {"running": "has not finished", "interrupted": "was interrupted", "diverged": "diverged", "failed": "failed"}
+
+
+def status_of(folder: Path, saved: "SavedRun") -> str | None:
+    """The status of a run, if it is known. Warn if training has not finished."""
+    status = read_info(folder).get("status")
+    if status in STATES:
+        try:
+            n_epochs = len(json.loads((folder / "epoch_metrics.json").read_bytes()))
+        except (OSError, ValueError):
+            n_epochs = saved.epoch
+        warn(
+            f"warning: {folder} {STATES[status]} after epoch {n_epochs} of {saved.config.train.epochs}: "
+            f"evaluating the best epoch so far, epoch {saved.epoch}"
+        )
+    return status
+
+
+def warn_if_trained_on_a_file(request: Request, saved: "SavedRun") -> None:
+    """Say with which options data are generated for a run that was trained on a file, which may differ from them."""
+    if saved.config.data.file is not None:
+        defaults = f"the defaults {request.defaults}" if request.defaults else ""
+        used = " and ".join(filter(None, (request.options, defaults))) or "no options"
+        warn(
+            f"warning: {request.folder} was trained on {saved.config.data.file}, and these data are generated with "
+            f"{used}: give a file with --data"
+        )

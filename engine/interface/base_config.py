@@ -1,0 +1,254 @@
+# Machinery: keep, and skip at first.
+"""The options that every problem has: data sizes, training, logging, seed, device. The config of a problem adds more.
+
+Each option is defined once, as a field with its type, range, default and help text. Its flag (`--lr` for `lr`), its
+checks, its key in config.json and its line in the documentation are derived from this field (options.py). Values are
+merged first (cli.py) and then checked once, so that every Config object is complete and valid. This file does not load
+torch, so that `--help` is fast.
+"""
+
+import copy
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+
+from pydantic import AfterValidator, ConfigDict, model_validator
+from pydantic.dataclasses import dataclass
+
+from engine.options.config_values import FORMAT, upgrade
+from engine.options.fields import (
+    ConfigError,
+    Option,
+    check_name,
+    merge,
+    option,
+    options_of,
+    own_fields_first,
+    read_json,
+    validate,
+)
+
+# The keys of trainer.OPTIMIZERS and trainer.SCHEDULES, repeated here because trainer.py loads torch.
+Optimizer = Literal["adam", "adamw", "sgd"]
+Scheduler = Literal["none", "cosine", "step"]
+Device = Literal["auto", "cuda", "mps", "cpu"]
+
+# strict: do not accept true as a number, or 8.0 as an integer. forbid: an unknown key is an error.
+STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+C = TypeVar("C", bound="Config")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class TrainConfig:
+    """How the network is trained."""
+
+    epochs: int = option(100, "passes over the training set", ge=1)
+    batch_size: int = option(64, "examples in one optimiser step", ge=1)
+    lr: float = option(0.001, "peak learning rate", gt=0)
+    optimizer: Optimizer = option("adamw", "update rule; sgd has momentum 0.9")
+    scheduler: Scheduler = option(
+        "cosine", "learning rate after the warm-up: constant, cosine decay to zero, or divided by 10 after each third"
+    )
+    warmup_epochs: int = option(0, "first epochs, in which the rate rises linearly to the peak; below --epochs", ge=0)
+    weight_decay: float = option(0.01, "weight decay of matrices; biases and normalisation layers have none", ge=0)
+    grad_clip: float | None = option(None, "largest norm of the gradient; a larger gradient is scaled down", gt=0)
+    patience: int | None = option(
+        None, "stop after this many epochs without a better validation loss; below --epochs", ge=1
+    )
+    init_from: str | None = option(
+        None, "start from the weights of this run: its name or folder; none: random weights", min_length=1
+    )
+
+    @model_validator(mode="after")
+    def _check_lengths(self) -> Self:
+        faults = []
+        if self.warmup_epochs >= self.epochs:
+            faults.append(f"--warmup-epochs {self.warmup_epochs}: must be below --epochs {self.epochs}: lower it")
+        if self.patience is not None and self.patience >= self.epochs:
+            faults.append(f"--patience {self.patience}: must be below --epochs {self.epochs}: lower it, or drop it")
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
+    def is_over(self, epoch: int, best_epoch: int) -> bool:
+        """Whether training ends after this epoch: it is the last one, or the patience has run out."""
+        return epoch >= self.epochs or (self.patience is not None and epoch - best_epoch >= self.patience)
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class DataConfig:
+    """How many examples there are, and where they come from.
+
+    The fields that a problem adds are options of its generator. They have no effect with --data. An evaluation can
+    change them. The names of cached data depend on them. A problem with a generator gives the three numbers defaults.
+
+    The fields that are named in `for_file` say how the file of --data is read, and only have an effect with it.
+    """
+
+    for_file: ClassVar[frozenset[str]] = frozenset()
+
+    num_train: int | None = option(None, "examples for training; none: all that remain in the file of --data", ge=1)
+    num_val: int | None = option(None, "examples that choose the best epoch; none: 10 % of the file of --data", ge=1)
+    num_test: int | None = option(None, "examples for the test at the end; none: 10 % of the file of --data", ge=1)
+    cache: bool = option(True, "store generated data in the folder cache, and reuse data that are already there")
+    file: str | None = option(
+        None, "use the examples in this .npz or .csv file instead of generating them", flag="--data", min_length=1
+    )
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class LogConfig:
+    """Where results are written."""
+
+    run_name: Annotated[str, AfterValidator(check_name)] | None = option(
+        None, "name of the output folder in checkpoints/; none: a name made from problem, seed and time"
+    )
+    wandb: bool = option(False, "also log to Weights & Biases")
+    checkpoints: bool = option(True, "save the weights (.pt files)")
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Config:
+    """All options of one experiment. The config of a problem adds fields, and replaces `data` by its own DataConfig."""
+
+    train: TrainConfig = TrainConfig()
+    data: DataConfig = DataConfig()
+    log: LogConfig = LogConfig()
+    seed: int = option(
+        42, "random seed of the data, the initial weights and the order of the batches", ge=0, le=2**64 - 1
+    )
+    device: Device = option(
+        "auto", "device to train on, such as a GPU; auto: the first available one of cuda, mps, cpu"
+    )
+    threads: int | None = option(None, "CPU threads; none: all cores, but one thread for small networks", ge=1, le=1024)
+    compile: bool = option(False, "compile the network with torch.compile; slower on the CPU")
+
+    @model_validator(mode="after")
+    def _check_batches(self) -> Self:
+        if self.data.num_train is not None and self.train.batch_size > self.data.num_train:
+            raise ValueError(
+                f"--batch-size {self.train.batch_size} is above --num-train {self.data.num_train}: lower it"
+            )
+        return self
+
+
+SHARED = {name for name, _ in own_fields_first(Config)}  # top-level fields of every config
+SHARED_DATA = {name for name, _ in own_fields_first(DataConfig)}
+
+
+def data_options(config_type: type[Config]) -> dict[tuple[str, ...], Option]:
+    """The options that a problem adds to DataConfig, by path: those of the generator, and those for a file."""
+    options = options_of(config_type).items()
+    return {path: option for path, option in options if path[0] == "data" and path[-1] not in SHARED_DATA}
+
+
+def generator_options(config_type: type[Config]) -> list[tuple[str, ...]]:
+    """The paths of the options of the generator."""
+    return [path for path in data_options(config_type) if path not in file_options(config_type)]
+
+
+def file_options(config_type: type[Config]) -> dict[tuple[str, ...], Option]:
+    """The options that say how the file of --data is read, by path."""
+    names = config_type().data.for_file
+    return {path: option for path, option in data_options(config_type).items() if path[-1] in names}
+
+
+def not_from_run(config_type: type[Config]) -> dict[tuple[str, ...], Option]:
+    """The options of the data that have their defaults in an evaluation, whatever the run had.
+
+    They are those for the file, which is another one, and generator options whose default is none: the value of the run
+    may not suit the other options of the evaluation.
+    """
+    added = data_options(config_type).items()
+    return {path: each for path, each in added if each.info.default is None or path in file_options(config_type)}
+
+
+def require_file(config_type: type[Config], flags: dict[str, Any], file: str | None) -> None:
+    """Raise ConfigError if `flags` has an option that says how a file is read, and there is no file."""
+    options = file_options(config_type)
+    if file is None and (given := [each.flag for path, each in options.items() if path[-1] in flags.get("data", {})]):
+        raise ConfigError(f"{', '.join(given)} does nothing without --data: give a file, or drop it")
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """The complete config as nested dictionaries, with the options of the problem first.
+
+    Options of the data that have no effect are left out: those of the generator if the data come from a file, and those
+    that say how a file is read if they are generated.
+    """
+    values = asdict(config)
+    values = {name: values[name] for name, _ in own_fields_first(type(config))}
+    idle = (file_options if config.data.file is None else generator_options)(type(config))
+    names = [name for name, _ in own_fields_first(type(config.data)) if ("data", name) not in idle]
+    values["data"] = {name: values["data"][name] for name in names}
+    return values
+
+
+def problem_options(values: dict[str, Any]) -> dict[str, Any]:
+    """Select the options that only the problem has, from the dictionary of a config. The network depends on these."""
+    return {name: value for name, value in values.items() if name not in SHARED}
+
+
+def to_json(config: Config) -> str:
+    """The complete config as JSON, which `--config` and load_config accept."""
+    return json.dumps({"format": FORMAT, **to_dict(config)}, indent=2) + "\n"
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """Read the values in a config.json, which need not have all keys, and may be of an earlier format.
+
+    Raises:
+        ConfigError: the file cannot be read, is not strict JSON, or has the format of a later version.
+    """
+    try:
+        return upgrade(read_json(path))
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def load_config(config_type: type[C], path: str | Path) -> C:
+    """Read the config in a config.json. Keys that are not in the file have the defaults of their fields.
+
+    Raises:
+        ConfigError: the file cannot be read, is not strict JSON, or contains an invalid config.
+    """
+    return validate(config_type, merge(asdict(config_type()), read_config(path)), source=str(path))
+
+
+# Options that may change when a run is resumed: its length, the place of its data, the machine, and what it records.
+MAY_CHANGE = frozenset(
+    ("--epochs", "--data", "--cache", "--wandb", "--checkpoints", "--device", "--threads", "--compile")
+)
+
+
+def require_same_run(earlier: Config, config: Config, source: str = "") -> None:
+    """Raise ConfigError unless a run with the config `earlier` can be resumed with another config.
+
+    The message names an option by its flag or, if the other config was read from the file `source`, by its key there.
+    """
+    for path, found in options_of(type(config)).items():
+        before, now = found.value_in(earlier), found.value_in(config)
+        if before == now:
+            continue
+        given = found.given(now)
+        has, fix = found.typed(before), "drop it"
+        if source:
+            given, has, fix = f"{source}: {'.'.join(path)} {json.dumps(now)}", json.dumps(before), "restore it"
+        if found.flag not in MAY_CHANGE or (found.flag == "--data" and None in (before, now)):
+            raise ConfigError(f"{given}: the run has {has}: {fix}, or start another run")
+        if found.flag == "--epochs" and config.train.epochs < earlier.train.epochs:
+            raise ConfigError(f"{given}: the run has {has}; give at least as many")
+
+
+def replace_unchecked(config: T, **values: Any) -> T:
+    """A copy of a config, or of a section, with other values. Checks that compare sections are skipped.
+
+    An evaluation may combine sections that are invalid for training, such as a batch size and fewer examples than that.
+    """
+    changed = copy.copy(config)
+    for name, value in values.items():
+        object.__setattr__(changed, name, value)
+    return changed

@@ -1,0 +1,55 @@
+# Machinery: keep, and skip at first.
+"""The module of a problem: its name, which is stored with a run, and how to import it again."""
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+from engine.interface.base_problem import Problem
+from engine.machine.errors import BadRequestError, ProblemError
+from engine.machine.repository import ROOT
+
+
+def module_name(problem: Problem[Any]) -> str:
+    """The name under which load_problem can import the module of a problem, even if the module runs as a script."""
+    name = type(problem).__module__
+    if name != "__main__":
+        return name
+    main = sys.modules["__main__"]
+    if main.__spec__ is not None:  # python -m package.module
+        return main.__spec__.name
+    if not hasattr(main, "__file__"):  # defined in a notebook, whose session is the only one that has it
+        return name
+    path = Path(str(main.__file__)).resolve()
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts) if path.is_relative_to(ROOT) else path.stem
+
+
+def load_problem(name: str) -> Problem[Any]:
+    """Import a module and return its object PROBLEM.
+
+    Raises:
+        BadRequestError: there is no such module, or the name is invalid.
+        ProblemError: the module cannot be imported, or has no PROBLEM.
+    """
+    main = sys.modules["__main__"]
+    if not all(word.isidentifier() for word in name.split(".")):
+        raise BadRequestError(f"{name[:100]}: not a module: write it as in an import, such as examples.potential")
+    try:
+        if (running := getattr(main, "PROBLEM", None)) is not None and module_name(running) == name:
+            return running  # type: ignore[no-any-return]
+        if name == "__main__":
+            raise BadRequestError("the problem was defined in a notebook: define it in this session, too, as PROBLEM")
+        problem = importlib.import_module(name).PROBLEM
+    except ModuleNotFoundError as error:
+        if error.name != name.partition(".")[0] and error.name != name:
+            raise ProblemError(f"the module {name} cannot be imported: {error}") from error
+        file = f"{name.replace('.', '/')}.py"
+        raise BadRequestError(
+            f"there is no module {name}: add the folder that has {file} to PYTHONPATH or, in Python, to sys.path"
+        ) from None
+    except (ImportError, AttributeError) as error:
+        raise ProblemError(f"the module {name} has no PROBLEM, or cannot be imported: {error}") from error
+    if not isinstance(problem, Problem):
+        raise ProblemError(f"{name}.PROBLEM is {type(problem).__name__}; make it an instance of a subclass of Problem")
+    return problem

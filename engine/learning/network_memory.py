@@ -1,0 +1,46 @@
+# Machinery: keep, and skip at first.
+"""The memory that a network needs for training, which is estimated before it is built."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from engine.interface.base_config import Config
+from engine.interface.base_problem import Problem, Shape
+from engine.machine.hardware import require_memory
+
+
+class _WithoutInPlace(TorchFunctionMode):
+    """Skip functions that change a tensor in place, such as the random initialisation of weights.
+
+    On the device `meta` they do nothing, but some of them load torch.compile, which takes a second.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if name.endswith("_") and not name.endswith("__"):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
+def require_memory_for_training(
+    problem: Problem[Any], config: Config, get_shapes: Callable[[], tuple[tuple[Shape, ...], Shape]]
+) -> None:
+    """Raise BadRequestError if the weights, gradients and optimiser of the network would not fit in memory.
+
+    The parameters are counted in a network on torch's device `meta`, which allocates no memory.
+    """
+    try:
+        input_shapes, target_shape = get_shapes()
+        with torch.device("meta"), _WithoutInPlace():
+            network = problem.network(config, input_shapes, target_shape)
+        n_bytes = sum(p.numel() * p.element_size() for p in network.parameters())
+    except Exception:  # the network reads numbers from tensors, or the problem has an error, which is reported later
+        return
+    # the weights, their gradients, two moments of the optimiser, and the weights of the best epoch
+    require_memory(5 * n_bytes, "to train it, the network needs", "choose a smaller network")

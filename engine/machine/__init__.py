@@ -1,0 +1,2 @@
+# Machinery: keep, and skip at first.
+"""The machine: terminal, errors, atomic files, signals, hardware, this repository."""

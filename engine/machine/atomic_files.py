@@ -1,0 +1,118 @@
+# Machinery: keep, and skip at first.
+"""Atomic writes, files with a checksum, and a lock that only lets one process write to the folder of a run."""
+
+import errno
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine.machine.errors import UnusableFileError
+
+if TYPE_CHECKING:
+    pass
+
+# The errors of file systems, mostly network file systems, that do not support locks or fsync of folders.
+UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
+
+CHECKSUM = b"\nsha256 "  # separates the content of a file from its checksum
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file such that it has, at any moment, its old or its new content, even after a crash or a power cut.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # the content has to be on the disk before the file gets its name
+        replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def replace(source: Path, target: Path) -> None:
+    """Rename a file, which replaces the target, and write the new name to the disk.
+
+    On Windows, this fails while another process reads one of the files. It is therefore tried for about a second.
+    """
+    for seconds in (0.01, 0.05, 0.2, 0.8):
+        try:
+            source.replace(target)
+            break
+        except PermissionError:
+            time.sleep(seconds)
+    else:
+        source.replace(target)
+    if hasattr(os, "O_DIRECTORY"):  # Windows cannot open a folder
+        sync_folder(target.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Write the list of names in a folder to the disk, if its file system can do that."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write strict JSON atomically. Raises ValueError for NaN and infinity, which JSON does not allow."""
+    write_atomic(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+
+
+def write_checked(path: Path, content: bytes) -> None:
+    """Write a file atomically, followed by the SHA-256 of its content. read_checked uses it to detect damage.
+
+    Readers of zip archives, such as torch.load and numpy.load, ignore bytes that follow the archive.
+    """
+    write_atomic(path, with_checksum(content))
+
+
+def with_checksum(content: bytes) -> bytes:
+    """The bytes of a file that write_checked writes."""
+    return content + CHECKSUM + hashlib.sha256(content).hexdigest().encode()
+
+
+def read_checked(path: Path) -> bytes:
+    """Read the content of a file that write_checked wrote.
+
+    Raises:
+        UnusableFileError: the file is damaged, or another program wrote it.
+    """
+    content, _, checksum = path.read_bytes().rpartition(CHECKSUM)
+    if checksum != hashlib.sha256(content).hexdigest().encode():
+        raise UnusableFileError(f"{path} is damaged")
+    return content
+
+
+@contextmanager
+def wait_for_lock(path: Path) -> Iterator[bool]:
+    """Hold the lock of a file while the block runs. Wait as long as another process, on any machine, holds it.
+
+    If the file system has no locks, the block runs without one, and is given False.
+    """
+    from filelock import FileLock
+
+    lock = FileLock(path, preserve_lock_file=True)
+    try:
+        lock.acquire()
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+    try:
+        yield lock.is_locked
+    finally:
+        lock.release()

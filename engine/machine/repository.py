@@ -1,0 +1,57 @@
+# Machinery: keep, and skip at first.
+"""This repository: its folder, its files that are not part of a problem, and its commit."""
+
+import os
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]  # without links, like all paths that are compared with it
+
+
+# The files of this repository that every problem shares. They call a generator and do not change what it returns.
+SHARED = ("engine", "main.py", "evaluate.py", "trainer.py", "logger.py")
+TRAINER = ROOT / "trainer.py"
+
+
+def is_shared(path: Path) -> bool:
+    """Whether a file of this repository belongs to every problem, and not to one of them."""
+    return path.is_relative_to(ROOT) and path.relative_to(ROOT).parts[0] in SHARED
+
+
+def provenance() -> dict[str, Any]:
+    """The origin of a result: the commit, versions and machine."""
+    files = ("*.py", "requirements.txt")  # those that affect results
+    changes = _git(ROOT, "status", "--porcelain", "--untracked-files=normal", "--", *files)
+    return {
+        "git_commit": _git(ROOT, "rev-parse", "HEAD"),
+        "git_dirty": None if changes is None else changes != "",
+        "python": platform.python_version(),
+        "torch": version("torch"),
+        "numpy": version("numpy"),
+        "platform": platform.platform(),
+        "host": platform.node(),
+        "pid": os.getpid(),
+    }
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """The output of a git command, or None if it fails. The environment and the settings of the user have no effect."""
+    # Without these settings, git refuses a repository of another user, and may start a program that watches files.
+    settings = ("-c", "safe.directory=*", "-c", "core.fsmonitor=false", "--no-optional-locks")
+    try:
+        done = subprocess.run(
+            ["git", "-C", folder, *settings, *arguments],
+            env={name: value for name, value in os.environ.items() if not name.startswith("GIT_")},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):  # no git, or a copy without a repository
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,76 @@
+# Machinery: keep, and skip at first.
+"""The flags of a command line, made from options: parsing them, and errors in one line."""
+
+import argparse
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+from engine.machine.terminal import one_line
+from engine.options.fields import Option
+from engine.options.suggestions import Known, suggest
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser without abbreviations, and with one-line errors. Its result only has flags that were given."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(argument_default=argparse.SUPPRESS, allow_abbrev=False, **settings)
+        # By default, argparse only recognises plain negative numbers as values. With this pattern, -1e-3 and -inf are
+        # also values of the flag before them. If they are invalid, the error message can then name the flag.
+        self._negative_number_matcher = re.compile("-[^-]")
+
+    def refuse(self, word: str, options: Mapping[tuple[str, ...], Option]) -> NoReturn:
+        """End the program because of an unknown option, and suggest one of these options, or of the parser's own."""
+        known = [
+            Known(each.flag, (each.flag[2:], path[-1], ".".join(path)), each.info.description or "", each.choices)
+            for path, each in options.items()
+        ]
+        for action in self._actions:
+            if action.option_strings and tuple(action.dest.split(".")) not in options:
+                flag = action.option_strings[-1]
+                known.append(Known(flag, (flag[2:],), action.help or "", tuple(action.choices or ())))
+        meant = suggest(word.strip("-").partition("=")[0], known, "--help lists all options")
+        self.error(f"{word}: no such option; {meant}")
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {one_line(message)}\n")
+
+
+def add_flags(
+    parser: Parser, options: Mapping[tuple[str, ...], Option], top: str, defaults: Mapping[str, str] | None = None
+) -> None:
+    """Add a flag for every option to the parser, grouped by section. Top-level options are in the group `top`.
+
+    `defaults` maps flags to descriptions of their defaults, where these are not the defaults of the fields.
+    """
+    groups: dict[str, Any] = {}
+    for option in options.values():
+        section = option.path[0] if len(option.path) > 1 else top
+        if section not in groups:
+            groups[section] = parser.add_argument_group(section)
+        shape: dict[str, Any] = {"metavar": "X"}
+        if option.kind is bool:
+            shape = {"action": argparse.BooleanOptionalAction}
+        elif option.is_list:
+            shape |= {"nargs": "+"}
+        default = (defaults or {}).get(option.flag, option.default)
+        text = f"{option.info.description} ({option.allowed}; default: {default})"
+        dest = ".".join(option.path)
+        groups[section].add_argument(option.flag, dest=dest, help=text.replace("%", "%%"), **shape)
+
+
+def flags_given(given: Mapping[str, Any], options: Mapping[tuple[str, ...], Option]) -> dict[str, Any]:
+    """The values of the flags that were given, in sections, for `merge`. `given` is the result of the parser."""
+    values: dict[str, Any] = {}
+    for path, option in options.items():
+        if (words := given.get(".".join(path))) is not None:
+            section = values if len(path) == 1 else values.setdefault(path[0], {})
+            section[path[-1]] = option.value(words)
+    return values
+
+
+def without_effect(flags: Sequence[str], beside: str) -> str:
+    """The error message for flags that have no effect together with something else. It ends with `drop it`."""
+    does, it = ("does", "it") if len(flags) == 1 else ("do", "them")
+    return f"{', '.join(flags)} {does} nothing with {beside}: drop {it}"

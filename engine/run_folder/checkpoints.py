@@ -1,0 +1,244 @@
+# Machinery: keep, and skip at first.
+"""Checkpoints: files with a checksum that contain tensors and plain values. Reading one never runs code from it."""
+
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from numpy.random import SeedSequence
+
+from engine.datasets.splits import generate_split
+from engine.interface.base_config import (
+    Config,
+    load_config,
+    problem_options,
+    replace_unchecked,
+    require_same_run,
+    to_dict,
+)
+from engine.interface.base_problem import Problem, Shape
+from engine.learning.prediction import Shapes, Standardized, new_model, shapes_of
+from engine.machine.atomic_files import read_checked, replace, with_checksum, write_checked
+from engine.machine.errors import BadRequestError, ProblemError, UnusableFileError
+from engine.machine.terminal import warn
+from engine.options.config_values import upgrade
+from engine.options.fields import ConfigError, merge, validate
+from engine.run_folder.find_run import problem_of, read_info
+
+FORMAT = 5  # increase it if older versions of the program would misread the file
+OLDEST = 3  # the oldest format whose weights can still be used; its files do not store shapes
+
+
+def save(path: Path, config: Config, content: Mapping[str, Any], keep: Path | None = None) -> None:
+    """Write tensors and plain values to a file, together with the config. An existing file is renamed to `keep`.
+
+    Raises:
+        ProblemError: the content has a value of another type, so that the file could not be read again.
+    """
+    _require_plain(path.name, content)
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, "config": to_dict(config), **content}, buffer)
+    if keep is not None and path.exists():
+        replace(path, keep)  # this file remains if the process is killed before write_checked has finished
+    write_checked(path, buffer.getvalue())
+
+
+def _require_plain(name: str, value: Any) -> None:
+    """Raise ProblemError, which names the value, unless it consists of tensors, numbers, strings, lists and dicts."""
+    if isinstance(value, Mapping):
+        for key, each in value.items():
+            _require_plain(f"{name}: {key}", each)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            _require_plain(name, each)
+    elif value is not None and type(value) not in (bool, int, float, str) and not isinstance(value, torch.Tensor):
+        raise ProblemError(
+            f"{name} is of the type {type(value).__name__}: use tensors, numbers, strings, lists and dicts"
+        )
+
+
+def snapshot(value: Any) -> Any:
+    """Copy the state of a trainer, so that the copy does not change when training continues."""
+    if isinstance(value, torch.Tensor):
+        return value.clone()
+    if isinstance(value, Mapping):
+        # Rows of metrics never change, and there may be thousands. It is enough to copy the list.
+        return {key: list(each) if key == "rows" else snapshot(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [snapshot(each) for each in value]
+    return value
+
+
+def load(path: Path, config: Config, oldest: int = FORMAT, *, same_run: bool = False) -> dict[str, Any]:
+    """Read a checkpoint of a run with this config, with all tensors on the CPU. `sha256` is the hash of the file.
+
+    The options of the network and the task have to be those with which the file was written. With `same_run`, this
+    holds for all options, except those that may change when a run is resumed.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        UnusableFileError: the file is damaged, or was written by an incompatible version.
+        ConfigError: it was written with other options, for example because config.json was edited.
+    """
+    content = read_checked(path)
+    try:
+        saved: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        version = int(saved["format"])
+        if not oldest <= version <= FORMAT:
+            needed = f"{oldest} to {FORMAT}" if oldest < FORMAT else f"{FORMAT}"
+            raise UnusableFileError(
+                f"{path} has format {version}, and this program needs {needed}: "
+                "use the version that wrote it, or start another run"
+            )
+        described = validate(type(config), merge(asdict(type(config)()), upgrade(saved["config"])))
+    except UnusableFileError:
+        raise
+    except Exception as error:  # a malicious file can make torch raise almost any exception
+        raise UnusableFileError(
+            f"{path} is not a checkpoint of this program: {' '.join(str(error).split())[:200]}"
+        ) from error
+    if not same_run:
+        config = replace_unchecked(
+            described, **{name: getattr(config, name) for name in problem_options(to_dict(config))}
+        )
+    require_same_run(described, config, source=str(path.with_name("config.json")))
+    return saved | {"sha256": hashlib.sha256(with_checksum(content)).hexdigest()}
+
+
+def load_last(folder: Path, config: Config) -> dict[str, Any] | None:
+    """Read the newest intact checkpoint of a run. The result is None if the run has not finished an epoch.
+
+    If last.pt is damaged, it is replaced by previous.pt.
+
+    Raises:
+        UnusableFileError: there are checkpoints, but none can be used.
+        ConfigError: the config is not that of the run.
+    """
+    faults: list[UnusableFileError] = []
+    for name in ("last.pt", "previous.pt"):
+        try:
+            saved = load(folder / name, config, same_run=True)
+        except FileNotFoundError:
+            continue
+        except UnusableFileError as error:
+            faults.append(error)
+            continue
+        for fault in faults:
+            warn(f"warning: {fault}: continuing from {name}, after epoch {saved['epoch']}")
+            replace(folder / name, folder / "last.pt")  # otherwise the next save would keep the damaged file instead
+        return saved
+    if faults:
+        raise faults[0]
+    return None
+
+
+class EarlierRun(NamedTuple):
+    """What is stored in the folder of a run that is resumed."""
+
+    info: dict[str, Any]  # the content of run_info.json
+    state: dict[str, Any] | None  # the newest checkpoint
+
+
+NO_EARLIER_RUN = EarlierRun({}, None)
+
+
+def earlier_run(folder: Path, config: Config) -> EarlierRun:
+    """Read the run in a folder. It has no checkpoint if it was stopped before the end of its first epoch.
+
+    Raises:
+        UnusableFileError: run_info.json or the checkpoints are damaged.
+        ConfigError: the config is not that of the run.
+    """
+    return EarlierRun(read_info(folder), load_last(folder, config))
+
+
+class SavedRun(NamedTuple):
+    """The problem, config and network of a run."""
+
+    problem: Problem[Any]
+    config: Config
+    model: Standardized
+    shapes: Shapes  # of one example of the training data
+    epoch: int  # in which these weights were saved
+    sha256: str  # of best.pt
+
+
+def load_saved(folder: Path, problem: Problem[Any] | None = None) -> SavedRun:
+    """Load a run with the weights of its best epoch, on the CPU. The default problem is the one that the run names.
+
+    Raises:
+        UnusableFileError: config.json or best.pt is missing or damaged, or was written for another network.
+    """
+    if not (folder / "best.pt").is_file():
+        raise UnusableFileError(
+            f"{folder} has no best.pt: give the name in checkpoints, or the folder, of a run that saved its weights"
+        )
+    problem = problem or problem_of(folder)
+    try:
+        config = load_config(problem.config_type, folder / "config.json")
+        saved = load(folder / "best.pt", config, OLDEST)
+    except ConfigError as error:
+        raise UnusableFileError(str(error)) from None
+    try:
+        shapes = shapes_in(saved) if "shapes" in saved else generated_shapes(problem, config)
+        model = with_weights(problem, config, shapes, saved["model"])
+    except (KeyError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise UnusableFileError(f"{folder / 'best.pt'} does not contain weights of this network: {reason}") from None
+    return SavedRun(problem, config, model, shapes, saved["epoch"], saved["sha256"])
+
+
+def shapes_in(saved: Mapping[str, Any]) -> Shapes:
+    """The shapes that are stored in a checkpoint."""
+    return Shapes(tuple(map(tuple, saved["shapes"]["inputs"])), tuple(saved["shapes"]["target"]))
+
+
+def generated_shapes(problem: Problem[Any], config: Config) -> Shapes:
+    """The shapes of the data that the generator makes for a config. No examples are generated."""
+    return shapes_of(problem, config, generate_split(problem, config, 0, SeedSequence(0)))
+
+
+def with_weights(problem: Problem[Any], config: Config, shapes: Shapes, weights: Mapping[str, Any]) -> Standardized:
+    """Create the network for inputs of these shapes, with saved weights, for predictions only.
+
+    Raises:
+        RuntimeError: the weights do not fit a network for these shapes.
+        BadRequestError: the network does not support these shapes.
+    """
+    model = new_model(problem, config, shapes)
+    model.load_state_dict(weights)
+    return model.eval().requires_grad_(False)
+
+
+def fit_to(saved: SavedRun, config: Config, shapes: Shapes, subject: str) -> Standardized:
+    """The network of a run for examples of these shapes. An error begins with the `subject`, which requests them.
+
+    Raises:
+        BadRequestError: the network does not accept inputs of these shapes.
+    """
+    if shapes == saved.shapes:
+        return saved.model
+    if shapes.target != saved.shapes.target:
+        raise BadRequestError(
+            f"{subject}: the target of an example has the shape {shapes.target}, and this "
+            f"network was trained with {saved.shapes.target}: use such data"
+        )
+    asked = f"{subject}: the inputs have the shape {_in_words(shapes.inputs)}"
+    try:
+        return with_weights(saved.problem, config, shapes, saved.model.state_dict())
+    except RuntimeError:
+        label, trained = saved.problem.label(saved.config), _in_words(saved.shapes.inputs)
+        raise BadRequestError(
+            f"{asked}, and this network ({label}) only accepts {trained}, which it was trained with: "
+            "use such data, or train a network that accepts inputs of any size"
+        ) from None
+    except BadRequestError as error:
+        raise BadRequestError(f"{asked}: {error}") from None
+
+
+def _in_words(shapes: Sequence[Shape]) -> str:
+    return " and ".join(map(str, shapes))

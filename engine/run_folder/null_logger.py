@@ -1,0 +1,46 @@
+# Machinery: keep, and skip at first.
+"""What a run asks of its logger. This one writes nothing; logger.py has the one that writes the files of a run."""
+
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from numpy.typing import NDArray
+
+Watch = Callable[
+    [Mapping[str, float]], None
+]  # called with the row of each epoch; an error that it raises stops the run
+
+
+class NullLogger:
+    """A logger that writes nothing: for training without a folder, and for processes other than rank 0."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Record how the run ended."""
+
+    def note(self, **facts: Any) -> None:
+        """Record facts that may differ between two equal runs."""
+
+    def log_epoch(self, row: Mapping[str, float]) -> None:
+        """Show the metrics of an epoch."""
+
+    def log_state(self, state: Mapping[str, Any]) -> None:
+        """Receive the state of training after an epoch, and save it now or later."""
+
+    def flush(self) -> None:
+        """Save the newest state, if it has not been saved."""
+
+    def log_arrays(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Save named arrays."""
+
+    def log_results(self, results: Mapping[str, Any]) -> None:
+        """Record the results of the run."""
+
+    def summary(self, results: Mapping[str, Any]) -> str:
+        """Format the results for the terminal."""
+        return ""

@@ -1,0 +1,221 @@
+# Machinery: keep, and skip at first.
+"""What a run needs in addition to training: its locked folder, connected processes, and a record of how it ended."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from engine.datasets.overlap import hash_inputs, save_hashes
+from engine.datasets.splits import Data, load_data, require_memory_for
+from engine.interface.base_config import Config
+from engine.interface.base_problem import Problem
+from engine.interface.returned_values import input_arrays
+from engine.learning.distributed import Group, is_restarted, torchrun_start
+from engine.machine.errors import UnusableFileError
+from engine.machine.hardware import choose_num_threads, require_compiler, select_device
+from engine.machine.terminal import print_line
+from engine.options.fields import folder_name
+from engine.run_folder import figures_of_run
+from engine.run_folder.changed_code import hashes_of_code, warn_if_changed
+from engine.run_folder.find_run import project_folder, read_info
+from engine.run_folder.null_logger import NullLogger, Watch
+from engine.run_folder.run_lock import empty_folder, lock_run, require_free
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+
+    from engine.learning.prediction import Standardized
+    from engine.run_folder.checkpoints import EarlierRun
+    from engine.run_folder.init_from import Origin
+
+
+@dataclass
+class Run:
+    """An open run. Only rank 0 writes to its folder."""
+
+    problem: Problem[Any]
+    config: Config
+    folder: Path
+    group: Group
+    device: "torch.device"
+    earlier: "EarlierRun"  # what the folder contains, if the run is resumed
+    origin: "Origin | None"  # in rank 0, the run of --init-from, unless a checkpoint replaces its weights
+    logger: NullLogger  # in rank 0, `start` replaces it
+    stack: ExitStack  # closes the logger, the connection and the lock when the run ends
+    resume: bool
+    code: dict[str, str | None]  # hashes of the code of the problem and of trainer.py
+    timings: dict[str, float] = field(default_factory=dict)  # seconds by stage
+    train_hashes: "NDArray[np.uint64]" = field(init=False)  # of all inputs that the network is trained with
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run is already finished, so that there is nothing to resume."""
+        state = self.earlier.state
+        if state is None or self.earlier.info.get("status") != "finished":
+            return False
+        return self.config.train.is_over(state["epoch"], state["best_epoch"])
+
+    def load_data(self) -> Data:
+        """Load the data of the run in rank 0, and send them to all processes.
+
+        Raises:
+            UnusableFileError: the run is resumed, and its data have changed.
+        """
+        data = self.group.broadcast(lambda: load_data(self.problem, self._with_file()))
+        if data.sha256 != self.earlier.info.get("data_sha256", data.sha256):
+            raise UnusableFileError(
+                f"the data have changed since {self.folder} was trained: restore them, or start another run"
+            )
+        return data
+
+    def _with_file(self) -> Config:
+        """The config, with a path of its data file that is valid in the working folder.
+
+        Raises:
+            UnusableFileError: the file is neither there nor in the folder where the run was started.
+        """
+        file = self.config.data.file
+        if not self.resume or file is None:
+            return self.config
+        places = [project_folder(self.folder) / file, Path(file).absolute()]
+        found = next((place for place in places if place.is_file()), None)
+        if found is None:
+            looked = " or ".join(dict.fromkeys(str(place.parent) for place in places))
+            raise UnusableFileError(
+                f"{Path(file).name}, the data of {self.folder}, is not in {looked}: give its new path with --data"
+            )
+        if found == Path(file).absolute():
+            return self.config
+        return replace(self.config, data=replace(self.config.data, file=str(found)))
+
+    def load_initial_weights(self, model: "Standardized", data: Data) -> None:
+        """With --init-from, load the weights and scales of the earlier run into the model.
+
+        Raises:
+            BadRequestError: the network of the earlier run does not accept these data.
+        """
+        if self.config.train.init_from is None or self.earlier.state is not None:
+            return
+        from engine.learning.prediction import shapes_of
+
+        def weights() -> dict[str, Any]:
+            assert self.origin is not None
+            return self.origin.weights_for(shapes_of(self.problem, self.config, data.train))
+
+        model.load_state_dict(self.group.broadcast(weights))
+
+    def start(
+        self, data: Data, model: "Standardized", logger: Callable[..., NullLogger], watch: Watch | None = None
+    ) -> None:
+        """Remove an earlier run from the folder, and begin to record this one. Call it after all checks.
+
+        Args:
+            logger: creates the logger of rank 0; the class RunLogger in logger.py.
+            watch: called with the row of metrics of each epoch.
+        """
+        import torch
+
+        inputs = input_arrays(self.problem, self.config, data.train)
+        input_size = max((int(x[0].size) for x in inputs), default=1)
+        n_threads = choose_num_threads(model, self.config.train.batch_size, input_size)
+        torch.set_num_threads(self.config.threads or n_threads)
+        if not self.group.is_main:
+            return
+        self.train_hashes = hash_inputs(self.problem, self.config, data.train)
+        if self.config.train.init_from is not None:
+            from engine.run_folder.init_from import seen_by
+
+            before = self.origin.hashes if self.origin else seen_by(self.folder, "restore it, or start another run")
+            self.train_hashes = np.union1d(self.train_hashes, before)
+        if not self.resume:
+            empty_folder(self.folder)
+        shapes = {"inputs": [list(x.shape[1:]) for x in inputs], "target": list(model.mean.shape)}
+        opened = logger(
+            self.folder,
+            self.problem,
+            self.config,
+            shapes=shapes,
+            timings=self.timings,
+            earlier=self.earlier,
+            watch=watch,
+        )
+        self.logger = self.stack.enter_context(opened)
+        self.logger.note(
+            device=str(self.device),
+            processes=self.group.size,
+            torchrun=None if (started := torchrun_start()) is None else str(started),
+            threads=torch.get_num_threads(),
+            data_source=data.source,
+            data_sha256=data.sha256,
+            init_from=self.origin.note if self.origin else self.earlier.info.get("init_from"),
+            **self.code,
+        )
+        save_hashes(self.folder, self.train_hashes)
+
+    def finish(self, results: dict[str, Any], arrays: dict[str, Any]) -> None:
+        """Record the results, and print a summary."""
+        self.logger.log_arrays("predictions", arrays)
+        self.logger.log_results(results)
+        print_line(f"\n{self.logger.summary(results)}\n")
+
+    def plot_figures(self) -> None:
+        """Plot the figures, and print the folder. If a figure cannot be plotted, the run is still finished."""
+        hint = f"; python runs.py plot {self.folder} plots the figures again, and shows the error"
+        draw = partial(figures_of_run.draw_if_possible, hint=hint)
+        figures_of_run.plot_run(self.problem, self.config, self.folder, draw)
+        print_line(str(self.folder))
+
+
+@contextmanager
+def open_run(
+    problem: Problem[Any], config: Config, folder: Path, group: Group, *, overwrite: bool, resume: bool
+) -> Iterator[Run]:
+    """Lock the folder of a run, select the device, and connect the processes while the block runs.
+
+    Raises:
+        RunError: the request cannot be met on this machine, or the folder cannot be used.
+    """
+    # Refuse a bad request, where possible, before torch is loaded, which takes seconds.
+    require_memory_for(problem, config)
+    if resume and group.is_main:
+        warn_if_changed(problem, folder, training=True)
+    code = hashes_of_code(problem)  # takes five times as long after torch has been loaded
+    if group.is_main:
+        require_free(folder, overwrite or resume)
+    device = select_device(config.device, group.local_rank if group.size > 1 else None)
+    if config.compile:
+        require_compiler(device)
+
+    from engine.learning.network_memory import require_memory_for_training
+    from engine.run_folder.checkpoints import NO_EARLIER_RUN, earlier_run, generated_shapes
+    from engine.run_folder.init_from import load_origin
+
+    if config.data.file is None:  # otherwise the shapes are not known before the file has been read
+        require_memory_for_training(problem, config, lambda: generated_shapes(problem, config))
+    lock = lock_run(folder, overwrite or resume) if group.is_main else nullcontext()
+    with ExitStack() as stack:
+        stack.enter_context(lock)
+        stack.enter_context(group.init(device))
+        earlier = group.broadcast(lambda: earlier_run(folder, config) if resume else NO_EARLIER_RUN)
+        origin = load_origin(problem, config, folder, earlier, resume) if group.is_main else None
+        yield Run(problem, config, folder, group, device, earlier, origin, NullLogger(), stack, resume, code)
+
+
+def default_name(problem: Problem[Any], config: Config) -> str:
+    """The name of a run without --run-name: problem, seed, date and time."""
+    started = (torchrun_start() or datetime.now()).strftime("%Y%m%d-%H%M%S-%f")
+    return f"{folder_name(problem.label(config))}-seed{config.seed}-{started}"
+
+
+def is_restart(folder: Path) -> bool:
+    """Whether torchrun has restarted the run in the folder after a process failed, so that it has to be resumed."""
+    if not is_restarted() or not (folder / "config.json").exists():
+        return False
+    return read_info(folder).get("torchrun") == str(torchrun_start())  # otherwise, this is another run

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from engine.interface.base_config import Config, TrainConfig
 from engine.interface.base_problem import Columns, Problem
 from engine.interface.returned_values import plain
-from engine.learning.compiler import compiled, without_compiler
+from engine.learning.compiler import without_compiler
 from engine.learning.distributed import SINGLE_PROCESS, Group
 from engine.learning.prediction import Standardized, evaluate, example_losses, prepare
 from engine.machine.errors import DivergedError, UnusableFileError
@@ -101,7 +101,9 @@ class Trainer:
         self.network, self.logger = model.network, logger or NullLogger()
         self.train, self.val = (prepare(problem, config, model, columns) for columns in (train, val))
         self.optimizer = create_optimizer(self.network, config.train)
-        self.forward = compiled(self.network) if config.compile else self.network
+        self.forward: Callable[..., Tensor] = self.network
+        if config.compile:  # fallback_random: the same random numbers as without compilation
+            self.forward = torch.compile(self.network, dynamic=False, options={"fallback_random": True})
         self.steps_per_epoch = math.ceil(len(self.train.targets) / config.train.batch_size)
         self.epoch = 0  # the current one, counted from 1; 0 before the first
         self.history: list[dict[str, float]] = []  # one row of metrics per completed epoch

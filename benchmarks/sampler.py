@@ -33,6 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import independent
+from experiments.json_rows import to_json
 from ising import metropolis, multispin
 
 ROOT = Path(__file__).parent.parent
@@ -262,7 +263,7 @@ def update_results(only: str | None, scale: float, sizes: list[int]) -> None:
             found["cases"] = sorted(kept + found["cases"], key=lambda case: case["size"])
         results["independent"] = found
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8", newline="\n")
+    RESULTS.write_text(to_json(results), encoding="utf-8", newline="\n")
 
 
 def main() -> None:

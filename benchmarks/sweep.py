@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 
 from engine.machine.hardware import available_cores
+from experiments.json_rows import to_json
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "sweep.json"
@@ -169,7 +170,7 @@ def main() -> None:
             "runs": {preset: measure_runs(preset) for preset in CASES},
             "steps": measure_steps(),
         }
-        RESULTS.write_text(json.dumps(results) + "\n", encoding="utf-8", newline="\n")
+        RESULTS.write_text(to_json(results), encoding="utf-8", newline="\n")
     print(report(json.loads(RESULTS.read_text(encoding="utf-8"))))
 
 

@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.competitors import CASES, COMPETITORS, DEFAULT, RACERS, Data, Timer, supports
+from experiments.json_rows import to_json
 from ising import lattice
 
 ROOT = Path(__file__).parent.parent
@@ -268,7 +269,7 @@ def main() -> None:
             requirements = ["-r", str(ROOT / "requirements.txt"), *PACKAGES]
             subprocess.run([str(python), "-m", "pip", "install", "--quiet", *requirements], check=True)
         RESULTS.parent.mkdir(parents=True, exist_ok=True)
-        RESULTS.write_text(json.dumps(measure()) + "\n", encoding="utf-8", newline="\n")
+        RESULTS.write_text(to_json(measure()), encoding="utf-8", newline="\n")
     results = json.loads(RESULTS.read_text(encoding="utf-8"))
     plot(results)
     print(report(results))

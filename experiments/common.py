@@ -26,12 +26,13 @@ from engine.datasets.overlap import hash_inputs, select, unseen
 from engine.datasets.splits import get_splits
 from engine.interface import Columns, Splits, TrainConfig
 from engine.learning.prediction import Standardized, build_model, evaluate, prepare
-from engine.machine.atomic_files import write_json
+from engine.machine.atomic_files import write_atomic
 from engine.machine.exit_code import quick_exit
 from engine.machine.hardware import available_cores
 from engine.machine.repository import provenance
 from engine.machine.signals import Interrupted, stop_on_signals
 from engine.many_runs.pool import Pool
+from experiments.json_rows import to_json
 from problem import PROBLEM
 from trainer import Trainer
 from utils import print_line, warn
@@ -104,7 +105,7 @@ class Study:
                             raise RuntimeError(f"{outcome.key}: {outcome.details or outcome.error}")
                         done[outcome.key] = outcome.value | commit
                         self.content["cases"] = list(done.values())
-                        write_json(self.results, self.content)
+                        write_atomic(self.results, to_json(self.content).encode())
                         bar.update()
         except Interrupted as error:
             warn(f"{self.results.stem}: interrupted; run the same command again to continue after the last saved case")
@@ -127,7 +128,7 @@ class Study:
             "core_seconds": round(seconds),
             "report": "\n".join(lines),
         }
-        write_json(self.results, self.content)
+        write_atomic(self.results, to_json(self.content).encode())
         figure.savefig(self.figure, dpi=110)
         print_line(self.content["report"])
         print_line(f"{seconds / 60:.1f} minutes on one core; results in {self.results}, figure in {self.figure}")

@@ -30,8 +30,13 @@ STEP = uint64(0x9E3779B97F4A7C15)  # of the counter of the random generator
 
 
 @compiled
-def flip_clusters(
-    spins: NDArray[np.int8], n_clusters: int, p: float, queue: NDArray[np.uint32], state: NDArray[np.uint64]
+def flip_clusters(  # noqa: PLR0917 - Numba has no keyword-only parameters
+    spins: NDArray[np.int8],
+    n_clusters: int,
+    p: float,
+    queue: NDArray[np.uint32],
+    state: NDArray[np.uint64],
+    is_triangular: bool = False,
 ) -> int:
     """Build and flip clusters, one after the other. Return the total number of flipped spins.
 
@@ -40,6 +45,7 @@ def flip_clusters(
         p: the probability to add a like neighbour, 1 - exp(-2 / T).
         queue: (L^2 + 1,), the sites of a cluster, in the order in which they were found.
         state: (1,), of the random generator, changed in place.
+        is_triangular: also use the two neighbours on a diagonal, as on the triangular lattice.
     """
     size, one = uint32(spins.shape[0]), uint32(1)
     flat = spins.reshape(-1)
@@ -70,16 +76,33 @@ def flip_clusters(
                 (down, column, for_column >> uint64(32)),
                 (up, column, for_column & uint64(0xFFFFFFFF)),
             ):
-                # Without a branch, which the processor would often predict wrongly: the neighbour is always written
-                # behind the last site of the queue, which is then only extended if the neighbour is added.
-                neighbour = flat[i * size + j]
-                is_added = (neighbour == spin) & (number < threshold)
                 queue[last] = i << uint32(16) | j
-                last += uint64(is_added)
-                flat[i * size + j] = -spin if is_added else neighbour
+                last += _flip(flat, i * size + j, spin, number < threshold)
+            if is_triangular:
+                counter += STEP
+                for_diagonal = _hash(counter)
+                for i, j, number in (
+                    (down, left, for_diagonal >> uint64(32)),
+                    (up, right, for_diagonal & uint64(0xFFFFFFFF)),
+                ):
+                    queue[last] = i << uint32(16) | j
+                    last += _flip(flat, i * size + j, spin, number < threshold)
         n_flipped += int(last)
     state[0] = counter
     return n_flipped
+
+
+@compiled
+def _flip(flat: NDArray[np.int8], site: uint32, spin: np.int8, is_bond: np.bool_) -> uint64:
+    """Flip a site if it has this spin and there is a bond to it. Return 1 if it was flipped, otherwise 0.
+
+    There is no branch, which the processor would often predict wrongly. The caller always writes the site behind the
+    last one of its queue, and only extends the queue if the site was flipped.
+    """
+    neighbour = flat[site]
+    is_added = (neighbour == spin) & is_bond
+    flat[site] = -spin if is_added else neighbour
+    return uint64(is_added)
 
 
 @compiled
@@ -92,7 +115,11 @@ def _hash(z: uint64) -> uint64:
 
 @compiled
 def _sample(
-    configurations: NDArray[np.int8], temperatures: NDArray[np.float64], n_sweeps: int, states: NDArray[np.uint64]
+    configurations: NDArray[np.int8],
+    temperatures: NDArray[np.float64],
+    n_sweeps: int,
+    states: NDArray[np.uint64],
+    is_triangular: bool = False,
 ) -> None:
     """Equilibrate one chain per temperature. configurations: (N, L, L), states: (N, 1), of the random generators."""
     n_chains, size, _ = configurations.shape
@@ -105,9 +132,9 @@ def _sample(
         # then fixed: the end of a chain that stops after a number of flips would depend on the last cluster.
         n_clusters, n_flipped = 0, 0
         while 2 * n_flipped < n_sweeps * size * size:
-            n_flipped += flip_clusters(spins, 1, p, queue, state)
+            n_flipped += flip_clusters(spins, 1, p, queue, state, is_triangular)
             n_clusters += 1
-        flip_clusters(spins, n_clusters, p, queue, state)
+        flip_clusters(spins, n_clusters, p, queue, state, is_triangular)
         if _hash(state[0] + STEP) >> uint64(63):
             for i in range(size):
                 for j in range(size):
@@ -128,15 +155,27 @@ def sample(
             of sweeps is not an integer of at least 0, or the seed is neither an integer of at least 0 nor a
             SeedSequence.
     """
-    require_compiler()
     check_lattice_size(lattice_size)
+    return run_chains(lattice_size, temperatures, n_sweeps, seed, is_triangular=False)
+
+
+def run_chains(
+    lattice_size: int,
+    temperatures: ArrayLike,
+    n_sweeps: int,
+    seed: int | np.random.SeedSequence,
+    *,
+    is_triangular: bool,
+) -> NDArray[np.int8]:
+    """`sample`, for the square or the triangular lattice, whose size the caller has checked."""
+    require_compiler()
     check_integer("n_sweeps", n_sweeps, 0)
     check_seed(seed)
     values = np.asarray(temperatures, dtype=np.float64)
     if values.ndim != 1 or not np.all((values > 0) & np.isfinite(values)):
         raise ValueError("temperatures must be positive and finite, in an array (N,)")
     spins = np.empty((len(values), lattice_size, lattice_size), np.int8)
-    _sample(spins, values, n_sweeps, generator_states(seed, len(values)))
+    _sample(spins, values, n_sweeps, generator_states(seed, len(values)), is_triangular)
     return spins
 
 

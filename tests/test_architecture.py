@@ -29,7 +29,7 @@ ISING_MAY_IMPORT: dict[str, set[str]] = {
     "kernel": {"exact"},
     "multispin": {"exact", "kernel", "lattice"},
     "wolff": {"kernel", "lattice"},
-    "triangular": {"kernel", "lattice", "wolff"},
+    "triangular": {"lattice", "wolff"},
     "scaling": set(),
     "statistics": set(),
 }

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ising import exact, lattice, triangular
+from ising import exact, lattice, triangular, wolff
 from ising.statistics import binder_cumulant, jackknife
 from ising.triangular import EQUILIBRATION_SWEEPS, T_CRITICAL
 from tests.test_multispin import chi2_excess
@@ -81,7 +81,9 @@ def test_the_binder_cumulant_at_tc_is_universal() -> None:
 def test_a_cluster_is_a_domain_at_zero_temperature(size: int) -> None:
     spins = np.random.default_rng(size).choice(np.array([-1, 1], np.int8), size=(size, size))
     before = spins.copy()
-    n = triangular.flip_clusters(spins, 1, 1.0, np.empty(size**2 + 1, np.uint32), np.array([size], np.uint64))
+    n = wolff.flip_clusters(
+        spins, 1, 1.0, np.empty(size**2 + 1, np.uint32), np.array([size], np.uint64), is_triangular=True
+    )
     flipped = set(zip(*np.nonzero(spins != before), strict=True))
     found: set[Any] = set()
     waiting = [next(iter(flipped))]
@@ -98,7 +100,7 @@ def test_a_cluster_without_bonds_is_one_site_and_each_is_equally_likely() -> Non
     counts, state, queue = np.zeros((5, 5)), np.array([1], np.uint64), np.empty(26, np.uint32)
     for _ in range(1000):
         spins = np.ones((5, 5), np.int8)
-        assert triangular.flip_clusters(spins, 1, 0.0, queue, state) == 1
+        assert wolff.flip_clusters(spins, 1, 0.0, queue, state, is_triangular=True) == 1
         counts += spins < 0
     assert chi2_excess(counts.reshape(-1), np.full(25, 40.0)) < 5  # type: ignore[arg-type]
 

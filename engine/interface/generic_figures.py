@@ -1,28 +1,18 @@
 # Machinery: keep, and skip at first.
 """Figures that every problem has. The functions take arrays and return a Figure."""
 
-import contextlib
 import io
 import math
-import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from engine.machine.errors import ProblemError
-
-with contextlib.suppress(ValueError):
-    # If MPLBACKEND names an unknown backend, `import matplotlib` raises this error. Figures in files need no backend.
-    backend = "" if "matplotlib" in sys.modules else os.environ.pop("MPLBACKEND", "")
-    import matplotlib
-
-    if backend:
-        os.environ["MPLBACKEND"] = matplotlib.rcParams["backend"] = backend
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 __all__ = ["COLOURS", "Figure", "draw", "estimates_by_group", "parity", "training_curves", "validation_curves"]
 

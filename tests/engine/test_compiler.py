@@ -69,14 +69,6 @@ def test_an_optimiser_of_your_own_is_not_changed() -> None:
     assert trained(without_compiler(Mine)) == trained(Mine)
 
 
-def test_the_change_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PLAIN_TORCH", "1")
-    assert without_compiler(torch.optim.AdamW) is torch.optim.AdamW
-    create = without_compiler(OPTIMIZERS[1])
-    assert isinstance(create, partial)
-    assert create.func is torch.optim.SGD
-
-
 def test_importing_does_not_change_global_state() -> None:
     """torch.optim is the same before and after trainer.py is loaded, and no random generator has been seeded."""
     code = """

@@ -266,7 +266,9 @@ def _start_wandb(folder: Path, problem: Problem[Any], config: Config, run_id: st
     try:
         import wandb
 
-        _require_login(wandb)
+        # In a terminal, wandb.init would ask a user who is not logged in what to do, and wait.
+        if wandb.setup().settings.mode == "online" and not wandb.login(prompt=False, verify=False):
+            raise RuntimeError("not logged in: run `wandb login`, or set WANDB_MODE=offline")
         run = wandb.init(
             **{key: value for key, value in ours.items() if not os.environ.get(WANDB_VARIABLES[key])},
             config=to_dict(config),
@@ -280,17 +282,3 @@ def _start_wandb(folder: Path, problem: Problem[Any], config: Config, run_id: st
     except Exception as error:  # of any type: no package, no login, no network
         _warn_about_wandb(error, folder)
         return None
-
-
-def _require_login(wandb: Any) -> None:
-    """Raise an error if the user is not logged in. In a terminal, wandb.init would ask what to do, and wait."""
-    session = wandb.setup().settings
-    if session.mode in ("offline", "dryrun", "disabled") or wandb.run is not None:
-        return
-    silent, session.silent = session.silent, True  # otherwise, login asks the server for the name of the user
-    try:
-        is_logged_in = wandb.login(prompt=False, verify=False)
-    finally:
-        session.silent = silent
-    if not is_logged_in:
-        raise RuntimeError("not logged in: run `wandb login`, or set WANDB_MODE=offline")

@@ -34,9 +34,10 @@ from utils import print_line
 CHECKPOINTS = Path("checkpoints")
 
 
-def terminal_width() -> int | None:
-    """The width of the terminal, or None if the output is not shown on one."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+def print_lines(text: str) -> None:
+    """Print lines. On a terminal, lines that are too long are cut, as by `ps`: wrapped ones could not be read."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    print_line("\n".join(line[:width] for line in text.splitlines()))
 
 
 def runs_in(place: str) -> tuple[list[Record], bool]:
@@ -83,13 +84,12 @@ def list_runs(words: Sequence[str]) -> None:
     if not records:
         print_line(f"there are no runs in {given.get('place', CHECKPOINTS)}")
         return
-    print_line(
+    print_lines(
         list_of_runs(
             mark_killed(records),
             filters=given.get("filter", []),
             column=given.get("sort", "date"),
             by_sweep=by_sweep and "all" not in given,
-            width=terminal_width(),
         )
     )
 
@@ -127,7 +127,7 @@ def compare_runs(words: Sequence[str]) -> None:
     path = Path(given.get("figure", CHECKPOINTS / "comparison.png"))
     require_figure_type(path)
     comparison = read_comparison(given)
-    print_line(comparison_to_text(comparison, terminal_width()))
+    print_line(comparison_to_text(comparison))
     if curves(comparison.groups):
         write(path, curves_image(comparison.groups, path.suffix[1:].lower()))
         print_line(f"\n{path}")

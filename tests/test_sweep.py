@@ -42,7 +42,7 @@ def test_help_and_refusals_load_neither_torch_nor_matplotlib(tmp_path: Path) -> 
     code = """
 import sys
 from sweep import main
-for words in (["--help"], ["s", "--seeds", "x"], ["s", "--grid", "lr=0.1,0.1"], ["s", "--search", "lr=2..1"]):
+for words in (["--help"], ["s", "--seeds", "x"], ["s", "--grid", "lr=0.1,x"], ["s", "--search", "lr=2..1"]):
     sys.argv[1:] = words
     try:
         main()
@@ -55,6 +55,12 @@ assert not {"torch", "matplotlib", "optuna", "numba", "scipy"} & sys.modules.key
     )
     assert done.returncode == 0, done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_value_that_is_given_twice_is_tried_once() -> None:
+    plan = parse_args(["s", "--seed-list", "3,1,3", "--grid", "lr=0.1,0.10,0.2"]).plan
+    assert plan is not None
+    assert (plan.seeds, plan.grid) == ([3, 1], {"train.lr": [0.1, 0.2]})
 
 
 def test_lists_are_separated_by_spaces() -> None:

@@ -1,5 +1,5 @@
 # Machinery: keep, and skip at first.
-"""The list of runs that runs.py prints: which runs, in which order, and how they fit into a terminal."""
+"""The list of runs that runs.py prints: which runs, in which order, and what it says about them."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -195,32 +195,19 @@ def sort(lines: Sequence[Line], column: str, *, largest_first: bool = False) -> 
     return sorted(lines, key=rank)
 
 
-def to_text(lines: Sequence[Line], metric: str, width: int | None) -> str:
-    """The lines as a table. Columns that are equal for all runs are left out. With a width, long cells are cut."""
+def to_text(lines: Sequence[Line], metric: str) -> str:
+    """The lines as a table. Columns that are equal for all runs are left out."""
     found = {name: {line.cells[name] for line in lines} for name in (*FIELDS, "changed")}
     left_out = {name for name in ("problem", "seed") if len(found[name]) == 1} | {n for n in found if found[n] == {""}}
     columns = [name for name in found if name not in left_out]
     titles = {"metric": metric, "changed": "differs from the default"}
     rows = [[titles.get(name, name) for name in columns]]
     rows += [[one_line(line.cells[name]) for name in columns] for line in lines]
-    if width is not None and "date" in columns:  # without the year
-        place = columns.index("date")
-        rows = [[cell[5:] if i == place and row is not rows[0] else cell for i, cell in enumerate(row)] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    last = len(columns) - 1
-    for i, least in ((last, 24), (0, 18), (last, 10), (1, 11), (0, 12)):
-        if width is not None and (excess := sum(widths) + 2 * len(widths) - 2 - width) > 0:
-            widths[i] = max(min(widths[i], least), widths[i] - excess)
-    for row in rows:
-        for i, w in enumerate(widths):
-            if len(row[i]) > w:  # of a name, keep the end, which often is the seed
-                row[i] = f"{row[i][: w - 8]}…{row[i][-7:]}" if i == 0 else f"{row[i][: w - 1]}…"
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
-def list_of_runs(
-    records: Sequence[Record], *, filters: Sequence[str], column: str, by_sweep: bool, width: int | None
-) -> str:
+def list_of_runs(records: Sequence[Record], *, filters: Sequence[str], column: str, by_sweep: bool) -> str:
     """The list of runs, in the order of a column, and lines that summarise it.
 
     Raises:
@@ -240,7 +227,7 @@ def list_of_runs(
     lines = sort(lines, "metric" if is_main else column, largest_first=is_main and direction == "max")
     common = without_common(lines)
     title = metric if {record.main_metric[0] for record in shown} == {metric} else "metric"
-    parts = [to_text(lines, title, width) + "\n"] if lines else []
+    parts = [to_text(lines, title) + "\n"] if lines else []
     number = f"{len(shown)} of {len(records)}" if filters else f"{len(shown)}"
     problems = {record.problem for record in shown}
     of = f" of {problems.pop()}" if len(problems) == 1 else ""

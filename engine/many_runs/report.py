@@ -2,7 +2,6 @@
 """A comparison of runs as text, as figures, and as one self-contained page of HTML."""
 
 import json
-from collections.abc import Sequence
 from datetime import datetime
 from html import escape
 from pathlib import Path
@@ -35,26 +34,10 @@ dt { float: left; clear: left; width: 6rem; color: #666; } dd { margin: 0 0 0 6r
 """
 
 
-def to_text(comparison: Comparison, width: int | None) -> str:
-    """A comparison for the terminal. With a width, tables that do not fit are divided into several ones."""
+def to_text(comparison: Comparison) -> str:
+    """A comparison for the terminal."""
     shown = [*([comparison.origin] if len(comparison.origin.columns) > 1 else []), *comparison.tables]
-    parts = [to_markdown(part) for table in shown for part in _fitting(table, width)]
-    return "\n\n".join([*parts, *comparison.notes])
-
-
-def _fitting(table: Table, width: int | None) -> list[Table]:
-    """Divide the columns of a table so that each part fits into the width, and begins with the first column."""
-    widths = [3 + max(map(len, column)) for column in zip(table.columns, *table.rows, strict=True)]
-    parts: list[list[int]] = [[]]
-    for i in range(1, len(widths)):
-        if width is not None and parts[-1] and 1 + widths[0] + sum(widths[j] for j in [*parts[-1], i]) > width:
-            parts.append([])
-        parts[-1].append(i)
-
-    def chosen(row: Sequence[str], part: list[int]) -> tuple[str, ...]:
-        return row[0], *(row[i] for i in part)
-
-    return [Table(chosen(table.columns, part), [chosen(row, part) for row in table.rows]) for part in parts]
+    return "\n\n".join([*map(to_markdown, shown), *comparison.notes])
 
 
 def curves_image(groups: Groups, file_type: str) -> bytes:

@@ -2,12 +2,13 @@
 """The command line of sweep.py: the plan of a sweep, and how it is trained."""
 
 import json
+import math
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
-from functools import reduce
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -117,39 +118,31 @@ def _resolve(
     if "log.run_name" in given:
         raise ConfigError("--run-name: the names of the runs are made from their options; give the sweep a NAME")
     grid, search = (_by_option(parser, options, given.get(key, ()), key) for key in ("grid", "search"))
-    _refuse_idle(given, options, grid, search)
+    _refuse_contradictions(given, options, grid, search)
     config = resolve(problem, given)
     if config.threads is None and "threads" not in given:  # the processes would use more threads than there are cores
         given = given | {"threads": "1"}
         config = resolve(problem, given)
     _require_data(config)
     if (start := config.train.init_from) is not None and run_folder(start) is None:
-        what = "is a sweep: name one of its runs" if run_folder(start, "sweep.json") else "is not a run in checkpoints"
-        raise ConfigError(f"--init-from {start}: {what}")
-    seeds = _seeds(given, config)
-    n_trial_seeds = _count(given, "trial_seeds") if "trial_seeds" in given else 1
-    trial_seeds = [config.seed + k for k in range(n_trial_seeds)] if search else []
-    if search:
-        seeds = (
-            seeds if "seed_list" in given else [n_trial_seeds + seed for seed in seeds] if "confirm" in given else []
-        )
-        if again := set(seeds) & set(trial_seeds):
-            raise ConfigError(f"--seed-list: the trials of the search have the seed {again.pop()}: give other seeds")
+        raise ConfigError(f"--init-from {start}: there is no such run in checkpoints")
+    seeds, trial_seeds = _seeds(given, config)
+    n_settings = math.prod(text.count(",") + 1 for text in grid.values())
+    trials = _count(given, "trials") if search else 0
+    if (n_runs := n_settings * len(seeds) + trials * len(trial_seeds)) > MOST_RUNS:
+        raise ConfigError(f"the sweep has {n_runs:,} runs, and at most {MOST_RUNS:,} are allowed: give fewer values")
     plan = Plan(
         problem=given.get("problem", "problem"),
         config=json.loads(json.dumps(asdict(config))),  # with lists, as in sweep.json
         grid=_grid(problem, options, given, grid),
         search={".".join(path): _space(problem, options[path], given, text) for path, text in search.items()},
-        trials=_count(given, "trials") if search else 0,
+        trials=trials,
         trial_seeds=trial_seeds,
         pruning="no_pruning" not in given,
         confirm=_count(given, "confirm") if "confirm" in given else 0,
         seeds=seeds,
         command=shlex.join(["python", "sweep.py", *(word for word in words if word != "--plan")]),
     )
-    n_runs = reduce(lambda n, values: n * len(values), plan.grid.values(), len(seeds)) + plan.trials * n_trial_seeds
-    if n_runs > MOST_RUNS:
-        raise ConfigError(f"the sweep has {n_runs:,} runs, and at most {MOST_RUNS:,} are allowed: give fewer values")
     return SweepRequest(folder, plan, workers, plan_only="plan" in given)
 
 
@@ -170,21 +163,27 @@ def _count(given: Mapping[str, Any], key: str) -> int:
     return int(word)
 
 
-def _seeds(given: Mapping[str, Any], config: Config) -> list[int]:
-    if "seed_list" in given:
-        words = given["seed_list"].split(",") if isinstance(given["seed_list"], str) else [""]
-        if not all(word.isascii() and word.isdecimal() and int(word[:30]) < 2**64 for word in words):
-            raise ConfigError(
-                f"--seed-list {_short(given['seed_list'])}: must be integers from 0 to 2^64 - 1, separated by commas"
-            )
-        seeds = [int(word) for word in words]
-        if len(set(seeds)) < len(seeds):
-            raise ConfigError(f"--seed-list {_short(given['seed_list'])}: a seed is given twice; give it once")
-        return seeds
-    n = _count(given, "seeds") if "seeds" in given else 1
-    if config.seed + 2 * n >= 2**64:
-        raise ConfigError(f"--seed {config.seed}: must be below 2^64 with the seeds that follow it; lower it")
-    return [config.seed + k for k in range(n)]
+def _seeds(given: Mapping[str, Any], config: Config) -> tuple[list[int], list[int]]:
+    """The seeds of the settings, which for a search are those of the confirmed ones, and the seeds of the trials."""
+    trial_seeds = []
+    if "search" in given:
+        trial_seeds = [config.seed + k for k in range(_count(given, "trial_seeds") if "trial_seeds" in given else 1)]
+        if "confirm" not in given:
+            return [], trial_seeds
+    if "seed_list" not in given:
+        first, n = config.seed + len(trial_seeds), _count(given, "seeds") if "seeds" in given else 1
+        if first + n > 2**64:
+            raise ConfigError(f"--seed {config.seed}: must be below 2^64 with the seeds that follow it; lower it")
+        return list(range(first, first + n)), trial_seeds
+    words = given["seed_list"].split(",") if isinstance(given["seed_list"], str) else [""]
+    if not all(word.isascii() and word.isdecimal() and int(word[:30]) < 2**64 for word in words):
+        raise ConfigError(
+            f"--seed-list {_short(given['seed_list'])}: must be integers from 0 to 2^64 - 1, separated by commas"
+        )
+    seeds = list(dict.fromkeys(map(int, words)))
+    if again := set(seeds) & set(trial_seeds):
+        raise ConfigError(f"--seed-list: the trials of the search have the seed {again.pop()}: give other seeds")
+    return seeds, trial_seeds
 
 
 def _by_option(parser: Parser, options: Options, words: Sequence[str], key: str) -> dict[tuple[str, ...], str]:
@@ -198,42 +197,35 @@ def _by_option(parser: Parser, options: Options, words: Sequence[str], key: str)
         if not equals or not text.strip():
             shape = "low..high or v1,v2" if key == "search" else "v1,v2"
             raise ConfigError(f"--{key} {_short(word)}: has no values; write {flag}={shape}")
-        path = paths[flag]
         if flag in ("seed", "run-name"):
             raise ConfigError(f"--{key} {_short(word)}: cannot be varied; --seeds and --seed-list set the seeds")
-        if path in found:
-            raise ConfigError(f"--{key} {_short(word)}: --{flag} is given twice; give all its values at once")
-        found[path] = text
+        if paths[flag] in found:
+            raise ConfigError(f"--{flag} is given twice: give all its values at once")
+        found[paths[flag]] = text
     return found
 
 
-def _refuse_idle(
+def _refuse_contradictions(
     given: Mapping[str, Any], options: Options, grid: Mapping[Any, str], search: Mapping[Any, str]
 ) -> None:
     """Raise ConfigError if flags contradict each other, or have no effect."""
     flags = {f"--{key.replace('_', '-')}" for key in given}
     if not flags & {"--seeds", "--seed-list", "--grid", "--search"}:
         raise ConfigError("nothing to vary: give --seeds, --seed-list, --grid or --search")
-    if {"--plan", "--workers"} <= flags:
-        raise ConfigError(without_effect(["--workers"], "--plan"))
-    if {"--seeds", "--seed-list"} <= flags:
-        raise ConfigError("--seeds and --seed-list are both given: drop one")
-    if "--seed-list" in flags and "seed" in given and not search:
-        raise ConfigError(without_effect(["--seed"], "--seed-list"))
-    if both := [options[path].flag for path in grid if path in search or ".".join(path) in given]:
-        raise ConfigError(f"{both[0]} is given twice, on the command line and in --grid; drop one")
-    if both := [options[path].flag for path in search if ".".join(path) in given]:
-        raise ConfigError(f"{both[0]} is given twice, on the command line and in --search; drop one")
-    if search:
-        if grid:
-            raise ConfigError(without_effect(["--grid"], "--search"))
-        if "--trials" not in flags:
-            raise ConfigError("--search needs --trials N: the number of settings to try")
-        if "--confirm" not in flags and (idle := sorted(flags & {"--seeds", "--seed-list"})):
-            raise ConfigError(f"{idle[0]} does nothing with --search: give --confirm, or --trial-seeds")
-        if "--confirm" in flags and not flags & {"--seeds", "--seed-list"}:
-            raise ConfigError("--confirm needs --seeds N: the number of new seeds")
-    elif idle := sorted(flags & {"--trials", "--trial-seeds", "--no-pruning", "--confirm"}):
+    if twice := [options[path].flag for path in {**grid, **search} if ".".join(path) in given]:
+        raise ConfigError(f"{twice[0]} is given twice, as a flag and among the values to try: drop one")
+    for flag, others in (
+        ("--seed-list", {"--seeds"} | (set() if search else {"--seed"})),
+        ("--search", {"--grid"} | (set() if "--confirm" in flags else {"--seeds", "--seed-list"})),
+        ("--plan", {"--workers"}),
+    ):
+        if flag in flags and (idle := sorted(flags & others)):
+            raise ConfigError(without_effect(idle[:1], flag))
+    if search and "--trials" not in flags:
+        raise ConfigError("--search needs --trials N: the number of settings to try")
+    if "--confirm" in flags and not flags & {"--seeds", "--seed-list"}:
+        raise ConfigError("--confirm needs --seeds N: the number of new seeds")
+    if not search and (idle := sorted(flags & {"--trials", "--trial-seeds", "--no-pruning", "--confirm"})):
         raise ConfigError(f"{idle[0]} does nothing without --search: drop it")
 
 
@@ -246,48 +238,33 @@ def _grid(
 ) -> dict[str, list[Any]]:
     """The values of the options in `flag`, by their dotted path. All combinations are checked."""
     words = {path: [word.strip() for word in text.split(",")] for path, text in grid.items()}
-    combinations: list[dict[tuple[str, ...], str]] = [{}]
-    for path, each in words.items():
-        if len(combinations) * len(each) > MOST_RUNS:
-            raise ConfigError(f"--grid has more than {MOST_RUNS:,} combinations: give fewer values")
-        combinations = [combination | {path: word} for combination in combinations for word in each]
     values: dict[str, list[Any]] = {".".join(path): [] for path in words}
-    for combination in combinations:
-        config = _with(problem, options, given, combination, flag)
-        for path in combination:
-            value: Any = reduce(getattr, path, config)
+    for combination in product(*words.values()):
+        config = _with(problem, options, given, dict(zip(words, combination, strict=True)), flag)
+        for path in words:
+            value: Any = options[path].value_in(config)
             value = list(value) if isinstance(value, tuple) else value
             if value not in values[".".join(path)]:
                 values[".".join(path)].append(value)
-    for path, each in words.items():
-        if len(values[".".join(path)]) < len(each):
-            raise ConfigError(
-                f"{flag} {options[path].flag[2:]}={_short(grid[path])}: a value is given twice; give it once"
-            )
     return values
 
 
 def _space(problem: Problem[Any], option: Option, given: Mapping[str, Any], text: str) -> dict[str, Any]:
     """The values of an option in --search: `low`, `high` and `log`, or `choices`."""
-    asked, options = f"--search {option.flag[2:]}={_short(text)}", {option.path: option}
-    low, dots, high = text.partition("..")
-    if high.startswith("."):
-        raise ConfigError(f"{asked}: three dots; write {option.flag[2:]}=low..high, such as 0.1..0.5")
+    name, options = option.flag[2:], {option.path: option}
+    low, dots, rest = text.partition("..")
     if not dots:
         return {"choices": _grid(problem, options, given, {option.path: text}, "--search")[".".join(option.path)]}
-    high, colon, scale = high.partition(":")
-    if option.kind not in (int, float):
-        raise ConfigError(f"{asked}: only a number has a range; write {option.flag[2:]}=v1,v2")
-    if colon and scale != "log":
-        raise ConfigError(f"{asked}: after the range, only :log is allowed")
-    ends: list[Any] = []
-    for word in (low, high):
-        config = _with(problem, options, given, {option.path: word}, "--search")
-        ends.append(reduce(getattr, option.path, config))
-    if None in ends or ends[0] >= ends[1]:
-        raise ConfigError(f"{asked}: the range is empty; write {option.flag[2:]}=low..high")
-    if colon and ends[0] <= 0:
-        raise ConfigError(f"{asked}: a logarithmic range begins above 0")
+    high, colon, scale = rest.partition(":")
+    ends: list[Any] = [None, None]
+    if option.kind in (int, float) and rest[:1] != "." and scale == ("log" if colon else ""):
+        configs = (_with(problem, options, given, {option.path: word}, "--search") for word in (low, high))
+        ends = [option.value_in(config) for config in configs]
+    if None in ends or ends[0] >= ends[1] or (colon and ends[0] <= 0):
+        raise ConfigError(
+            f"--search {name}={_short(text)}: not a range: write {name}=low..high for numbers, with low below high, "
+            f"{name}=low..high:log above 0, or {name}=v1,v2"
+        )
     return {"low": ends[0], "high": ends[1], "log": bool(colon)}
 
 

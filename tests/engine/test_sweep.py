@@ -288,9 +288,9 @@ def test_a_sweep_whose_initial_weights_are_missing_is_not_started(
     sweep_in_process: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert sweep_in_process("s", *SMALL, "--seeds", "2") == 0
-    for start, words in (("s", "is a sweep: name one of its runs"), ("missing", "is not a run")):
+    for start in ("s", "missing"):
         assert sweep_in_process("t", *SMALL, "--seeds", "2", "--init-from", start) == 2
-        assert words in capsys.readouterr().err
+        assert f"--init-from {start}: there is no such run" in capsys.readouterr().err
         assert not Path("checkpoints/t").exists()
 
 
@@ -390,12 +390,11 @@ def test_a_run_that_another_process_has_just_finished_is_not_trained_again(sweep
         (["s", "--seeds", ""], "--seeds : must be"),
         (["s", "--seeds=--"], "--seeds"),
         (["s", "--seeds", "2", "--workers", "0"], "--workers 0: must be"),
-        (["s", "--seeds", "2", "--seed", str(2**64 - 3)], "must be below 2^64"),
-        (["s", "--seed-list", "1,1"], "a seed is given twice"),
+        (["s", "--seeds", "2", "--seed", str(2**64 - 1)], "must be below 2^64"),
         (["s", "--seed-list", "1,x"], "must be integers from 0"),
         (["s", "--seed-list", "1,\uff12"], "must be integers from 0"),
         (["s", "--seed-list", f"{2**64}"], "must be integers from 0"),
-        (["s", "--seed-list", "1,2", "--seeds", "2"], "--seeds and --seed-list are both given"),
+        (["s", "--seed-list", "1,2", "--seeds", "2"], "--seeds does nothing with --seed-list"),
         (["s", "--seed-list", "1,2", "--seed", "2"], "--seed does nothing"),
         (["s", "--grid", "lrr=1,2"], "--lrr: no such option; did you mean --lr"),
         (["s", "--grid", "=1,2"], "no such option"),
@@ -404,9 +403,8 @@ def test_a_run_that_another_process_has_just_finished_is_not_trained_again(sweep
         (["s", "--grid", "lr=0.1,"], "--grid: --lr"),
         (["s", "--grid", "lr=0.1,abc"], '--grid: --lr "abc": must be a number'),
         (["s", "--grid", "lr=0.1,nan"], '--grid: --lr "nan": must be a number'),
-        (["s", "--grid", "lr=0.1,0.10"], "a value is given twice"),
         (["s", "--grid", "lr=0.1", "lr=0.2"], "--lr is given twice"),
-        (["s", "--grid", "lr=0.1", "--lr", "0.2"], "--lr is given twice, on the command line and in --grid"),
+        (["s", "--grid", "lr=0.1", "--lr", "0.2"], "--lr is given twice, as a flag and among the values to try"),
         (["s", "--grid", "seed=1,2"], "cannot be varied; --seeds and --seed-list"),
         (["s", "--grid", "run-name=a,b"], "cannot be varied"),
         (["s", "--grid", "skip=yes,no"], "--grid skip=yes: must be true or false"),
@@ -415,7 +413,7 @@ def test_a_run_that_another_process_has_just_finished_is_not_trained_again(sweep
         (["s", "--grid", "skip=true,false", "kind=mlp,pooled"], "--skip does nothing with --kind pooled"),
         (["s", "--grid", "data=a.npz,b.npz"], "--grid: --data a.npz: no such file"),
         (["s", "--seeds", "2", "--data", "x" * 300], "no such file"),
-        (["s", "--grid", "lr=" + ",".join(["0.1"] * 400), "hidden=" + ",".join(["4"] * 400)], "combinations"),
+        (["s", "--grid", "lr=" + ",".join(["0.1"] * 400), "hidden=" + ",".join(["4"] * 400)], "160,000 runs"),
         (["s", "--grid", f"points-key={'x' * 5000}", "--lr", "-1"], "--lr -1"),
         (["s", "--seeds", "10000", "--grid", "lr=0.1,0.2"], "the sweep has 20,000 runs, and at most 10,000"),
         (["s", "--seeds", "2", "--run-name", "x"], "--run-name"),

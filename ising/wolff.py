@@ -76,8 +76,13 @@ def flip_clusters(  # noqa: PLR0917 - Numba has no keyword-only parameters
                 (down, column, for_column >> uint64(32)),
                 (up, column, for_column & uint64(0xFFFFFFFF)),
             ):
+                # Without a branch, which the processor would often predict wrongly: the neighbour is always written
+                # behind the last site of the queue, which is then only extended if the neighbour is added.
+                neighbour = flat[i * size + j]
+                is_added = (neighbour == spin) & (number < threshold)
                 queue[last] = i << uint32(16) | j
-                last += _flip(flat, i * size + j, spin, number < threshold)
+                last += uint64(is_added)
+                flat[i * size + j] = -spin if is_added else neighbour
             if is_triangular:
                 counter += STEP
                 for_diagonal = _hash(counter)
@@ -85,24 +90,14 @@ def flip_clusters(  # noqa: PLR0917 - Numba has no keyword-only parameters
                     (down, left, for_diagonal >> uint64(32)),
                     (up, right, for_diagonal & uint64(0xFFFFFFFF)),
                 ):
+                    neighbour = flat[i * size + j]
+                    is_added = (neighbour == spin) & (number < threshold)
                     queue[last] = i << uint32(16) | j
-                    last += _flip(flat, i * size + j, spin, number < threshold)
+                    last += uint64(is_added)
+                    flat[i * size + j] = -spin if is_added else neighbour
         n_flipped += int(last)
     state[0] = counter
     return n_flipped
-
-
-@compiled
-def _flip(flat: NDArray[np.int8], site: uint32, spin: np.int8, is_bond: np.bool_) -> uint64:
-    """Flip a site if it has this spin and there is a bond to it. Return 1 if it was flipped, otherwise 0.
-
-    There is no branch, which the processor would often predict wrongly. The caller always writes the site behind the
-    last one of its queue, and only extends the queue if the site was flipped.
-    """
-    neighbour = flat[site]
-    is_added = (neighbour == spin) & is_bond
-    flat[site] = -spin if is_added else neighbour
-    return uint64(is_added)
 
 
 @compiled

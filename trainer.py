@@ -74,8 +74,8 @@ class Trainer:
 
     In a notebook, where nothing is written to files:
 
-        data = load_data(problem, config)                       # from engine.datasets
-        model = build_model(problem, config, data.train)      # from engine.prediction
+        data = load_data(problem, config)                       # from engine.datasets.splits
+        model = build_model(problem, config, data.train)        # from engine.learning.prediction
         history = Trainer(problem, config, model, data.train, data.val).fit()
 
     Args:

@@ -1,5 +1,5 @@
 # Machinery: keep, and skip at first.
-"""Atomic writes, files with a checksum, and a lock that only lets one process write to the folder of a run."""
+"""Atomic writes, files with a checksum, and a lock for which other processes wait."""
 
 import errno
 import hashlib
@@ -9,12 +9,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from engine.machine.errors import UnusableFileError
-
-if TYPE_CHECKING:
-    pass
 
 # The errors of file systems, mostly network file systems, that do not support locks or fsync of folders.
 UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}

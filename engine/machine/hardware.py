@@ -1,5 +1,5 @@
 # Machinery: keep, and skip at first.
-"""The machine: memory, devices, threads, and the versions that can make the results of equal runs differ."""
+"""Memory, devices and threads."""
 
 import math
 import os

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]  # without links, like all paths that are compared with it
-
+TRAINER = ROOT / "trainer.py"
 
 # The files of this repository that every problem shares. They call a generator and do not change what it returns.
 SHARED = ("engine", "main.py", "evaluate.py", "trainer.py", "logger.py")
-TRAINER = ROOT / "trainer.py"
 
 
 def is_shared(path: Path) -> bool:

@@ -1,5 +1,5 @@
 # Machinery: keep, and skip at first.
-"""Find a run and what belongs to it: its folder, its record, its project, its problem."""
+"""Find a run: its folder, what its run_info.json says, the project that it belongs to, and its problem."""
 
 import json
 import os

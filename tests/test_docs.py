@@ -138,7 +138,8 @@ def test_the_programs_accept_every_command(page: str, tmp_path: Path, monkeypatc
 
 
 def test_commands_are_found() -> None:
-    assert {"main.py", "evaluate.py", "sweep.py", "runs.py", "examples.table"} <= {words[0] for words in commands(README)}
+    found = {words[0] for words in commands(README)}
+    assert found >= {"main.py", "evaluate.py", "sweep.py", "runs.py", "examples.table"}
     assert sum(len(commands(text)) for text in PAGES.values()) >= 50
 
 

@@ -3,7 +3,7 @@
 
 An option is a field with a type, a default, a help text and a range. Its flag, its checks and its key in config.json
 are derived from the field. The options that every problem has (training, data sizes, logging, seed, device) are
-inherited from engine/config.py.
+inherited from engine/interface/base_config.py.
 """
 
 from collections.abc import Callable

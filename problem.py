@@ -1,5 +1,5 @@
 # Experiment: yours, to replace.
-"""The Ising problem: implements the interface in engine/problem.py with config, data, model, task and plots."""
+"""The Ising problem: implements the interface of base_problem.py with config, data, model, task and plots."""
 
 from typing import TYPE_CHECKING, Any, Literal
 

@@ -21,7 +21,7 @@ from engine.machine.errors import BadRequestError
 from engine.machine.exit_code import ExitCode, quick_exit
 from engine.machine.repository import provenance
 from engine.many_runs.groups import Comparison, compare, curves, find_groups, known_names
-from engine.many_runs.listing import FIELDS, list_of_runs
+from engine.many_runs.listing import COLUMNS, list_of_runs
 from engine.many_runs.records import Record, find_records, mark_killed, read_record
 from engine.many_runs.report import curves_image, now, require_figure_type, require_report, to_html, write
 from engine.many_runs.report import to_text as comparison_to_text
@@ -67,7 +67,7 @@ def list_runs(words: Sequence[str]) -> None:
     parser.add_argument(
         "--sort",
         metavar="COLUMN",
-        help=f"{', '.join(FIELDS)}, an option such as lr, or a metric such as val_loss (default: date)",
+        help=f"{', '.join(COLUMNS)}, an option such as lr, or a metric such as val_loss (default: date)",
     )
     parser.add_argument(
         "--filter",

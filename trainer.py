@@ -80,7 +80,7 @@ class Trainer:
 
     Args:
         problem, config: what to train, and how.
-        model: the network with its scales (engine/prediction.py). The network is trained in place.
+        model: the network with its scales (engine/learning/prediction.py). The network is trained in place.
         train, val: the training data, and the validation data that determine the best epoch. The same in all processes.
         logger: shows one row of metrics per epoch, and saves the state.
         group: the processes that train together. Each of them takes a shard of every batch.

@@ -1,5 +1,8 @@
 # Shared: keep, and edit freely; every edit takes effect.
-"""Small helpers: messages on the terminal, random seeds, timings. Importing this file does not load torch."""
+"""Small helpers: messages on the terminal, random seeds, timings. Importing this file does not load torch.
+
+The machinery uses the same messages and seeds. They are defined in engine/machine/, in terminal.py and seeds.py.
+"""
 
 import time
 from collections.abc import Iterator

@@ -50,7 +50,7 @@ def _tasks(lattice_size: int, n_words: int, per_block: int, n_threads: int) -> l
 
 
 def available_cores() -> int:
-    """Cores that this process may use. Limits of a job or a container are not considered (see engine/hardware.py)."""
+    """Cores that this process may use. Limits of a job or a container are not considered, as in hardware.py."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -28,6 +28,9 @@ TOY = ("-m", "tests.toy")  # the arguments of `python` that run the toy problem,
 # Several tests run at once. Threads of torch that wait for a core make small steps up to 70 times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Commands in the background of a shell ignore Ctrl-C, and so would the programs that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 settings.register_profile("any machine", deadline=None)  # do not fail on a slow machine
 settings.load_profile("any machine")
 

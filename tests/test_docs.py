@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tokenize
 import types
 from pathlib import Path
 from typing import Any
@@ -241,6 +242,21 @@ def test_the_documented_files_exist_and_no_module_is_missing() -> None:
         "problem.py",
     }  # others are optional
     assert modules <= listed
+
+
+def test_files_that_comments_and_docstrings_name_exist() -> None:
+    tracked = subprocess.run(["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, encoding="utf-8", check=True)
+    paths = [path for path in tracked.stdout.split() if not path.startswith("tests/")]
+    known = {"/".join(path.split("/")[-k:]) for path in tracked.stdout.split() for k in range(1, path.count("/") + 2)}
+    n_found = 0
+    for path in paths:
+        with (ROOT / path).open("rb") as file:
+            tokens = list(tokenize.tokenize(file.readline))
+        texts = [each.string for each in tokens if each.type == tokenize.COMMENT or each.string.startswith('"""')]
+        names = {name for text in texts for name in re.findall(r"[\w/]+\.py\b", text)}
+        n_found += len(names)
+        assert names <= known | {"decay.py", "examples/cnn_demo.py"}, path  # of the guide, and of another project
+    assert n_found > 50
 
 
 def test_the_first_line_of_a_file_says_whose_it_is() -> None:

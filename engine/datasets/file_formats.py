@@ -7,7 +7,7 @@ import json
 import math
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -49,8 +49,8 @@ def read_columns(problem: Problem[Any], config: Config, path: str) -> Columns:
             missing = f"no such file in {Path(path).absolute().parent}: give its path with --data"
             raise ValueError("is not a regular file" if Path(path).exists() else missing)
         _refuse_other_formats(path)
-        source = _Table(path) if Path(path).suffix.lower() == ".csv" else _Archive(path)
-        columns = problem.read(config, source)
+        reader = READERS.get(Path(path).suffix.lower(), _Archive)
+        columns = problem.read(config, reader(path))
         require_columns(columns)
         return columns
     except Exception as error:  # a damaged or malicious file can make a reader raise almost any exception
@@ -69,7 +69,7 @@ def _refuse_other_formats(path: str) -> None:
             raise ValueError(f"is a {kind} file, and must be .npz or .csv: {RECIPES}#{section} converts it")
     if start.startswith(b"\x1f\x8b"):
         raise ValueError("is compressed by gzip: unpack it with gunzip, and give the .npz or .csv file in it")
-    if suffix != ".csv" and not zipfile.is_zipfile(path):
+    if suffix not in READERS and not zipfile.is_zipfile(path):
         raise ValueError(f"is not a zip file, as .npz files are, and has no suffix .csv: see {RECIPES}")
 
 
@@ -188,6 +188,10 @@ class _Table(Mapping[str, NDArray[np.float64]]):
 
     def __len__(self) -> int:
         return len(self.names)
+
+
+# To add a format, write a class like _Table, and add its suffix. Files with another suffix are read as .npz archives.
+READERS: dict[str, Callable[[str], Columns]] = {".csv": _Table}
 
 
 def _unknown(kind: str, name: str, described: dict[str, str]) -> str:

@@ -2,9 +2,9 @@
 """The options that every problem has: data sizes, training, logging, seed, device. The config of a problem adds more.
 
 Each option is defined once, as a field with its type, range, default and help text. Its flag (`--lr` for `lr`), its
-checks, its key in config.json and its line in the documentation are derived from this field (options.py). Values are
-merged first (cli.py) and then checked once, so that every Config object is complete and valid. This file does not load
-torch, so that `--help` is fast.
+checks, its key in config.json and its line in the documentation are derived from this field (fields.py). Values are
+merged first (run_request.py) and then checked once, so that every Config object is complete and valid. This file does
+not load torch, so that `--help` is fast.
 """
 
 import copy
@@ -50,7 +50,8 @@ class TrainConfig:
     lr: float = option(0.001, "peak learning rate", gt=0)
     optimizer: Optimizer = option("adamw", "update rule; sgd has momentum 0.9")
     scheduler: Scheduler = option(
-        "cosine", "learning rate after the warm-up: constant, cosine decay to zero, or divided by 10 after each third"
+        "cosine",
+        "learning rate after the warm-up; none: constant; cosine: falls to zero; step: divided by 10 after each third",
     )
     warmup_epochs: int = option(0, "first epochs, in which the rate rises linearly to the peak; below --epochs", ge=0)
     weight_decay: float = option(0.01, "weight decay of matrices; biases and normalisation layers have none", ge=0)

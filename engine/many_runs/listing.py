@@ -2,7 +2,7 @@
 """The list of runs that runs.py prints: which runs, in which order, and what it says about them."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import cache
 from typing import Any, NamedTuple
@@ -16,7 +16,12 @@ from engine.many_runs.records import Record, confirmed
 from engine.options.config_values import flatten, setting_of
 from engine.options.suggestions import Known, suggest
 
-FIELDS = ("name", "problem", "date", "status", "seed", "epochs", "metric")  # columns that are not options or metrics
+
+class Column(NamedTuple):
+    """A column of the list that is not an option or a metric."""
+
+    value: Callable[[Record], Any]  # by which runs are sorted and filtered
+    text: Callable[[Record], str] | None = None  # what is printed; None: the value
 
 
 class Line(NamedTuple):
@@ -56,10 +61,9 @@ def _problem_or_none(module: str) -> Problem[Any] | None:
 
 
 def values_of(record: Record, *, validation: bool = False) -> dict[str, Any]:
-    """What a run can be sorted and filtered by: its fields, options and metrics, including those of the validation."""
-    fields = (record.name, record.problem, record.date, record.status, record.seed, record.epochs, metric_of(record)[0])
+    """What a run can be sorted and filtered by: columns, options and metrics, with those of the validation if asked."""
     metrics = record.metrics() if validation else record.test_metrics()
-    return flatten(record.config) | metrics | dict(zip(FIELDS, fields, strict=True))
+    return flatten(record.config) | metrics | {name: column.value(record) for name, column in COLUMNS.items()}
 
 
 def metric_of(record: Record) -> tuple[float | None, str]:
@@ -68,6 +72,25 @@ def metric_of(record: Record) -> tuple[float | None, str]:
     split, metrics = ("", record.test_metrics()) if record.is_finished else ("val", record.validation_metrics())
     value = metrics.get(f"{split or 'test'}_{name}")
     return value, "" if value is None else f"{value:.4g} {split}".rstrip()
+
+
+def epochs_of(record: Record) -> str:
+    """The number of epochs that were trained and, if it differs, of those that are planned: `3/6`."""
+    planned = record.epochs_planned
+    return str(record.epochs) if planned in (None, record.epochs) else f"{record.epochs}/{planned}"
+
+
+# In the order in which they are printed, before the options that differ from the default. To add a column, add a line;
+# record.info has the content of run_info.json (records.py). A sweep has no value in a new column.
+COLUMNS: dict[str, Column] = {
+    "name": Column(lambda record: record.name),
+    "problem": Column(lambda record: record.problem),
+    "date": Column(lambda record: record.date, lambda record: _date(record.date)),
+    "status": Column(lambda record: record.status),
+    "seed": Column(lambda record: record.seed),
+    "epochs": Column(lambda record: record.epochs, epochs_of),
+    "metric": Column(lambda record: metric_of(record)[0], lambda record: metric_of(record)[1]),
+}
 
 
 def find_column(word: str, known: Mapping[str, Any], flag: str) -> str:
@@ -82,7 +105,7 @@ def find_column(word: str, known: Mapping[str, Any], flag: str) -> str:
     if found:
         return name if name in found else found[0]
     columns = [Known(each.rpartition(".")[2], (each.rpartition(".")[2], each)) for each in known]
-    meant = suggest(name, columns, f"use an option, a metric, or one of {', '.join(FIELDS)}")
+    meant = suggest(name, columns, f"use an option, a metric, or one of {', '.join(COLUMNS)}")
     raise BadRequestError(f"{flag} {word}: no such column; {meant}")
 
 
@@ -105,7 +128,7 @@ def select(records: Sequence[Record], filters: Sequence[str]) -> list[Record]:
         column, equals, pattern = word.partition("=")
         if not equals:
             raise BadRequestError(f"--filter {word}: write COLUMN=VALUE, such as status=finished or lr=0.001")
-        conditions.append((find_column(column, known or dict.fromkeys(FIELDS), "--filter"), pattern))
+        conditions.append((find_column(column, known or dict.fromkeys(COLUMNS), "--filter"), pattern))
     matches = [all(c in each and _matches(each[c], pattern) for c, pattern in conditions) for each in values]
     return [record for record, match in zip(records, matches, strict=True) if match] if filters else list(records)
 
@@ -121,13 +144,9 @@ def _matches(value: Any, pattern: str) -> bool:
 
 def line_of_run(record: Record, *, validation: bool = False) -> Line:
     """The line of a run."""
-    planned = record.epochs_planned
-    values = values_of(record, validation=validation)
-    epochs = str(record.epochs) if planned in (None, record.epochs) else f"{record.epochs}/{planned}"
-    changed = changed_of(record)
-    cells = {"epochs": epochs, "metric": metric_of(record)[1], "changed": in_words(changed)}
-    fields = {name: typed(values[name]) for name in ("name", "problem", "status", "seed")}
-    return Line(fields | {"date": _date(record.date)} | cells, values, changed)
+    values, changed = values_of(record, validation=validation), changed_of(record)
+    cells = {name: column.text(record) if column.text else typed(values[name]) for name, column in COLUMNS.items()}
+    return Line(cells | {"changed": in_words(changed)}, values, changed)
 
 
 def without_common(lines: Sequence[Line]) -> str:
@@ -164,9 +183,10 @@ def line_of_sweep(name: str, records: Sequence[Record]) -> Line:
     n_finished = sum(record.is_finished for record in records)
     values = {"name": name, "problem": records[0].problem, "date": max(r.date for r in records), "metric": best}
     cells = {
-        **{"name": f"{name}/", "problem": records[0].problem, "date": _date(str(values["date"])), "seed": ""},
+        "name": f"{name}/",
+        "problem": records[0].problem,
+        "date": _date(str(values["date"])),
         "status": f"{n_finished}/{len(records)} finished",
-        "epochs": "",
         "metric": "" if best is None else f"{best:.4g}",
         "changed": "; ".join(filter(None, (text, unfinished(records)))),
     }
@@ -184,7 +204,7 @@ def sort(lines: Sequence[Line], column: str, *, largest_first: bool = False) -> 
         BadRequestError: there is no such column.
     """
     known = {name: None for line in lines for name in line.values}
-    key = find_column(column, known or dict.fromkeys(FIELDS), "--sort")
+    key = find_column(column, known or dict.fromkeys(COLUMNS), "--sort")
 
     def rank(line: Line) -> tuple[int, float, str]:
         value = line.values.get(key)
@@ -197,12 +217,12 @@ def sort(lines: Sequence[Line], column: str, *, largest_first: bool = False) -> 
 
 def to_text(lines: Sequence[Line], metric: str) -> str:
     """The lines as a table. Columns that are equal for all runs are left out."""
-    found = {name: {line.cells[name] for line in lines} for name in (*FIELDS, "changed")}
+    found = {name: {line.cells.get(name, "") for line in lines} for name in (*COLUMNS, "changed")}
     left_out = {name for name in ("problem", "seed") if len(found[name]) == 1} | {n for n in found if found[n] == {""}}
     columns = [name for name in found if name not in left_out]
     titles = {"metric": metric, "changed": "differs from the default"}
     rows = [[titles.get(name, name) for name in columns]]
-    rows += [[one_line(line.cells[name]) for name in columns] for line in lines]
+    rows += [[one_line(line.cells.get(name, "")) for name in columns] for line in lines]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 

@@ -17,7 +17,7 @@ from engine.run_folder.figures_of_run import draw
 FIGURE_TYPES = (".png", ".svg", ".pdf")
 MARK = '<meta name="generator" content="runs.py">'  # identifies a file as a report
 
-N_COLOURS = 7  # those of figures.py, which loads matplotlib
+N_COLOURS = 7  # those of generic_figures.py, which loads matplotlib
 CAPTION = "If there are many settings, the first one and the best ones have a colour."
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff; max-width: 1100px; margin: 0 auto;

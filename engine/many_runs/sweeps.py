@@ -2,7 +2,7 @@
 """A sweep: a folder of runs of one problem that differ in some options and in the seed. Its plan is in sweep.json.
 
 Several processes, also on several machines, can train the runs of a sweep. They only share its folder. A run is locked
-by the process that trains it (files.py), and its run_info.json says how it ended. Which runs are still to be trained
+by the process that trains it (run_lock.py), and its run_info.json says how it ended. Which runs are still to be trained
 therefore follows from the files at any time.
 """
 

@@ -25,7 +25,7 @@ Draw = Callable[[Callable[[], Any]], dict[str, bytes]]
 
 
 def draw(make: Callable[[], Any], file_type: str = "png") -> dict[str, bytes]:
-    """The images of the figures that `make` returns: see figures.draw."""
+    """The images of the figures that `make` returns: see generic_figures.draw."""
     from engine.interface.generic_figures import (
         draw,
     )  # loads matplotlib, which fails if the user's matplotlibrc cannot be read

@@ -367,7 +367,7 @@ def test_an_unusable_file_ends_the_run_with_exit_code_3(
 
 # ------------------------------------------------------------------------------------------------------ whole programs
 
-# A problem that loads torch only for its network, as engine/problem.py recommends.
+# A problem that loads torch only for its network, as base_problem.py recommends.
 LAZY = '''"""A problem without a network."""
 
 from pydantic.dataclasses import dataclass

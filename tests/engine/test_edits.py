@@ -37,7 +37,8 @@ EDITS = {
         {
             UPDATE: UPDATE
             + "        self.norms += nn.utils.get_total_norm([p.grad for p in self.network.parameters()])\n",
-            "        self.network.train()": "        self.norms = torch.zeros(())\n        self.network.train()",
+            "        self.network.train()": "        self.norms = torch.zeros((), device=self.train.targets.device)\n"
+            "        self.network.train()",
             ROW: ROW + '                "gradient_norm": self.norms.item() / self.steps_per_epoch,\n',
         },
     ),

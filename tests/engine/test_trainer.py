@@ -329,7 +329,7 @@ class CountReads(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # as in engine/recording.py: with True, PyTorch would load torch.compile
+        return False  # with True, PyTorch would load torch.compile
 
 
 def test_the_program_does_not_wait_for_the_loss_of_a_batch() -> None:

@@ -21,14 +21,14 @@ from tqdm import tqdm
 
 from engine.datasets.file_formats import to_npz
 from engine.interface.base_config import Config, to_dict, to_json
-from engine.interface.base_problem import Problem, changed_options
+from engine.interface.base_problem import Problem, default_config
 from engine.interface.find_problem import module_name
 from engine.machine.atomic_files import write_atomic, write_json
 from engine.machine.errors import DivergedError, ProblemError, PrunedError
-from engine.machine.exit_code import invocation
 from engine.machine.repository import provenance
 from engine.machine.signals import uninterrupted
-from engine.options.config_values import setting_of
+from engine.machine.terminal import invocation
+from engine.options.config_values import changed_options, setting_of
 from engine.run_folder import checkpoints
 from engine.run_folder.null_logger import NullLogger, Watch
 from utils import print_line, warn
@@ -71,7 +71,7 @@ class RunLogger(NullLogger):
             "problem": module_name(problem),
             "label": problem.label(config),
             "main_metric": problem.main_metric(config),
-            "changed": changed_options(problem, to_dict(config)),
+            "changed": changed_options(default_config(problem), to_dict(config)),
             "argv": [] if hasattr(sys, "ps1") else sys.argv,  # ps1: in an interactive session, such as a notebook
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             **provenance(),

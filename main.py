@@ -21,8 +21,9 @@ from engine.datasets.splits import Data, save_data
 from engine.interface.base_config import Config, to_json
 from engine.interface.base_problem import Problem
 from engine.learning.distributed import SINGLE_PROCESS, Group, group_from_environment
-from engine.machine.exit_code import ExitCode, invocation
+from engine.machine.exit_code import ExitCode
 from engine.machine.hardware import one_blas_thread
+from engine.machine.terminal import invocation
 from engine.run_folder.find_run import read_info
 from engine.run_folder.null_logger import Watch
 from engine.run_folder.open_run import default_name, is_restart, open_run

@@ -5,8 +5,9 @@ A network is called with spins (B, L, L) in {-1, +1}. With --input-temperature, 
 (T - T_c) / T_c, (B,). It returns (B,). Energies are predicted in units in which the training energies have mean 0 and
 variance 1 (engine/learning/prediction.py); phases are predicted as log-odds.
 
-To add a network, write a class and add it to ARCHITECTURES. A class declares which symmetries of the Ising model it has
-for all values of its weights, and whether it accepts lattices of any size. tests/test_model.py checks both.
+To add a network, write a class, add it to ARCHITECTURES, and add its name to Architecture in config.py. A class
+declares which symmetries of the Ising model it has for all values of its weights, and whether it accepts lattices of
+any size. tests/test_model.py checks both.
 """
 
 import math

@@ -11,7 +11,6 @@ python runs.py plot wide                                plot the figures of a ru
 
 import os
 import shlex
-import shutil
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -32,12 +31,6 @@ from engine.run_folder.find_run import run_folder
 from utils import print_line
 
 CHECKPOINTS = Path("checkpoints")
-
-
-def print_lines(text: str) -> None:
-    """Print lines. On a terminal, lines that are too long are cut, as by `ps`: wrapped ones could not be read."""
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    print_line("\n".join(line[:width] for line in text.splitlines()))
 
 
 def runs_in(place: str) -> tuple[list[Record], bool]:
@@ -84,7 +77,7 @@ def list_runs(words: Sequence[str]) -> None:
     if not records:
         print_line(f"there are no runs in {given.get('place', CHECKPOINTS)}")
         return
-    print_lines(
+    print_line(
         list_of_runs(
             mark_killed(records),
             filters=given.get("filter", []),

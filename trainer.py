@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from engine.interface.base_config import Config, TrainConfig
 from engine.interface.base_problem import Columns, Problem
 from engine.interface.returned_values import plain
-from engine.learning.compiler import without_compiler
 from engine.learning.distributed import SINGLE_PROCESS, Group
+from engine.learning.light_optimizers import without_compiler
 from engine.learning.prediction import Standardized, evaluate, example_losses, prepare
 from engine.machine.errors import DivergedError, UnusableFileError
 from engine.run_folder.null_logger import NullLogger

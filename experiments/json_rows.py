@@ -15,7 +15,7 @@ def to_json(content: Any) -> str:
 
 def _lines(value: Any) -> str:
     if isinstance(value, dict) and any(isinstance(each, dict | list) for each in value.values()):
-        return _joined("{}", (f"{json.dumps(name)}: {_lines(each)}" for name, each in value.items()))
+        return _joined("{}", (f"{json.dumps(str(name))}: {_lines(each)}" for name, each in value.items()))
     if isinstance(value, list) and value and isinstance(value[0], dict):
         return _joined("[]", (json.dumps(each, allow_nan=False) for each in value))
     return json.dumps(value, allow_nan=False)

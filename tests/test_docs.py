@@ -217,8 +217,8 @@ def test_documented_names_are_in_the_linked_files() -> None:
 
 def test_the_documented_files_exist_and_no_module_is_missing() -> None:
     listed, folder = set(), ""
-    files, floors = (section("docs/code.md", title) for title in ("The files", "The floors of the machinery"))
-    for line in (blocks(files, "")[0] + blocks(floors, "")[0]).splitlines():
+    files, layers = (section("docs/code.md", title) for title in ("The files", "The layers of the machinery"))
+    for line in (blocks(files, "")[0] + blocks(layers, "")[0]).splitlines():
         name = line.split()[0]
         if not line.startswith(" "):
             folder = ""

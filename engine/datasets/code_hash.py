@@ -1,5 +1,5 @@
 # Machinery: keep, and skip at first.
-"""Hashes of Python code, which change if and only if its effect can change."""
+"""Hashes of Python code that ignore formatting and comments, and the code that all problems share."""
 
 import ast
 import functools
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from engine.machine.repository import ROOT, is_shared
+from engine.machine.repository import ROOT, is_hashed
 
 
 def code_hash(function: Callable[..., Any]) -> str | None:
@@ -35,7 +35,7 @@ def hash_of_file(start: Path) -> str:
         path = waiting.pop()
         if path not in trees:
             trees[path], imported = _code_of(path, path.read_bytes(), frozenset({ROOT, start.parent}))
-            waiting += [file for file in imported if not is_shared(file)]
+            waiting += [file for file in imported if is_hashed(file)]
     # Use relative paths, so that a copy of the repository, or of the folder, has the same hash.
     named = [
         (Path(os.path.relpath(path, ROOT if path.is_relative_to(ROOT) else start.parent)).as_posix(), trees[path])

@@ -16,7 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 from pydantic import AfterValidator, ConfigDict, model_validator
 from pydantic.dataclasses import dataclass
 
-from engine.options.config_values import FORMAT, upgrade
+from engine.options.config_values import upgrade, with_format
 from engine.options.fields import (
     ConfigError,
     Option,
@@ -195,7 +195,7 @@ def problem_options(values: dict[str, Any]) -> dict[str, Any]:
 
 def to_json(config: Config) -> str:
     """The complete config as JSON, which `--config` and load_config accept."""
-    return json.dumps({"format": FORMAT, **to_dict(config)}, indent=2) + "\n"
+    return json.dumps(with_format(to_dict(config)), indent=2) + "\n"
 
 
 def read_config(path: str | Path) -> dict[str, Any]:

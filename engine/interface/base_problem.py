@@ -10,7 +10,6 @@ This file does not load torch or matplotlib, so that `--help` is fast. To have t
 inside the methods that need them.
 """
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -22,7 +21,6 @@ from numpy.typing import NDArray
 
 from engine.interface.base_config import Config
 from engine.machine.errors import BadRequestError
-from engine.options.config_values import flatten, setting_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -166,6 +164,11 @@ class Problem(ABC, Generic[C]):
         return "new"
 
 
+def default_config(problem: Problem[Any]) -> dict[str, Any]:
+    """The preset `default` of a problem, as nested dictionaries."""
+    return asdict(problem.presets.get("default", problem.config_type()))
+
+
 def regression_metrics(predictions: NDArray[Any], targets: NDArray[Any]) -> dict[str, float]:
     """Mean absolute error, root mean square error, and R^2 averaged over the components: (N, ...), (N, ...)."""
     errors = predictions - targets
@@ -179,14 +182,3 @@ def regression_metrics(predictions: NDArray[Any], targets: NDArray[Any]) -> dict
         "rmse": float(np.sqrt((errors**2).mean())),
         "r2": float(r2.mean()),
     }
-
-
-def changed_options(problem: Problem[Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that differ from the preset `default`, by dotted path, except the seed and those of the machine.
-
-    Args:
-        values: the config as nested dictionaries, such as the content of a config.json.
-    """
-    default = asdict(problem.presets.get("default", problem.config_type()))
-    before, now = (flatten(setting_of(json.loads(json.dumps(each)))) for each in (default, values))
-    return {path: value for path, value in now.items() if value != before.get(path)}

@@ -22,14 +22,6 @@ DISK = {
 }
 
 
-def invocation() -> str:
-    """The command that started this program, without arguments: `python main.py` or `python -m examples.table`."""
-    spec = sys.modules["__main__"].__spec__
-    if spec is not None and spec.name.partition(".")[0] not in ("pytest", "runpy"):
-        return f"python -m {spec.name.removesuffix('.__main__')}"
-    return f"python {sys.argv[0]}"
-
-
 class ExitCode(AbstractContextManager["ExitCode"]):
     """A context that turns errors and signals into one line on stderr and an exit code.
 

@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]  # without links, like all paths that are compared with it
-TRAINER = ROOT / "trainer.py"
 
-# The files of this repository that every problem shares. They call a generator and do not change what it returns.
-SHARED = ("engine", "main.py", "evaluate.py", "trainer.py", "logger.py")
+# Hashes of the code of a problem leave these files out. They call a generator, and do not change what it returns.
+NOT_HASHED = ("engine", "main.py", "evaluate.py", "trainer.py", "logger.py")
 
 
-def is_shared(path: Path) -> bool:
-    """Whether a file of this repository belongs to every problem, and not to one of them."""
-    return path.is_relative_to(ROOT) and path.relative_to(ROOT).parts[0] in SHARED
+def is_hashed(path: Path) -> bool:
+    """Whether a file is part of the code of a problem that imports it."""
+    return not path.is_relative_to(ROOT) or path.relative_to(ROOT).parts[0] not in NOT_HASHED
 
 
 def provenance() -> dict[str, Any]:

@@ -56,3 +56,11 @@ def repair_streams() -> None:
 def one_line(message: str) -> str:
     """Make a message one printable line of at most 2000 characters, whatever file names it quotes."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)[:2000]
+
+
+def invocation() -> str:
+    """The command that started this program, without arguments: `python main.py` or `python -m examples.table`."""
+    spec = sys.modules["__main__"].__spec__
+    if spec is not None and spec.name.partition(".")[0] not in ("pytest", "runpy"):
+        return f"python -m {spec.name.removesuffix('.__main__')}"
+    return f"python {sys.argv[0]}"

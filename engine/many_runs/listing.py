@@ -7,13 +7,13 @@ from fnmatch import fnmatchcase
 from functools import cache
 from typing import Any, NamedTuple
 
-from engine.interface.base_problem import Problem, changed_options
+from engine.interface.base_problem import Problem, default_config
 from engine.interface.find_problem import load_problem
 from engine.machine.errors import BadRequestError
 from engine.machine.terminal import one_line
 from engine.many_runs.comparison import count_by_status, unfinished
 from engine.many_runs.records import Record, confirmed
-from engine.options.config_values import flatten, setting_of
+from engine.options.config_values import changed_options, flatten, setting_of
 from engine.options.suggestions import Known, suggest
 
 
@@ -49,7 +49,7 @@ def changed_of(record: Record) -> dict[str, Any]:
     if record.changed is not None:
         return record.changed
     problem = _problem_or_none(record.problem)
-    return changed_options(problem, record.config) if problem else {}
+    return changed_options(default_config(problem), record.config) if problem else {}
 
 
 @cache

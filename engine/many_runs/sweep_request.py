@@ -164,17 +164,18 @@ def _count(given: Mapping[str, Any], key: str) -> int:
 
 
 def _seeds(given: Mapping[str, Any], config: Config) -> tuple[list[int], list[int]]:
-    """The seeds of the settings, which for a search are those of the confirmed ones, and the seeds of the trials."""
-    trial_seeds = []
-    if "search" in given:
-        trial_seeds = [config.seed + k for k in range(_count(given, "trial_seeds") if "trial_seeds" in given else 1)]
-        if "confirm" not in given:
-            return [], trial_seeds
+    """Two lists: the seeds of the settings (of a search: of the confirmed ones), and those of the trials."""
+    is_search = "search" in given
+    n_trial_seeds = (_count(given, "trial_seeds") if "trial_seeds" in given else 1) if is_search else 0
+    n_seeds = _count(given, "seeds") if "seeds" in given else 1
+    if "seed_list" in given or (is_search and "confirm" not in given):
+        n_seeds = 0
+    first = config.seed + n_trial_seeds
+    if first + n_seeds > 2**64:
+        raise ConfigError(f"--seed {config.seed}: must be below 2^64 with the seeds that follow it; lower it")
+    trial_seeds = list(range(config.seed, first))
     if "seed_list" not in given:
-        first, n = config.seed + len(trial_seeds), _count(given, "seeds") if "seeds" in given else 1
-        if first + n > 2**64:
-            raise ConfigError(f"--seed {config.seed}: must be below 2^64 with the seeds that follow it; lower it")
-        return list(range(first, first + n)), trial_seeds
+        return list(range(first, first + n_seeds)), trial_seeds
     words = given["seed_list"].split(",") if isinstance(given["seed_list"], str) else [""]
     if not all(word.isascii() and word.isdecimal() and int(word[:30]) < 2**64 for word in words):
         raise ConfigError(
@@ -216,17 +217,21 @@ def _refuse_contradictions(
         raise ConfigError(f"{twice[0]} is given twice, as a flag and among the values to try: drop one")
     for flag, others in (
         ("--seed-list", {"--seeds"} | (set() if search else {"--seed"})),
-        ("--search", {"--grid"} | (set() if "--confirm" in flags else {"--seeds", "--seed-list"})),
+        ("--search", {"--grid"}),
         ("--plan", {"--workers"}),
     ):
         if flag in flags and (idle := sorted(flags & others)):
             raise ConfigError(without_effect(idle[:1], flag))
-    if search and "--trials" not in flags:
+    if not search:
+        if idle := sorted(flags & {"--trials", "--trial-seeds", "--no-pruning", "--confirm"}):
+            raise ConfigError(f"{idle[0]} does nothing without --search: drop it")
+        return
+    if "--trials" not in flags:
         raise ConfigError("--search needs --trials N: the number of settings to try")
+    if "--confirm" not in flags and (idle := sorted(flags & {"--seeds", "--seed-list"})):
+        raise ConfigError(f"{idle[0]} does nothing with --search: give --confirm, or --trial-seeds")
     if "--confirm" in flags and not flags & {"--seeds", "--seed-list"}:
         raise ConfigError("--confirm needs --seeds N: the number of new seeds")
-    if not search and (idle := sorted(flags & {"--trials", "--trial-seeds", "--no-pruning", "--confirm"})):
-        raise ConfigError(f"{idle[0]} does nothing without --search: drop it")
 
 
 def _grid(
@@ -256,13 +261,15 @@ def _space(problem: Problem[Any], option: Option, given: Mapping[str, Any], text
     if not dots:
         return {"choices": _grid(problem, options, given, {option.path: text}, "--search")[".".join(option.path)]}
     high, colon, scale = rest.partition(":")
+    if option.kind not in (int, float):
+        raise ConfigError(f"--search {name}={_short(text)}: only a number has a range; write {name}=v1,v2")
     ends: list[Any] = [None, None]
-    if option.kind in (int, float) and rest[:1] != "." and scale == ("log" if colon else ""):
+    if rest[:1] != "." and scale == ("log" if colon else ""):
         configs = (_with(problem, options, given, {option.path: word}, "--search") for word in (low, high))
         ends = [option.value_in(config) for config in configs]
     if None in ends or ends[0] >= ends[1] or (colon and ends[0] <= 0):
         raise ConfigError(
-            f"--search {name}={_short(text)}: not a range: write {name}=low..high for numbers, with low below high, "
+            f"--search {name}={_short(text)}: not a range: write {name}=low..high with low below high, "
             f"{name}=low..high:log above 0, or {name}=v1,v2"
         )
     return {"low": ends[0], "high": ends[1], "log": bool(colon)}

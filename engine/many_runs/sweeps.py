@@ -24,7 +24,7 @@ from engine.machine.atomic_files import wait_for_lock, write_json
 from engine.machine.errors import BadRequestError, UnusableFileError
 from engine.many_runs.plan import Plan, run_name, trial_name
 from engine.many_runs.search import Search
-from engine.options.config_values import upgrade
+from engine.options.config_values import upgrade, with_format
 from engine.options.fields import Option, folder_name, merge, options_of, validate
 from engine.run_folder.find_run import read_info
 
@@ -192,7 +192,6 @@ def load_sweep(folder: Path) -> Sweep:
     path = folder / "sweep.json"
     try:
         plan = TypeAdapter(Plan).validate_json(path.read_bytes())
-        plan = replace(plan, config=upgrade(plan.config))
     except (FileNotFoundError, NotADirectoryError):
         raise BadRequestError(
             f"{folder} is not a sweep: it has no sweep.json; start one with `python sweep.py`"
@@ -201,6 +200,10 @@ def load_sweep(folder: Path) -> Sweep:
         raise UnusableFileError(
             f"{path} is damaged: remove it, and run the command that started the sweep again"
         ) from None
+    try:
+        plan = replace(plan, config=upgrade(plan.config))
+    except ValueError as error:
+        raise UnusableFileError(f"{path}: {error}") from None
     sweep = Sweep(folder, plan)
     if unknown := {*plan.grid, *plan.search} - sweep.options.keys():
         raise UnusableFileError(f"{path} varies {unknown.pop()}, which {plan.problem} does not have: restore it")
@@ -221,7 +224,7 @@ def open_sweep(folder: Path, plan: Plan) -> Sweep:
     sweep = Sweep(folder, plan)
     folder.mkdir(parents=True, exist_ok=True)
     with sweep.lock():
-        write_json(folder / "sweep.json", asdict(plan))
+        write_json(folder / "sweep.json", asdict(replace(plan, config=with_format(plan.config))))
     return sweep
 
 

@@ -5,14 +5,16 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-FORMAT = 1  # of config.json; increase it if a key gets another meaning, and translate older files in `upgrade`
+# The format of configs in files: config.json, sweep.json and checkpoints. Increase it if a key gets another meaning, or
+# an option another default, and translate older files in `upgrade`.
+FORMAT = 1
 
 # The options that do not change the experiment: what is recorded, where the data are kept, and the machine.
 OF_MACHINE = ("log", "data.cache", "device", "threads", "compile")
 
 
 def upgrade(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of a config.json of any format as one of the present format, without the number of the format.
+    """Convert the values of a config of any format to the current format. The number of the format is removed.
 
     The first files had no number. Their key `replay` is dropped: this option has been removed, and changed no result.
 
@@ -20,10 +22,17 @@ def upgrade(content: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: the number is invalid, or that of a later version of the program.
     """
     number = content.get("format", 0)
-    if type(number) is not int or not 0 <= number <= FORMAT:
-        raise ValueError(f"format {json.dumps(number)}: must be an integer, at most {FORMAT}: use a newer version")
+    if type(number) is not int or number < 0:
+        raise ValueError(f"format {json.dumps(number)}: must be an integer from 0 to {FORMAT}")
+    if number > FORMAT:
+        raise ValueError(f"format {number}: this program reads formats up to {FORMAT}: use a newer version of it")
     dropped = ("format", "replay") if number == 0 else ("format",)
     return {key: value for key, value in content.items() if key not in dropped}
+
+
+def with_format(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a config for a file: with the number of the current format, as the first key."""
+    return {"format": FORMAT, **values}
 
 
 def setting_of(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -45,3 +54,9 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in config.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat
+
+
+def changed_options(default: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that differ from a default config, by dotted path, except the seed and those of the machine."""
+    before, now = (flatten(setting_of(json.loads(json.dumps(each)))) for each in (default, config))
+    return {path: value for path, value in now.items() if value != before.get(path)}

@@ -7,14 +7,14 @@ from typing import Any
 from engine.datasets.code_hash import code_hash, hash_of_file
 from engine.interface.base_problem import Problem
 from engine.interface.find_problem import module_name
-from engine.machine.repository import TRAINER
+from engine.machine.repository import ROOT
 from engine.machine.terminal import warn
 from engine.run_folder.find_run import read_info
 
 
 def hashes_of_code(problem: Problem[Any]) -> dict[str, str | None]:
     """Hashes of the code that the training of a network depends on, as stored in run_info.json."""
-    return {"problem_sha256": code_hash(type(problem).network), "trainer_sha256": hash_of_file(TRAINER)}
+    return {"problem_sha256": code_hash(type(problem).network), "trainer_sha256": hash_of_file(ROOT / "trainer.py")}
 
 
 def warn_if_changed(problem: Problem[Any], folder: Path, *, training: bool) -> None:

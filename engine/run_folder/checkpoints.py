@@ -25,7 +25,7 @@ from engine.learning.prediction import Shapes, Standardized, new_model, shapes_o
 from engine.machine.atomic_files import read_checked, replace, with_checksum, write_checked
 from engine.machine.errors import BadRequestError, ProblemError, UnusableFileError
 from engine.machine.terminal import warn
-from engine.options.config_values import upgrade
+from engine.options.config_values import upgrade, with_format
 from engine.options.fields import ConfigError, merge, validate
 from engine.run_folder.find_run import problem_of, read_info
 
@@ -41,7 +41,7 @@ def save(path: Path, config: Config, content: Mapping[str, Any], keep: Path | No
     """
     _require_plain(path.name, content)
     buffer = io.BytesIO()
-    torch.save({"format": FORMAT, "config": to_dict(config), **content}, buffer)
+    torch.save({"format": FORMAT, "config": with_format(to_dict(config)), **content}, buffer)
     if keep is not None and path.exists():
         replace(path, keep)  # this file remains if the process is killed before write_checked has finished
     write_checked(path, buffer.getvalue())

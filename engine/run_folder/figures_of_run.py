@@ -26,9 +26,8 @@ Draw = Callable[[Callable[[], Any]], dict[str, bytes]]
 
 def draw(make: Callable[[], Any], file_type: str = "png") -> dict[str, bytes]:
     """The images of the figures that `make` returns: see generic_figures.draw."""
-    from engine.interface.generic_figures import (
-        draw,
-    )  # loads matplotlib, which fails if the user's matplotlibrc cannot be read
+    # Loads matplotlib, which fails if the user's matplotlibrc cannot be read.
+    from engine.interface.generic_figures import draw
 
     return draw(make, file_type)
 
@@ -94,7 +93,7 @@ def plot_saved_run(folder: Path) -> list[Path]:
 
 
 def plot_again(words: Sequence[str], prog: str) -> None:
-    """Plot the figures of the run that a command line names again, and print their paths."""
+    """Plot again the figures of the run that a command line names, and print their paths."""
     parser = Parser(prog=prog, description="Plot the figures of a finished run again, into its folder.")
     parser.add_argument("run", metavar="RUN", help="name or folder of the run")
     run = parser.parse_args(words).run

@@ -1,5 +1,5 @@
 # Machinery: keep, and skip at first.
-"""What a run asks of its logger. This one writes nothing; logger.py has the one that writes the files of a run."""
+"""The methods that every logger has, here without any effect. The logger in logger.py writes the files of a run."""
 
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -7,9 +7,8 @@ from typing import Any, Self
 
 from numpy.typing import NDArray
 
-Watch = Callable[
-    [Mapping[str, float]], None
-]  # called with the row of each epoch; an error that it raises stops the run
+# Called with the row of metrics of each epoch. An error that it raises stops the run.
+Watch = Callable[[Mapping[str, float]], None]
 
 
 class NullLogger:

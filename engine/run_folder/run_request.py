@@ -1,8 +1,9 @@
 # Machinery: keep, and skip at first.
 """The command line of a problem: a config, merged from presets, files and flags, and what to do with it.
 
-Values come from defaults, --preset, --config and flags. Later sources in this list override earlier ones. The order on
-the command line does not matter.
+Values come from --preset, --config and flags. Later sources in this list override earlier ones. The order on the
+command line does not matter. Without --preset, values that are missing are those of the preset `default` or, with
+--config, the defaults of the fields.
 """
 
 import argparse
@@ -61,6 +62,8 @@ def add_options(parser: Parser, command: Any, problem: Problem[Any]) -> None:
     """Add --preset and --config to the group `command` of a parser, and a flag for every option of the problem."""
     if "default" not in problem.presets:
         raise ProblemError('presets has no key "default": add a preset with this name')
+    if ("format",) in options_of(problem.config_type):
+        raise ProblemError("the config has a field `format`, a key that config.json has itself: rename the field")
     command.add_argument("--preset", choices=problem.presets, help="start from this preset instead of `default`")
     command.add_argument("--config", metavar="FILE", help="read options from a config.json, such as that of a run")
     try:
@@ -113,13 +116,12 @@ def resolve(problem: Problem[Any], given: dict[str, Any]) -> Config:
     for name in ("preset", "config"):
         _require_word(given, name)
     config_type, options = problem.config_type, options_of(problem.config_type)
-    preset = problem.presets[given.get("preset", "default")]
-    values = asdict(preset)
+    values = asdict(problem.presets[given.get("preset", "default")])
     if "config" in given:
         content = read_config(given["config"])
         if "preset" not in given:  # so that a file means the same here and in the folder of a run
             values = asdict(config_type())
-        if "preset" in given and merge(to_dict(config_type()), content) == content:
+        elif merge(to_dict(config_type()), content) == content:
             raise ConfigError(f"--preset {given['preset']} does nothing: {given['config']} sets every option; drop one")
         values = merge(values, content)
     flags = flags_given(given, options)

@@ -1,4 +1,4 @@
-"""Rules for the code that all problems share: the order of its floors, no physics, fast start, limits of length."""
+"""Rules for the code that all problems share: the order of its layers, no physics, fast start, limits of length."""
 
 import ast
 import re
@@ -12,8 +12,8 @@ import pytest
 
 from tests.conftest import ROOT
 
-# The sub-packages of engine/. A file only imports from its own floor and from those before it.
-FLOORS = ["machine", "options", "interface", "datasets", "learning", "run_folder", "many_runs", "evaluation"]
+# The sub-packages of engine/. A file only imports from its own layer and from those before it.
+LAYERS = ["machine", "options", "interface", "datasets", "learning", "run_folder", "many_runs", "evaluation"]
 ENGINE = sorted((ROOT / "engine").rglob("*.py"))
 SHARED = [
     *ENGINE,
@@ -41,12 +41,12 @@ def imported_modules(path: Path) -> set[str]:
 
 
 def test_imports_in_engine_only_go_down_and_have_no_cycle() -> None:
-    assert {path.name for path in (ROOT / "engine").iterdir() if path.name[:2] != "__"} == set(FLOORS)
+    assert {path.name for path in (ROOT / "engine").iterdir() if path.name[:2] != "__"} == set(LAYERS)
     own = {path.stem for path in ROOT.glob("*.py")} | {path.name for path in ROOT.iterdir() if path.is_dir()}
     graph = {}
     for path in ENGINE:
         imports = {name for name in imported_modules(path) if name.partition(".")[0] in own}
-        above = FLOORS[FLOORS.index(module_of(path).split(".")[1]) + 1 :] if path.parent.name != "engine" else FLOORS
+        above = LAYERS[LAYERS.index(module_of(path).split(".")[1]) + 1 :] if path.parent.name != "engine" else LAYERS
         wrong = {name for name in imports if not name.startswith("engine.") or name.split(".")[1] in above}
         assert not wrong, f"{path} imports {wrong}"
         graph[module_of(path)] = imports & {module_of(each) for each in ENGINE}

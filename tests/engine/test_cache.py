@@ -428,7 +428,7 @@ def test_a_copy_of_the_code_in_another_folder_has_the_same_hash(folder: Folder, 
 
 def test_the_hash_does_not_depend_on_shared_code(monkeypatch: pytest.MonkeyPatch) -> None:
     before = code_hash(PROBLEM.generate)
-    monkeypatch.setattr(repository, "SHARED", ("trainer.py",))
+    monkeypatch.setattr(repository, "NOT_HASHED", ("trainer.py",))
     assert code_hash(PROBLEM.generate) != before  # it is imported by the file of the problem
 
 

@@ -4,7 +4,6 @@ import gc
 import json
 import os
 import platform
-import pty
 import re
 import shutil
 import signal
@@ -20,7 +19,7 @@ import pytest
 import runs
 from engine.interface.generic_figures import COLOURS, estimates_by_group, validation_curves
 from engine.machine.signals import STOP_SIGNALS
-from tests.conftest import ROOT, environment, read, read_all
+from tests.conftest import read
 
 Make = Callable[..., Path]
 Runs = Callable[..., tuple[int, str, str]]
@@ -173,18 +172,6 @@ def test_damaged_and_earlier_runs_are_listed(make: Make, command: Runs) -> None:
 def test_without_runs_the_list_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Runs) -> None:
     monkeypatch.chdir(tmp_path)
     assert command() == (0, "there are no runs in checkpoints\n", "")
-
-
-def test_lines_are_cut_at_the_width_of_a_terminal(make: Make) -> None:
-    for seed in range(3):
-        make(f"a-very-long-name-of-a-run-with-many-words-{seed}", seed, lr=0.1 * (1 + seed), problem=f"problem{seed}")
-    ours, theirs = pty.openpty()
-    command = [sys.executable, str(ROOT / "runs.py")]
-    with subprocess.Popen(command, stdout=theirs, stderr=theirs, env=environment(COLUMNS="80")):
-        os.close(theirs)
-        lines = read_all(ours).decode().splitlines()
-    assert [len(line) for line in lines[1:4]] == [80] * 3
-    assert lines[1].startswith("a-very-long-name-of-a-run-with-many-words-0")
 
 
 # --------------------------------------------------------------------------------------------------------- comparisons

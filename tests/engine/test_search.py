@@ -242,7 +242,7 @@ def test_a_process_continues_when_another_one_has_added_trials(sweep_in_process:
         (["--search", "lr=0..0.1", "--trials", "2"], "--lr 0: must be a number, above 0"),
         (["--search", "dropout=0..0.1:log", "--trials", "2"], "dropout=low..high:log above 0"),
         (["--search", "lr=0.1..1:lin", "--trials", "2"], "not a range"),
-        (["--search", "kind=mlp..pooled", "--trials", "2"], "not a range: write kind=low..high for numbers"),
+        (["--search", "kind=mlp..pooled", "--trials", "2"], "only a number has a range; write kind=v1,v2"),
         (["--search", "hidden=1.5..3", "--trials", "2"], "--hidden 1.5: must be an integer"),
         (["--search", "lr=nan..1", "--trials", "2"], "must be a number"),
         (["--search", "lr=0.1..inf", "--trials", "2"], "must be a number"),
@@ -254,6 +254,7 @@ def test_a_process_continues_when_another_one_has_added_trials(sweep_in_process:
         (["--search", "lr=0.1..1", "--trials", "0"], "--trials 0: must be"),
         (["--search", "lr=0.1..1", "--trials", "2", "--seeds", "3"], "--seeds does nothing with --search"),
         (["--search", "lr=0.1..1", "--trials", "2", "--confirm", "1"], "--confirm needs --seeds N"),
+        (["--search", "lr=0.1..1", "--trials", "2", "--trial-seeds", "2", "--seed", str(2**64 - 1)], "below 2^64"),
         (
             ["--search", "lr=0.1..1", "--trials", "2", "--confirm", "1", "--seed-list", "42"],
             "the trials of the search have the seed 42",

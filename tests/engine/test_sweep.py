@@ -14,6 +14,7 @@ import sweep
 from engine.interface.base_config import load_config
 from engine.many_runs.sweep_request import SweepRequest, parse_args
 from engine.many_runs.sweeps import Sweep, open_sweep
+from engine.options.config_values import FORMAT
 from engine.options.fields import check_name
 from engine.run_folder.run_lock import lock_run
 from tests.conftest import DEBUG, read
@@ -424,6 +425,7 @@ def test_a_run_that_another_process_has_just_finished_is_not_trained_again(sweep
         (["s", "--seeds", "2", "--config", "nothing.json"], "nothing.json"),
         (["s", "--seeds", "2", "--trials", "2"], "--trials does nothing without --search"),
         (["s", "--seeds", "2", "--confirm", "2"], "--confirm does nothing without --search"),
+        (["s", "--grid", "lr=0.1", "--confirm", "2"], "--confirm does nothing without --search"),
         (["s", "t", "--seeds", "2"], "t"),
         (["s", "--work", "--seeds", "2"], "--seeds does nothing with --work"),
         (["s", "--work", "--lr", "2"], "--lr does nothing with --work"),
@@ -523,3 +525,17 @@ def test_a_damaged_plan_is_reported_in_one_line(
     assert sweep_in_process(*command) == 0
     assert "finished after" not in capsys.readouterr().out
     assert read(FOLDER, "sweep.json") == plan
+
+
+def test_the_plan_has_the_number_of_the_format_of_its_config(
+    sweep_in_process: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ("s", *SMALL, "--epochs", "1", "--seeds", "1")
+    assert sweep_in_process(*command) == 0
+    plan = read(FOLDER, "sweep.json")
+    assert plan["config"]["format"] == FORMAT
+    plan["config"]["format"] = FORMAT + 1
+    (FOLDER / "sweep.json").write_text(json.dumps(plan), encoding="utf-8")
+    capsys.readouterr()
+    assert sweep_in_process(*command) == 3
+    assert f"checkpoints/s/sweep.json: format {FORMAT + 1}: this program reads" in capsys.readouterr().err

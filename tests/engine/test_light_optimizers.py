@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from engine.learning.compiler import without_compiler
+from engine.learning.light_optimizers import without_compiler
 from tests.conftest import ROOT
 
 OPTIMIZERS: list[Any] = [

@@ -1,5 +1,5 @@
 # Machinery: keep, and skip at first.
-"""Optimisers that do not load torch.compile, which takes about a second: a fifth of a debug run.
+"""Create optimisers without loading torch.compile, which takes about a second.
 
 PyTorch wraps methods of its optimisers to exclude them from compilation. A wrapper loads torch.compile when it is
 called. This file uses private names of PyTorch; where a version does not have them, its optimisers are used unchanged.
@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 
 def without_compiler(create: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
-    """A subclass of a class of optimisers, or a partial of one, without these wrappers. torch.optim is not changed."""
+    """A subclass of a class of optimisers, or a partial of one, whose methods do not load torch.compile."""
     if isinstance(create, partial):
         return partial(without_compiler(create.func), *create.args, **create.keywords)
     if not isinstance(create, type):

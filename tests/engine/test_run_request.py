@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic.dataclasses import dataclass
 
+from engine import interface
 from engine.interface.base_config import LogConfig, TrainConfig, load_config, to_json
 from engine.machine.errors import BadRequestError, DivergedError, ProblemError, RunError, UnusableFileError
 from engine.machine.exit_code import ExitCode
@@ -19,7 +21,7 @@ from engine.options.fields import options_of
 from engine.run_folder.find_run import run_folder
 from engine.run_folder.run_request import Command, build_parser, parse_args
 from main import resume_hint
-from tests.toy import PROBLEM, ToyConfig, ToyDataConfig
+from tests.toy import PROBLEM, ToyConfig, ToyDataConfig, ToyProblem
 
 OPTIONS = options_of(ToyConfig)
 
@@ -359,3 +361,16 @@ def test_the_first_signal_interrupts_the_command(capsys: pytest.CaptureFixture[s
     assert end.code == 143
     assert "interrupted: nothing was saved" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL  # the second one ends the process
+
+
+def test_an_option_cannot_have_the_name_of_the_key_of_the_format() -> None:
+    @dataclass(frozen=True, kw_only=True, config=interface.STRICT)
+    class WithFormat(ToyConfig):
+        format: int = interface.option(1, "a number")
+
+    class Reserved(ToyProblem):
+        config_type = WithFormat
+        presets = {"default": WithFormat()}
+
+    with pytest.raises(ProblemError, match="field `format`"):
+        build_parser(Reserved(), "x")

@@ -82,8 +82,6 @@ class ModelConfig:
 class DataConfig(SharedDataConfig):
     """The configurations, sampled or from a file with spins (N, L, L) and temperatures (N,)."""
 
-    for_file = frozenset({"spins_key", "temperatures_key", "temperature"})
-
     num_train: int = option(10_000, "configurations for training", ge=1)
     num_val: int = option(2_000, "configurations for validation, which chooses the best epoch", ge=1)
     num_test: int = option(2_000, "configurations for the test at the end", ge=1)
@@ -97,11 +95,14 @@ class DataConfig(SharedDataConfig):
         "multispin_wolff, wolff: with cluster flips, faster on large lattices",
     )
 
-    spins_key: str = option("spins", "name of the array of spins in the file of --data", min_length=1)
-    temperatures_key: str = option("temperatures", "name of the array of temperatures in that file", min_length=1)
+    spins_key: str = option("spins", "name of the array of spins in the file of --data", scope="reader", min_length=1)
+    temperatures_key: str = option(
+        "temperatures", "name of the array of temperatures in that file", scope="reader", min_length=1
+    )
     temperature: float | None = option(
         None,
         "temperature of all configurations in that file, in J / k_B; none: its array of temperatures",
+        scope="reader",
         gt=0,
         le=1e6,
     )

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from config import PRESETS, Architecture, DataConfig, ExperimentConfig, ModelConfig
-from engine.interface.base_config import LogConfig, TrainConfig, file_options, load_config, to_json
+from engine.interface.base_config import LogConfig, TrainConfig, load_config, options_with, to_json
 from engine.options.fields import ConfigError, options_of
 from engine.run_folder.run_request import build_parser, parse_args
 from problem import PROBLEM
@@ -100,7 +100,9 @@ def test_a_flag_sets_its_field_and_no_other(name: str) -> None:
         flag = "--no-" + flag[2:]
     # Options that only one network uses also need this network, and those for a file need a file.
     needed = ("--architecture", "cnn") if flag in ("--channels", "--kernel-size") else ()
-    needed = ("--data", "x.npz") if ("data", name.partition(".")[2]) in file_options(ExperimentConfig) else needed
+    needed = (
+        ("--data", "x.npz") if ("data", name.partition(".")[2]) in options_with(ExperimentConfig, "reader") else needed
+    )
     default = dataclasses.asdict(config_of(*needed))
     changed = dataclasses.asdict(config_of(flag, *words, *needed))
     *section, key = name.split(".")

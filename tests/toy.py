@@ -23,8 +23,6 @@ from main import main
 class ToyDataConfig(DataConfig):
     """The points."""
 
-    for_file = frozenset({"points_key"})
-
     num_train: int = option(500, "points for training", ge=1)
     num_val: int = option(100, "points that choose the best epoch", ge=1)
     num_test: int = option(100, "points for the test at the end", ge=1)
@@ -32,7 +30,7 @@ class ToyDataConfig(DataConfig):
     spread: float = option(1.0, "largest coordinate", gt=0, le=1e6)
     rounds: int | None = option(None, "decimal places of the coordinates; none: all of them", ge=0)
     corrupt: bool = option(False, "generate wrong values, which the check finds")
-    points_key: str = option("points", "name of the points in a file")
+    points_key: str = option("points", "name of the points in a file", scope="reader")
 
     @model_validator(mode="after")
     def _check_rounds(self) -> Self:

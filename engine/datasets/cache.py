@@ -16,7 +16,7 @@ import numpy as np
 
 from engine.datasets.code_hash import code_hash
 from engine.datasets.file_formats import to_npz
-from engine.interface.base_config import Config, generator_options
+from engine.interface.base_config import Config, options_with
 from engine.interface.base_problem import Problem, Splits
 from engine.interface.find_problem import module_name
 from engine.machine.atomic_files import read_checked, write_checked
@@ -34,7 +34,7 @@ def cache_path(problem: Problem[Any], config: Config) -> Path | None:
     data = asdict(config.data)
     key = {
         "problem": f"{module_name(problem)}.{type(problem).__name__}",
-        "options": {path[-1]: data[path[-1]] for path in generator_options(type(config))},
+        "options": {path[-1]: data[path[-1]] for path in options_with(type(config), "generator")},
         "sizes": [data["num_train"], data["num_val"], data["num_test"]],
         "seed": config.seed,
         "code": code,

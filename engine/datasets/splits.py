@@ -29,6 +29,7 @@ class Data(NamedTuple):
     test: Columns
     source: str  # where they came from, as a phrase
     sha256: str  # of all columns
+    file_sha256: str | None  # of the file of --data
     checks: Mapping[str, Mapping[str, float]]  # the numbers of the problem's check, by split
 
 
@@ -157,7 +158,15 @@ def load_data(problem: Problem[Any], config: Config) -> Data:
     if not problem.scales_target(config) and np.ptp(target := target_array(problem, config, splits.train)) == 0:
         label = target.reshape(-1)[0]
         raise BadRequestError(f"all training targets are {label:g}: use data with at least two different targets")
-    return Data(*splits, source, fingerprint(splits), checks)
+    return Data(*splits, source, fingerprint(splits), hash_of_data_file(config), checks)
+
+
+def hash_of_data_file(config: Config) -> str | None:
+    """The SHA-256 of the content of the file of --data, or None if the data are generated."""
+    if config.data.file is None:
+        return None
+    with Path(config.data.file).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def report_check(name: str, check: Check, is_external: bool) -> None:

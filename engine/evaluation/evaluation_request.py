@@ -11,10 +11,9 @@ from typing import Any, NamedTuple
 
 from engine.interface.base_config import (
     Config,
-    data_options,
-    generator_options,
     load_config,
     not_from_run,
+    options_with,
     replace_unchecked,
     require_file,
 )
@@ -24,6 +23,7 @@ from engine.many_runs.summary import groups_of, trials_of
 from engine.many_runs.sweeps import load_sweep
 from engine.options.fields import ConfigError, Option, check_name, folder_name, merge, options_of, validate
 from engine.options.flags import Parser, add_flags, flags_given, without_effect
+from engine.options.scopes import SCOPES
 from engine.run_folder.find_run import problem_of, run_folder
 
 # The help texts of options that mean something else in training.
@@ -66,13 +66,12 @@ class SweepRequest(NamedTuple):
 
 def evaluation_options(config_type: type[Config]) -> dict[tuple[str, ...], Option]:
     """The options that an evaluation can change."""
-    shared = [("data", "num_test"), ("data", "cache"), ("data", "file"), ("seed",), ("device",), ("threads",)]
     chosen = {}
-    for path in [*data_options(config_type), *shared]:
-        option = options_of(config_type)[path]
-        info = copy.copy(option.info)
-        info.description = DESCRIPTIONS.get(option.flag, info.description)
-        chosen[path] = Option(path, info)
+    for path, option in options_of(config_type).items():
+        if SCOPES[option.scope].in_evaluation:
+            info = copy.copy(option.info)
+            info.description = DESCRIPTIONS.get(option.flag, info.description)
+            chosen[path] = option._replace(info=info)
     return chosen
 
 
@@ -189,24 +188,21 @@ def _resolve_sweep(folder: Path, problem: Problem[Any], given: dict[str, Any]) -
 def _resolve(folder: Path, problem: Problem[Any], given: dict[str, Any], seed: int | None = None) -> Request:
     """The request for a run. The seed of generated data is that of the run plus one, or `seed` if it is given."""
     options = evaluation_options(problem.config_type)
-    generated = [options[path] for path in generator_options(problem.config_type)]
+    generated = [option for option in options.values() if option.scope == "generator"]
     earlier = load_config(problem.config_type, folder / "config.json")
     flags = flags_given(given, options)
     used = [option for path, option in options.items() if ".".join(path) in given]
     file = flags.get("data", {}).get("file")
     require_file(problem.config_type, flags, file)
-    if file is not None:
-        kept = {"file", "device", "threads", *earlier.data.for_file}
-        if others := [each.flag for each in used if each.path[-1] not in kept]:
-            raise ConfigError(without_effect(others, "--data, of which all examples are used"))
+    others = [each.flag for each in used if each.scope not in ("place", "reader", "machine")]
+    if file is not None and others:
+        raise ConfigError(without_effect(others, "--data, of which all examples are used"))
     usual = _without_flags(problem, earlier)
     if seed is not None and file is None:
         usual["seed"] = seed
     values = merge(usual, flags)
     checked = validate(problem.config_type, values, source=str(folder / "config.json"), flags=flags)
-    config = replace_unchecked(
-        earlier, **{name: getattr(checked, name) for name in ("data", "seed", "device", "threads")}
-    )
+    config = replace_unchecked(earlier, **{path[0]: getattr(checked, path[0]) for path in options})
     special = usual if seed is None else {**usual, "seed": None}  # the name of a result for a sweep has its seed
     name = str(given.get("name", default_name(problem, config, special)))
     try:
@@ -241,8 +237,7 @@ def default_name(problem: Problem[Any], config: Config, usual: dict[str, Any]) -
     if config.data.file is not None:
         return folder_name(Path(config.data.file).stem, 64)
     words = [problem.data_label(config)]
-    for path in [*generator_options(type(config)), ("data", "num_test"), ("seed",)]:
-        option = options_of(type(config))[path]
+    for path, option in options_with(type(config), "generator", "test_size", "seed").items():
         now = option.value_in(config)
         before: Any = reduce(dict.__getitem__, path, usual)
         if now == before:

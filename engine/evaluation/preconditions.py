@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.evaluation.evaluation_request import Request, SweepRequest
-from engine.interface.base_config import Config, to_dict
+from engine.interface.base_config import Config, options_with, to_dict
 from engine.machine.errors import BadRequestError
 from engine.machine.terminal import warn
 from engine.run_folder.find_run import read_info
@@ -27,10 +27,10 @@ def require_writable(folder: Path) -> None:
 
 def described(config: Config) -> dict[str, Any]:
     """The values that identify the data of an evaluation: its seed, and the options of its data."""
-    left_out = ("num_train", "num_val", "cache")
+    kept = options_with(type(config), "generator", "reader", "test_size", "place")
     return {
         "seed": config.seed,
-        "data": {name: value for name, value in to_dict(config)["data"].items() if name not in left_out},
+        "data": {name: value for name, value in to_dict(config)["data"].items() if ("data", name) in kept},
     }
 
 

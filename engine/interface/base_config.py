@@ -11,7 +11,7 @@ import copy
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, ConfigDict, model_validator
 from pydantic.dataclasses import dataclass
@@ -28,6 +28,7 @@ from engine.options.fields import (
     read_json,
     validate,
 )
+from engine.options.scopes import SCOPES
 
 # The keys of trainer.OPTIMIZERS and trainer.SCHEDULES, repeated here because trainer.py loads torch.
 Optimizer = Literal["adam", "adamw", "sgd"]
@@ -45,7 +46,7 @@ T = TypeVar("T")
 class TrainConfig:
     """How the network is trained."""
 
-    epochs: int = option(100, "passes over the training set", ge=1)
+    epochs: int = option(100, "passes over the training set", scope="duration", ge=1)
     batch_size: int = option(64, "examples in one optimiser step", ge=1)
     lr: float = option(0.001, "peak learning rate", gt=0)
     optimizer: Optimizer = option("adamw", "update rule; sgd has momentum 0.9")
@@ -86,17 +87,27 @@ class DataConfig:
     The fields that a problem adds are options of its generator. They have no effect with --data. An evaluation can
     change them. The names of cached data depend on them. A problem with a generator gives the three numbers defaults.
 
-    The fields that are named in `for_file` say how the file of --data is read, and only have an effect with it.
+    A field with the scope "reader" says how the file of --data is read, and only has an effect with it.
     """
 
-    for_file: ClassVar[frozenset[str]] = frozenset()
-
-    num_train: int | None = option(None, "examples for training; none: all that remain in the file of --data", ge=1)
-    num_val: int | None = option(None, "examples that choose the best epoch; none: 10 % of the file of --data", ge=1)
-    num_test: int | None = option(None, "examples for the test at the end; none: 10 % of the file of --data", ge=1)
-    cache: bool = option(True, "store generated data in the folder cache, and reuse data that are already there")
+    num_train: int | None = option(
+        None, "examples for training; none: all that remain in the file of --data", scope="size", ge=1
+    )
+    num_val: int | None = option(
+        None, "examples that choose the best epoch; none: 10 % of the file of --data", scope="size", ge=1
+    )
+    num_test: int | None = option(
+        None, "examples for the test at the end; none: 10 % of the file of --data", scope="test_size", ge=1
+    )
+    cache: bool = option(
+        True, "store generated data in the folder cache, and reuse data that are already there", scope="storage"
+    )
     file: str | None = option(
-        None, "use the examples in this .npz or .csv file instead of generating them", flag="--data", min_length=1
+        None,
+        "use the examples in this .npz or .csv file instead of generating them",
+        flag="--data",
+        scope="place",
+        min_length=1,
     )
 
 
@@ -105,7 +116,9 @@ class LogConfig:
     """Where results are written."""
 
     run_name: Annotated[str, AfterValidator(check_name)] | None = option(
-        None, "name of the output folder in checkpoints/; none: a name made from problem, seed and time"
+        None,
+        "name of the output folder in checkpoints/; none: a name made from problem, seed and time",
+        scope="name",
     )
     wandb: bool = option(False, "also log to Weights & Biases")
     checkpoints: bool = option(True, "save the weights (.pt files)")
@@ -119,13 +132,19 @@ class Config:
     data: DataConfig = DataConfig()
     log: LogConfig = LogConfig()
     seed: int = option(
-        42, "random seed of the data, the initial weights and the order of the batches", ge=0, le=2**64 - 1
+        42,
+        "random seed of the data, the initial weights and the order of the batches",
+        scope="seed",
+        ge=0,
+        le=2**64 - 1,
     )
     device: Device = option(
-        "auto", "device to train on, such as a GPU; auto: the first available one of cuda, mps, cpu"
+        "auto", "device to train on, such as a GPU; auto: the first available one of cuda, mps, cpu", scope="machine"
     )
-    threads: int | None = option(None, "CPU threads; none: all cores, but one thread for small networks", ge=1, le=1024)
-    compile: bool = option(False, "compile the network with torch.compile; slower on the CPU")
+    threads: int | None = option(
+        None, "CPU threads; none: all cores, but one thread for small networks", scope="machine", ge=1, le=1024
+    )
+    compile: bool = option(False, "compile the network with torch.compile; slower on the CPU", scope="execution")
 
     @model_validator(mode="after")
     def _check_batches(self) -> Self:
@@ -136,25 +155,9 @@ class Config:
         return self
 
 
-SHARED = {name for name, _ in own_fields_first(Config)}  # top-level fields of every config
-SHARED_DATA = {name for name, _ in own_fields_first(DataConfig)}
-
-
-def data_options(config_type: type[Config]) -> dict[tuple[str, ...], Option]:
-    """The options that a problem adds to DataConfig, by path: those of the generator, and those for a file."""
-    options = options_of(config_type).items()
-    return {path: option for path, option in options if path[0] == "data" and path[-1] not in SHARED_DATA}
-
-
-def generator_options(config_type: type[Config]) -> list[tuple[str, ...]]:
-    """The paths of the options of the generator."""
-    return [path for path in data_options(config_type) if path not in file_options(config_type)]
-
-
-def file_options(config_type: type[Config]) -> dict[tuple[str, ...], Option]:
-    """The options that say how the file of --data is read, by path."""
-    names = config_type().data.for_file
-    return {path: option for path, option in data_options(config_type).items() if path[-1] in names}
+def options_with(config_type: type[Config], *scopes: str) -> dict[tuple[str, ...], Option]:
+    """The options with one of these scopes, by path."""
+    return {path: option for path, option in options_of(config_type).items() if option.scope in scopes}
 
 
 def not_from_run(config_type: type[Config]) -> dict[tuple[str, ...], Option]:
@@ -163,13 +166,13 @@ def not_from_run(config_type: type[Config]) -> dict[tuple[str, ...], Option]:
     They are those for the file, which is another one, and generator options whose default is none: the value of the run
     may not suit the other options of the evaluation.
     """
-    added = data_options(config_type).items()
-    return {path: each for path, each in added if each.info.default is None or path in file_options(config_type)}
+    options = options_with(config_type, "generator", "reader")
+    return {path: each for path, each in options.items() if each.info.default is None or each.scope == "reader"}
 
 
 def require_file(config_type: type[Config], flags: dict[str, Any], file: str | None) -> None:
     """Raise ConfigError if `flags` has an option that says how a file is read, and there is no file."""
-    options = file_options(config_type)
+    options = options_with(config_type, "reader")
     if file is None and (given := [each.flag for path, each in options.items() if path[-1] in flags.get("data", {})]):
         raise ConfigError(f"{', '.join(given)} does nothing without --data: give a file, or drop it")
 
@@ -182,15 +185,10 @@ def to_dict(config: Config) -> dict[str, Any]:
     """
     values = asdict(config)
     values = {name: values[name] for name, _ in own_fields_first(type(config))}
-    idle = (file_options if config.data.file is None else generator_options)(type(config))
+    idle = options_with(type(config), "reader" if config.data.file is None else "generator")
     names = [name for name, _ in own_fields_first(type(config.data)) if ("data", name) not in idle]
     values["data"] = {name: values["data"][name] for name in names}
     return values
-
-
-def problem_options(values: dict[str, Any]) -> dict[str, Any]:
-    """Select the options that only the problem has, from the dictionary of a config. The network depends on these."""
-    return {name: value for name, value in values.items() if name not in SHARED}
 
 
 def to_json(config: Config) -> str:
@@ -219,18 +217,14 @@ def load_config(config_type: type[C], path: str | Path) -> C:
     return validate(config_type, merge(asdict(config_type()), read_config(path)), source=str(path))
 
 
-# Options that may change when a run is resumed: its length, the place of its data, the machine, and what it records.
-MAY_CHANGE = frozenset(
-    ("--epochs", "--data", "--cache", "--wandb", "--checkpoints", "--device", "--threads", "--compile")
-)
-
-
-def require_same_run(earlier: Config, config: Config, source: str = "") -> None:
+def require_same_run(earlier: Config, config: Config, source: str = "", *, network_only: bool = False) -> None:
     """Raise ConfigError unless a run with the config `earlier` can be resumed with another config.
 
-    The message names an option by its flag or, if the other config was read from the file `source`, by its key there.
+    With `network_only`, the weights of the run only have to fit the network of the other config. The message names an
+    option by its flag or, if the other config was read from the file `source`, by its key there.
     """
-    for path, found in options_of(type(config)).items():
+    options = options_with(type(config), "network") if network_only else options_of(type(config))
+    for path, found in options.items():
         before, now = found.value_in(earlier), found.value_in(config)
         if before == now:
             continue
@@ -238,9 +232,9 @@ def require_same_run(earlier: Config, config: Config, source: str = "") -> None:
         has, fix = found.typed(before), "drop it"
         if source:
             given, has, fix = f"{source}: {'.'.join(path)} {json.dumps(now)}", json.dumps(before), "restore it"
-        if found.flag not in MAY_CHANGE or (found.flag == "--data" and None in (before, now)):
+        if not SCOPES[found.scope].on_resume or (found.scope == "place" and None in (before, now)):
             raise ConfigError(f"{given}: the run has {has}: {fix}, or start another run")
-        if found.flag == "--epochs" and config.train.epochs < earlier.train.epochs:
+        if found.scope == "duration" and now < before:
             raise ConfigError(f"{given}: the run has {has}; give at least as many")
 
 

@@ -13,7 +13,7 @@ from engine.machine.errors import BadRequestError
 from engine.many_runs.comparison import SIGNIFICANCE, Table, compared_metrics, estimates, tables, unfinished
 from engine.many_runs.listing import typed
 from engine.many_runs.records import Record, confirmed, find_records, mark_killed, read_record
-from engine.options.config_values import flatten, setting_of
+from engine.options.config_values import flatten
 from engine.options.suggestions import Known, suggest
 from engine.run_folder.find_run import run_folder
 
@@ -88,7 +88,7 @@ def find_groups(arguments: Sequence[str]) -> dict[str, list[Record]]:
         for record in mark_killed([each for each in records if each.folder.resolve() not in seen]):
             seen.add(record.folder.resolve())
             code = [str(record.info.get(key)) for key in ("problem", "problem_sha256", "trainer_sha256")]
-            setting = json.dumps(setting_of(record.config), sort_keys=True)
+            setting = json.dumps(record.setting, sort_keys=True)
             groups.setdefault((argument if is_sweep else "", setting, *code), []).append(record)
     named: dict[str, list[Record]] = {}
     for group in groups.values():
@@ -138,11 +138,12 @@ def _find_metric(word: str, known: Mapping[str, Any]) -> str:
 
 def _origin(groups: Groups) -> Table:
     """The options and the origin of the groups, as far as they differ."""
-    options = [flatten(setting_of(records[0].config)) for records in groups.values()]
+    settings = [flatten(records[0].setting) for records in groups.values()]
+    options = [flatten(records[0].config) for records in groups.values()]
     paths = [
         path
-        for path in dict.fromkeys(p for each in options for p in each)
-        if len({str(each.get(path)) for each in options}) > 1
+        for path in dict.fromkeys(p for each in settings for p in each)
+        if len({str(each.get(path)) for each in settings}) > 1
     ]
     last = [path.rpartition(".")[2] for path in paths]
     columns = {

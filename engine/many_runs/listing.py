@@ -13,7 +13,7 @@ from engine.machine.errors import BadRequestError
 from engine.machine.terminal import one_line
 from engine.many_runs.comparison import count_by_status, unfinished
 from engine.many_runs.records import Record, confirmed
-from engine.options.config_values import changed_options, flatten, setting_of
+from engine.options.config_values import changed_options, flatten
 from engine.options.suggestions import Known, suggest
 
 
@@ -166,7 +166,7 @@ def line_of_sweep(name: str, records: Sequence[Record]) -> Line:
     """The line of a sweep: how many runs finished, and the setting with the best mean of the main metric."""
     settings: dict[str, list[Record]] = {}
     for record in confirmed(records):
-        settings.setdefault(json.dumps(setting_of(record.config)), []).append(record)
+        settings.setdefault(json.dumps(record.setting), []).append(record)
     metric, direction = records[0].main_metric
     means = {}
     for key, group in settings.items():

@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from engine.options.config_values import upgrade
+from engine.options.config_values import setting_of, upgrade
 
 
 class Record(NamedTuple):
@@ -29,6 +29,17 @@ class Record(NamedTuple):
     def seed(self) -> Any:
         """The seed, or None if the config cannot be read."""
         return self.config.get("seed")
+
+    @property
+    def setting(self) -> dict[str, Any]:
+        """What the config says without the seed and the machine. The file of --data is named by its content if known.
+
+        Runs of older versions did not record the content: then it is named by its path.
+        """
+        setting = setting_of(self.config)
+        if (content := self.info.get("data_file_sha256")) is not None and isinstance(setting.get("data"), dict):
+            setting["data"] = setting["data"] | {"file": f"sha256:{content}"}
+        return setting
 
     @property
     def problem(self) -> str:

@@ -11,7 +11,6 @@ from engine.machine.errors import BadRequestError
 from engine.many_runs.comparison import Table, estimates, to_markdown
 from engine.many_runs.groups import Comparison, Groups, curves, most_interesting
 from engine.many_runs.listing import line_of_run, without_common
-from engine.options.config_values import setting_of
 from engine.run_folder.figures_of_run import draw
 
 FIGURE_TYPES = (".png", ".svg", ".pdf")
@@ -84,7 +83,7 @@ def to_html(comparison: Comparison, facts: dict[str, str], title: str) -> str:
     parts += [f"<p>{CAPTION}</p>"] if len(groups) > N_COLOURS else []
     parts += ["<h2>Runs</h2>", _table(_runs(groups)), "<h2>Configs</h2>"]
     for name, records in groups.items():
-        config = escape(json.dumps(setting_of(records[0].config), indent=2))
+        config = escape(json.dumps(records[0].setting, indent=2))
         parts.append(f"<details><summary>{escape(name)}</summary><pre>{config}</pre></details>")
     head = (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n{MARK}\n'

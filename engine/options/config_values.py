@@ -9,8 +9,9 @@ from typing import Any
 # an option another default, and translate older files in `upgrade`.
 FORMAT = 1
 
-# The options that do not change the experiment: what is recorded, where the data are kept, and the machine.
-OF_MACHINE = ("log", "data.cache", "device", "threads", "compile")
+# The options that are not part of a setting, as their scopes say (scopes.py). They are repeated here, because lists of
+# runs do not load the options.
+NOT_IN_SETTING = ("log", "data.cache", "seed", "device", "threads", "compile")
 
 
 def upgrade(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -42,7 +43,7 @@ def setting_of(config: Mapping[str, Any]) -> dict[str, Any]:
         return {
             key: without(value, f"{prefix}{key}.") if isinstance(value, Mapping) else value
             for key, value in section.items()
-            if f"{prefix}{key}" not in ("seed", *OF_MACHINE)
+            if f"{prefix}{key}" not in NOT_IN_SETTING
         }
 
     return without(config, "")

@@ -19,6 +19,7 @@ from pydantic.dataclasses import is_pydantic_dataclass
 from pydantic.fields import FieldInfo
 
 from engine.machine.errors import BadRequestError, ProblemError
+from engine.options.scopes import DEFAULTS, SCOPES
 from engine.options.suggestions import Known, suggest
 
 Config = TypeVar("Config")
@@ -56,7 +57,13 @@ class ConfigError(BadRequestError):
 
 
 def option(
-    default: Any, description: str, *, flag: str = "", idle: Callable[[Any], str] | None = None, **limits: Any
+    default: Any,
+    description: str,
+    *,
+    flag: str = "",
+    scope: str = "",
+    idle: Callable[[Any], str] | None = None,
+    **limits: Any,
 ) -> Any:
     """The default of a config field, together with what the command line needs to know about the option.
 
@@ -64,11 +71,16 @@ def option(
         default: the value if no flag is given.
         description: the help text.
         flag: the flag, if it differs from the name of the field with dashes.
+        scope: a key of scopes.SCOPES, which says what the option is about. By default, it is that of the field of this
+            name in a base class or, failing that, that of the section: "training" in `train`, "generator" in `data`,
+            "execution" in `log`, and otherwise "network".
         idle: a function of the section (for a top-level option, of the config). It returns what makes the option have
             no effect there, such as "--scheduler none", or "" if it has an effect. A flag without effect is an error.
         limits: ge, gt, le, lt, multiple_of, min_length, max_length, strict, as in pydantic.Field.
     """
-    extra: Any = {"flag": flag, "idle": idle}
+    if scope and scope not in SCOPES:
+        raise ProblemError(f"option: scope {scope!r} must be one of {', '.join(SCOPES)}")
+    extra: Any = {"flag": flag, "idle": idle, "scope": scope}
     return Field(default=default, description=description, json_schema_extra=extra, **limits)
 
 
@@ -77,6 +89,7 @@ class Option(NamedTuple):
 
     path: tuple[str, ...]
     info: FieldInfo
+    scope: str  # a key of SCOPES
 
     @property
     def flag(self) -> str:
@@ -183,10 +196,21 @@ def options_of(config_type: Any) -> dict[tuple[str, ...], Option]:
     for name, info in own_fields_first(config_type):
         section: Any = info.annotation
         if is_pydantic_dataclass(section):
-            found |= {(name, key): Option((name, key), inner) for key, inner in own_fields_first(section)}
+            for key, inner in own_fields_first(section):
+                scope = _scope_of(section, key) or DEFAULTS.get(name, "network")
+                found[name, key] = Option((name, key), inner, scope)
         else:
-            found[name,] = Option((name,), info)
+            found[name,] = Option((name,), info, _scope_of(config_type, name) or "network")
     return found
+
+
+def _scope_of(section: Any, name: str) -> str:
+    """The scope of a field, or of the field of this name in the nearest base class that sets one."""
+    for kind in section.__mro__:
+        info = getattr(kind, "__pydantic_fields__", {}).get(name)
+        if info is not None and isinstance(info.json_schema_extra, dict) and info.json_schema_extra.get("scope"):
+            return str(info.json_schema_extra["scope"])
+    return ""
 
 
 def own_fields_first(config_type: Any) -> list[tuple[str, FieldInfo]]:

@@ -15,8 +15,6 @@ from engine.datasets.splits import generate_split
 from engine.interface.base_config import (
     Config,
     load_config,
-    problem_options,
-    replace_unchecked,
     require_same_run,
     to_dict,
 )
@@ -101,11 +99,7 @@ def load(path: Path, config: Config, oldest: int = FORMAT, *, same_run: bool = F
         raise UnusableFileError(
             f"{path} is not a checkpoint of this program: {' '.join(str(error).split())[:200]}"
         ) from error
-    if not same_run:
-        config = replace_unchecked(
-            described, **{name: getattr(config, name) for name in problem_options(to_dict(config))}
-        )
-    require_same_run(described, config, source=str(path.with_name("config.json")))
+    require_same_run(described, config, str(path.with_name("config.json")), network_only=not same_run)
     return saved | {"sha256": hashlib.sha256(with_checksum(content)).hexdigest()}
 
 

@@ -12,13 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.datasets.overlap import TRAIN_INPUTS, read_hashes
-from engine.interface.base_config import SHARED, Config
+from engine.interface.base_config import Config, options_with
 from engine.interface.base_problem import Problem
 from engine.interface.find_problem import module_name
 from engine.learning.prediction import Shapes
 from engine.machine.errors import BadRequestError, UnusableFileError
 from engine.machine.terminal import print_line
-from engine.options.fields import options_of
 from engine.run_folder.checkpoints import EarlierRun, SavedRun, fit_to, generated_shapes, load_saved, with_weights
 from engine.run_folder.find_run import project_folder, read_info, run_folder
 
@@ -93,10 +92,9 @@ def load_origin(
 
 def _differing(earlier: Config, config: Config) -> list[str]:
     """The options of the network and the task that have an effect in an earlier run and other values in a new one."""
-    options = [(path, each) for path, each in options_of(type(config)).items() if path[0] not in SHARED]
     return [
         each.given(each.value_in(earlier))
-        for path, each in options
+        for each in options_with(type(config), "network").values()
         if each.value_in(earlier) != each.value_in(config) and not each.idle(earlier)
     ]
 

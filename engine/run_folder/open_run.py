@@ -154,6 +154,7 @@ class Run:
             threads=torch.get_num_threads(),
             data_source=data.source,
             data_sha256=data.sha256,
+            data_file_sha256=data.file_sha256,
             init_from=self.origin.note if self.origin else self.earlier.info.get("init_from"),
             **self.code,
         )

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 from engine.interface.base_config import (
     Config,
-    generator_options,
     load_config,
     read_config,
     require_file,
@@ -28,6 +27,7 @@ from engine.interface.find_problem import module_name
 from engine.machine.errors import ProblemError
 from engine.options.fields import ConfigError, merge, options_of, validate
 from engine.options.flags import Parser, add_flags, flags_given, without_effect
+from engine.options.scopes import SCOPES
 from engine.run_folder.find_run import project_folder, read_info, run_folder
 
 
@@ -128,7 +128,8 @@ def resolve(problem: Problem[Any], given: dict[str, Any]) -> Config:
     # If a file has a section that is not an object, do not merge flags into it: validate reports the error.
     values = merge(values, {k: v for k, v in flags.items() if isinstance(values[k], dict) or not isinstance(v, dict)})
     if "save_data" in given:  # nothing is trained, so that only the options of the data have to be valid
-        values = merge(asdict(config_type()), {k: values[k] for k in ("data", "seed", "threads")})
+        used = {path[0] for path, option in options.items() if SCOPES[option.scope].of_data}
+        values = merge(asdict(config_type()), {name: values[name] for name in used})
         values["train"] |= {"batch_size": 1}
     config: Config = validate(config_type, values, source=given.get("config", ""), flags=flags)
     require_file(config_type, flags, config.data.file)
@@ -174,11 +175,10 @@ def _refuse_idle(problem: Problem[Any], given: dict[str, Any], config: Config) -
     used += [f"--{name.replace('_', '-')}" for name in ("print_config", "overwrite", "save_data") if name in given]
     if config.data.file is not None:
         used.append("--data")  # on the command line or in a config file
-    generator = {options[path].flag for path in generator_options(problem.config_type)}
     idle_beside = {
         "--print-config": {"--overwrite", "--save-data"},
-        "--save-data": {option.flag for path, option in options.items() if path[0] not in ("data", "seed", "threads")},
-        "--data": generator | {"--cache", "--save-data"},
+        "--save-data": {each.flag for each in options.values() if not SCOPES[each.scope].of_data},
+        "--data": {"--save-data", *(each.flag for each in options.values() if each.scope in ("generator", "storage"))},
     }
     for flag, idle in idle_beside.items():
         if flag in used and (found := [each for each in used if each in idle]):

@@ -14,16 +14,16 @@ from engine.interface.base_config import (
     DataConfig,
     LogConfig,
     TrainConfig,
-    file_options,
-    generator_options,
     load_config,
-    problem_options,
+    options_with,
     replace_unchecked,
     to_dict,
     to_json,
 )
-from engine.options.config_values import FORMAT
-from engine.options.fields import ConfigError
+from engine.machine.errors import ProblemError
+from engine.options.config_values import FORMAT, NOT_IN_SETTING
+from engine.options.fields import ConfigError, option, options_of
+from engine.options.scopes import SCOPES
 from tests.toy import PROBLEM, ToyConfig, ToyDataConfig, ToyModelConfig
 
 
@@ -69,12 +69,43 @@ def test_config_json_of_data_from_a_file_omits_generator_options(tmp_path: Path)
     assert load_config(ToyConfig, write(tmp_path, to_json(config))) == config
 
 
-def test_options_that_a_problem_adds_are_found() -> None:
-    assert [path[-1] for path in generator_options(ToyConfig)] == ["dimension", "spread", "rounds", "corrupt"]
-    assert generator_options(Config) == []
-    assert list(file_options(ToyConfig)) == [("data", "points_key")]
-    assert file_options(Config) == {}
-    assert set(problem_options(to_dict(ToyConfig()))) == {"absolute", "model"}
+SCOPED = {
+    "network": {"absolute", "model.kind", "model.hidden", "model.dropout", "model.skip"},
+    "duration": {"train.epochs"},
+    "generator": {"data.dimension", "data.spread", "data.rounds", "data.corrupt"},
+    "reader": {"data.points_key"},
+    "size": {"data.num_train", "data.num_val"},
+    "test_size": {"data.num_test"},
+    "place": {"data.file"},
+    "seed": {"seed"},
+    "storage": {"data.cache"},
+    "machine": {"device", "threads"},
+    "execution": {"log.wandb", "log.checkpoints", "compile"},
+    "name": {"log.run_name"},
+}
+
+
+def test_every_option_has_its_scope() -> None:
+    """Also if a problem replaces a field, such as num_train: the scope is that of the field in the base class."""
+    options = options_of(ToyConfig)
+    for scope, names in SCOPED.items():
+        assert {".".join(path) for path in options_with(ToyConfig, scope)} == names, scope
+    assert {path[0] for path in options_with(ToyConfig, "training")} == {"train"}
+    assert sum(len(options_with(ToyConfig, scope)) for scope in SCOPES) == len(options)
+    assert options_with(Config, "generator", "reader", "network") == {}
+
+
+def test_lists_of_runs_know_which_options_are_part_of_a_setting() -> None:
+    """The names in config_values.py, which is read without the options, agree with the scopes."""
+    options = {".".join(path): option for path, option in options_of(Config).items()}
+    out = {name for name, option in options.items() if not SCOPES[option.scope].in_setting}
+    named = {name for name in options if name in NOT_IN_SETTING or name.partition(".")[0] in NOT_IN_SETTING}
+    assert named == out
+
+
+def test_an_unknown_scope_is_refused() -> None:
+    with pytest.raises(ProblemError, match="scope 'generater' must be one of network, training"):
+        option(1, "a number", scope="generater")
 
 
 @pytest.mark.parametrize("preset", PROBLEM.presets)

@@ -4,11 +4,13 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from engine.interface.base_config import load_config, to_dict
+from engine.many_runs.groups import find_groups
 from engine.many_runs.records import Record, find_records, read_record
 from engine.options.config_values import flatten, setting_of
 from tests.conftest import ROOT, read
@@ -103,3 +105,19 @@ def test_reading_runs_loads_neither_numpy_nor_pydantic() -> None:
     heavy = "torch numpy pydantic scipy"
     code = f"import sys, engine.many_runs.comparison; sys.exit(bool(set({heavy.split()}) & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_a_data_file_is_named_by_its_content(toy_in_process: Callable[..., int]) -> None:
+    """Runs with copies of a file have one setting, and form a mean. Runs with another file of that name do not."""
+    sizes = ("--num-train", "40", "--num-val", "20", "--num-test", "20")
+    train = (*sizes, "--batch-size", "20", "--epochs", "1")
+    assert toy_in_process(*sizes, "--save-data", "a.npz") == 0
+    Path("moved").mkdir()
+    shutil.copy("a.npz", "moved/b.npz")
+    for seed, file in ((1, "a.npz"), (2, "moved/b.npz")):
+        assert toy_in_process(*train, "--data", file, "--seed", str(seed), "--run-name", f"r{seed}") == 0
+    assert toy_in_process(*sizes, "--seed", "9", "--save-data", "a.npz", "--overwrite") == 0
+    assert toy_in_process(*train, "--data", "a.npz", "--seed", "3", "--run-name", "r3") == 0
+    first, second, third = find_records(Path("checkpoints"))
+    assert first.setting == second.setting != third.setting
+    assert sorted(map(len, find_groups(["r*"]).values())) == [1, 2]

@@ -10,16 +10,16 @@ torchrun --nproc-per-node 2 main.py --preset large
 """
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.datasets.overlap import hash_inputs, unseen
 from engine.datasets.splits import Data, save_data
 from engine.interface.base_config import Config, to_json
-from engine.interface.base_problem import Problem
+from engine.interface.base_problem import Columns, Problem
 from engine.learning.distributed import SINGLE_PROCESS, Group, group_from_environment
 from engine.machine.exit_code import ExitCode
 from engine.machine.hardware import one_blas_thread
@@ -58,7 +58,6 @@ def run(
     """
     with open_run(problem, config, folder, group, overwrite=overwrite, resume=resume) as opened:
         # Imported here, so that an invalid request is refused before torch is loaded, which takes seconds.
-        from engine.learning.prediction import build_model
         from logger import RunLogger
         from trainer import Trainer
 
@@ -67,28 +66,21 @@ def run(
             return
         with timed("data", opened.timings):
             data = opened.load_data()
-        model = build_model(problem, config, data.train).to(opened.device)
-        opened.load_initial_weights(model, data)  # with --init-from
-        opened.start(data, model, RunLogger, watch)
-
+        model = opened.build_model(data)
+        started = opened.start(data, model, RunLogger, watch)
         with timed("training", opened.timings):
-            trainer = Trainer(problem, config, model, data.train, data.val, logger=opened.logger, group=group)
-            if opened.earlier.state is not None:
-                trainer.restore(opened.earlier.state)
-                print_line(f"continuing after epoch {trainer.epoch} of {config.train.epochs}")
-                if opened.earlier.state["config"]["train"]["epochs"] != config.train.epochs:
-                    rate = config.train.lr * trainer.factor_at(trainer.epoch * trainer.steps_per_epoch)
-                    print_line(f"the schedule is now that of the longer run: the learning rate continues at {rate:.3g}")
+            trainer = Trainer(problem, config, model, data.train, data.val, logger=started.logger, group=group)
+            started.restore(trainer)
             trainer.fit()
-
         if group.is_main:
-            results, arrays = test(
-                problem, config, model, data, train_hashes=opened.train_hashes, timings=opened.timings
-            )
+            with timed("baselines", opened.timings), one_blas_thread():
+                baselines = problem.baselines(config, data.train, data.test)
+            is_unseen = started.is_unseen(data.test)
+            results, arrays = test(problem, config, model, data, baselines=baselines, is_unseen=is_unseen)
             results |= {"best_epoch": trainer.best_epoch, "epochs_trained": trainer.epoch}
-            opened.finish(results, arrays)
+            started.finish(results, arrays)
             with timed("figures", opened.timings):
-                opened.plot_figures()
+                started.plot_figures()
 
 
 def test(
@@ -97,14 +89,13 @@ def test(
     model: "Standardized",
     data: Data,
     *,
-    train_hashes: NDArray[np.uint64],
-    timings: dict[str, float],
+    baselines: Mapping[str, NDArray[Any]],
+    is_unseen: NDArray[np.bool_],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Evaluate a trained network and the baselines on the test split.
+    """Evaluate a trained network and the predictions of baselines on the test split.
 
     Args:
-        train_hashes: of the inputs that the network was trained with, also in an earlier run (--init-from).
-        timings: seconds by stage, to which this function adds.
+        is_unseen: whether the test examples do not occur in the training data, (N,).
 
     Returns:
         results: the metrics on all test examples and on those that do not occur in training, and the data checks.
@@ -114,9 +105,6 @@ def test(
 
     examples = prepare(problem, config, model, data.test)
     metrics, predictions = evaluate(problem, config, model, examples)
-    with timed("baselines", timings), one_blas_thread():
-        baselines = problem.baselines(config, data.train, data.test)
-    is_unseen = unseen(train_hashes, hash_inputs(problem, config, data.test))
     results: dict[str, Any] = {
         "test": metrics,
         "baselines": {
@@ -130,13 +118,26 @@ def test(
         problem, config, model, examples, is_unseen, predictions=predictions, baselines=baselines
     )
     results["checks"] = dict(data.checks)
-    arrays = {name: column for name, column in data.test.items() if column.ndim == 1}
-    arrays |= {"targets": examples.physical_targets, "predictions": predictions}
-    arrays |= {f"baseline_{name}": each for name, each in baselines.items()}
-    if (chosen := np.asarray(problem.examples(config, data.test), dtype=np.int64)).size:
-        arrays |= {f"example_{name}": column[chosen] for name, column in data.test.items()}
-        arrays |= {"example_targets": arrays["targets"][chosen], "example_predictions": predictions[chosen]}
-    return results, arrays
+    chosen = np.asarray(problem.examples(config, data.test), dtype=np.int64)
+    arrays = {"targets": examples.physical_targets, "predictions": predictions}
+    return results, arrays_for_figures(data.test, arrays, baselines, chosen)
+
+
+def arrays_for_figures(
+    test: Columns, arrays: Mapping[str, NDArray[Any]], baselines: Mapping[str, NDArray[Any]], chosen: NDArray[np.int64]
+) -> dict[str, Any]:
+    """The content of predictions.npz.
+
+    Args:
+        test: the columns of the test split. Those with one number per example are kept.
+        arrays: `targets` and `predictions`, (N, ...).
+        chosen: indices of the examples of which everything is kept.
+    """
+    kept = {name: column for name, column in test.items() if column.ndim == 1} | dict(arrays)
+    kept |= {f"baseline_{name}": each for name, each in baselines.items()}
+    if chosen.size:
+        kept |= {f"example_{name}": column[chosen] for name, column in {**test, **arrays}.items()}
+    return kept
 
 
 def resume_hint(command: Command, folder: Path) -> str:

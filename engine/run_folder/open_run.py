@@ -7,14 +7,14 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from engine.datasets.overlap import hash_inputs, save_hashes
+from engine.datasets.overlap import hash_inputs, save_hashes, unseen
 from engine.datasets.splits import Data, load_data, require_memory_for
 from engine.interface.base_config import Config
-from engine.interface.base_problem import Problem
+from engine.interface.base_problem import Columns, Problem
 from engine.interface.returned_values import input_arrays
 from engine.learning.distributed import Group, is_restarted, torchrun_start
 from engine.machine.errors import UnusableFileError
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from engine.run_folder.init_from import Origin
 
 
-@dataclass
-class Run:
-    """An open run. Only rank 0 writes to its folder."""
+@dataclass(frozen=True)
+class OpenRun:
+    """A run whose folder is locked and whose processes are connected. It has not begun to train."""
 
     problem: Problem[Any]
     config: Config
@@ -47,12 +47,10 @@ class Run:
     device: "torch.device"
     earlier: "EarlierRun"  # what the folder contains, if the run is resumed
     origin: "Origin | None"  # in rank 0, the run of --init-from, unless a checkpoint replaces its weights
-    logger: NullLogger  # in rank 0, `start` replaces it
     stack: ExitStack  # closes the logger, the connection and the lock when the run ends
     resume: bool
     code: dict[str, str | None]  # hashes of the code of the problem and of trainer.py
     timings: dict[str, float] = field(default_factory=dict)  # seconds by stage
-    train_hashes: "NDArray[np.uint64]" = field(init=False)  # of all inputs that the network is trained with
 
     @property
     def is_finished(self) -> bool:
@@ -95,26 +93,30 @@ class Run:
             return self.config
         return replace(self.config, data=replace(self.config.data, file=str(found)))
 
-    def load_initial_weights(self, model: "Standardized", data: Data) -> None:
-        """With --init-from, load the weights and scales of the earlier run into the model.
+    def build_model(self, data: Data) -> "Standardized":
+        """Create the network with its scales, on the device, with random weights or those of --init-from.
 
         Raises:
             BadRequestError: the network of the earlier run does not accept these data.
         """
-        if self.config.train.init_from is None or self.earlier.state is not None:
-            return
-        from engine.learning.prediction import shapes_of
+        from engine.learning.prediction import build_model, shapes_of
 
-        def weights() -> dict[str, Any]:
-            assert self.origin is not None
-            return self.origin.weights_for(shapes_of(self.problem, self.config, data.train))
+        model = build_model(self.problem, self.config, data.train).to(self.device)
+        if self.config.train.init_from is not None and self.earlier.state is None:
 
-        model.load_state_dict(self.group.broadcast(weights))
+            def weights() -> dict[str, Any]:
+                assert self.origin is not None
+                return self.origin.weights_for(shapes_of(self.problem, self.config, data.train))
+
+            model.load_state_dict(self.group.broadcast(weights))
+        return model
 
     def start(
         self, data: Data, model: "Standardized", logger: Callable[..., NullLogger], watch: Watch | None = None
-    ) -> None:
+    ) -> "StartedRun":
         """Remove an earlier run from the folder, and begin to record this one. Call it after all checks.
+
+        Only rank 0 writes to the folder.
 
         Args:
             logger: creates the logger of rank 0; the class RunLogger in logger.py.
@@ -127,27 +129,28 @@ class Run:
         n_threads = choose_num_threads(model, self.config.train.batch_size, input_size)
         torch.set_num_threads(self.config.threads or n_threads)
         if not self.group.is_main:
-            return
-        self.train_hashes = hash_inputs(self.problem, self.config, data.train)
+            return StartedRun(self, NullLogger(), np.empty(0, np.uint64))
+        train_hashes = hash_inputs(self.problem, self.config, data.train)
         if self.config.train.init_from is not None:
             from engine.run_folder.init_from import seen_by
 
             before = self.origin.hashes if self.origin else seen_by(self.folder, "restore it, or start another run")
-            self.train_hashes = np.union1d(self.train_hashes, before)
+            train_hashes = np.union1d(train_hashes, before)
         if not self.resume:
             empty_folder(self.folder)
         shapes = {"inputs": [list(x.shape[1:]) for x in inputs], "target": list(model.mean.shape)}
-        opened = logger(
-            self.folder,
-            self.problem,
-            self.config,
-            shapes=shapes,
-            timings=self.timings,
-            earlier=self.earlier,
-            watch=watch,
+        run_logger = self.stack.enter_context(
+            logger(
+                self.folder,
+                self.problem,
+                self.config,
+                shapes=shapes,
+                timings=self.timings,
+                earlier=self.earlier,
+                watch=watch,
+            )
         )
-        self.logger = self.stack.enter_context(opened)
-        self.logger.note(
+        run_logger.note(
             device=str(self.device),
             processes=self.group.size,
             torchrun=None if (started := torchrun_start()) is None else str(started),
@@ -158,7 +161,31 @@ class Run:
             init_from=self.origin.note if self.origin else self.earlier.info.get("init_from"),
             **self.code,
         )
-        save_hashes(self.folder, self.train_hashes)
+        save_hashes(self.folder, train_hashes)
+        return StartedRun(self, run_logger, train_hashes)
+
+
+class StartedRun(NamedTuple):
+    """A run that is being recorded."""
+
+    opened: OpenRun
+    logger: NullLogger
+    train_hashes: "NDArray[np.uint64]"  # in rank 0, of all inputs that the network is trained with
+
+    def restore(self, trainer: Any) -> None:
+        """If the run is resumed, let its trainer continue from the last checkpoint."""
+        state, train = self.opened.earlier.state, self.opened.config.train
+        if state is None:
+            return
+        trainer.restore(state)
+        print_line(f"continuing after epoch {trainer.epoch} of {train.epochs}")
+        if state["config"]["train"]["epochs"] != train.epochs:
+            rate = train.lr * trainer.factor_at(trainer.epoch * trainer.steps_per_epoch)
+            print_line(f"the schedule is now that of the longer run: the learning rate continues at {rate:.3g}")
+
+    def is_unseen(self, columns: Columns) -> "NDArray[np.bool_]":
+        """Whether examples do not occur in the training data, (N,), also not in those of the run of --init-from."""
+        return unseen(self.train_hashes, hash_inputs(self.opened.problem, self.opened.config, columns))
 
     def finish(self, results: dict[str, Any], arrays: dict[str, Any]) -> None:
         """Record the results, and print a summary."""
@@ -168,16 +195,17 @@ class Run:
 
     def plot_figures(self) -> None:
         """Plot the figures, and print the folder. If a figure cannot be plotted, the run is still finished."""
-        hint = f"; python runs.py plot {self.folder} plots the figures again, and shows the error"
+        folder = self.opened.folder
+        hint = f"; python runs.py plot {folder} plots the figures again, and shows the error"
         draw = partial(figures_of_run.draw_if_possible, hint=hint)
-        figures_of_run.plot_run(self.problem, self.config, self.folder, draw)
-        print_line(str(self.folder))
+        figures_of_run.plot_run(self.opened.problem, self.opened.config, folder, draw)
+        print_line(str(folder))
 
 
 @contextmanager
 def open_run(
     problem: Problem[Any], config: Config, folder: Path, group: Group, *, overwrite: bool, resume: bool
-) -> Iterator[Run]:
+) -> Iterator[OpenRun]:
     """Lock the folder of a run, select the device, and connect the processes while the block runs.
 
     Raises:
@@ -206,7 +234,7 @@ def open_run(
         stack.enter_context(group.init(device))
         earlier = group.broadcast(lambda: earlier_run(folder, config) if resume else NO_EARLIER_RUN)
         origin = load_origin(problem, config, folder, earlier, resume) if group.is_main else None
-        yield Run(problem, config, folder, group, device, earlier, origin, NullLogger(), stack, resume, code)
+        yield OpenRun(problem, config, folder, group, device, earlier, origin, stack, resume, code)
 
 
 def default_name(problem: Problem[Any], config: Config) -> str:

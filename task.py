@@ -1,11 +1,13 @@
 # Experiment: yours, to replace.
 """The two tasks, energy and phase: target, loss, metrics and baselines.
 
-The columns are those of data.py: `spins` (N, L, L) and `temperatures` (N,) in J / k_B.
+A task has the methods of the class Problem (base_problem.py) that depend on what is predicted, without the config. The
+columns are those of data.py: `spins` (N, L, L) and `temperatures` (N,) in J / k_B. Predictions and targets are (N,), in
+physical units except in `loss`.
 """
 
 import math
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,29 +24,6 @@ Array = NDArray[Any]
 Metrics = dict[str, float]
 
 MAX_FEATURES = 5000  # least squares on more takes minutes and gigabytes; pairs of spins exceed this above L = 10
-
-
-class Task(Protocol):
-    """The interface of a task. Predictions and targets are (N,), in physical units except in `loss`."""
-
-    main_metric: tuple[str, Literal["min", "max"]]
-    scales_target: bool
-    loss_name: str
-
-    def target(self, columns: Columns) -> Array:
-        """The numbers to predict."""
-
-    def loss(self, outputs: "Tensor", targets: "Tensor") -> "Tensor":
-        """The loss of each example: (B,), (B,) -> (B,), in scaled units."""
-
-    def metrics(self, columns: Columns, predictions: Array, targets: Array) -> Metrics:
-        """Metrics of the predictions for a whole split."""
-
-    def baselines(self, train: Columns, test: Columns) -> dict[str, Array]:
-        """Predictions of simple methods for the test split, by name, with which a network is compared."""
-
-    def report(self, columns: Columns, predictions: Array) -> dict[str, Any]:
-        """Numbers that an evaluation reports in addition to the metrics."""
 
 
 class EnergyTask:
@@ -156,6 +135,7 @@ class PhaseTask:
         }
 
 
+Task = EnergyTask | PhaseTask
 TASKS: dict[str, Task] = {"energy": EnergyTask(), "phase": PhaseTask()}
 
 

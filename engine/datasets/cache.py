@@ -6,16 +6,13 @@ it at the same time, because a file only appears when it is complete, and never 
 """
 
 import hashlib
-import io
 import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from engine.datasets.code_hash import code_hash
-from engine.datasets.file_formats import to_npz
+from engine.datasets.file_formats import from_npz, to_npz
 from engine.interface.base_config import Config, options_with
 from engine.interface.base_problem import Problem, Splits
 from engine.interface.find_problem import module_name
@@ -52,10 +49,9 @@ def load(path: Path) -> Splits:
         UnusableFileError: the file is damaged.
     """
     splits: dict[str, dict[str, Any]] = {name: {} for name in Splits._fields}
-    with np.load(io.BytesIO(read_checked(path)), allow_pickle=False) as arrays:
-        for key in arrays.files:
-            split, _, name = key.partition("/")
-            splits[split][name] = arrays[key]
+    for key, array in from_npz(read_checked(path)).items():
+        split, _, name = key.partition("/")
+        splits[split][name] = array
     return Splits(**splits)
 
 

@@ -226,6 +226,16 @@ def to_npz(arrays: Mapping[str, NDArray[Any]]) -> bytes:
     return buffer.getvalue()
 
 
+def from_npz(content: bytes) -> dict[str, NDArray[Any]]:
+    """The arrays in the content of an .npz file that this program wrote, by name. Objects are never unpickled.
+
+    Raises:
+        ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error: the content is damaged, or has objects.
+    """
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files}
+
+
 def divide(columns: Columns, config: DataConfig, seed: int) -> Splits:
     """Divide the examples at random into splits of the sizes in the config. No example is in two splits.
 

@@ -1,7 +1,6 @@
 # Machinery: keep, and skip at first.
 """Plot all figures of a run from its files. This is done at the end of the run, and `runs.py plot RUN` repeats it."""
 
-import io
 import json
 import sys
 import zlib
@@ -10,8 +9,7 @@ from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
-import numpy as np
-
+from engine.datasets.file_formats import from_npz
 from engine.interface.base_config import Config, load_config
 from engine.interface.base_problem import Problem
 from engine.machine.atomic_files import write_atomic
@@ -67,8 +65,7 @@ def _read(folder: Path) -> tuple[list[dict[str, float]], dict[str, Any], dict[st
     try:
         rows = json.loads((folder / "epoch_metrics.json").read_text(encoding="utf-8"))
         results = dict(json.loads((folder / "results.json").read_text(encoding="utf-8")))
-        with np.load(io.BytesIO((folder / "predictions.npz").read_bytes()), allow_pickle=False) as file:
-            return rows, results, {name: file[name] for name in file.files}
+        return rows, results, from_npz((folder / "predictions.npz").read_bytes())
     except OSError as error:
         raise BadRequestError(f"{folder} is not the folder of a finished run: {error}") from None
     except (ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error) as error:

@@ -51,9 +51,9 @@ def load_run(run: str | Path) -> tuple[Any, "Standardized"]:
         BadRequestError: the module of the problem is not found on sys.path.
         UnusableFileError: config.json or best.pt is missing or damaged, or was written for another network.
     """
-    from engine.run_folder.checkpoints import load_saved
+    from engine.run_folder.checkpoints import load_network
 
-    saved = load_saved(run_folder(str(run)) or Path(run))
+    saved = load_network(run_folder(str(run)) or Path(run))
     return saved.config, saved.model
 
 
@@ -123,9 +123,9 @@ def evaluate_network(request: Request, data: NewData | None = None) -> Network:
     import torch
 
     from engine.learning.prediction import evaluate, metrics_on_unseen, prepare, shapes_of
-    from engine.run_folder.checkpoints import fit_to, generated_shapes, load_saved
+    from engine.run_folder.checkpoints import fit_to, generated_shapes, load_network
 
-    saved = load_saved(request.folder)
+    saved = load_network(request.folder)
     identity = {**described(config), "weights_sha256": saved.sha256}
     require_no_other(request, identity)
     device = select_device(config.device)

@@ -46,7 +46,8 @@ class RunLogger(NullLogger):
         problem, config: the problem and the config of the run.
         shapes: the shapes of the inputs and the target, which are saved with the weights.
         timings: seconds by stage, which are saved in run_info.json.
-        earlier: the run that this one resumes. Its rows of metrics and its W&B run are continued.
+        earlier: the run_info.json of the run that this one resumes, whose W&B run is continued.
+        state: the last checkpoint of that run, whose rows of metrics are continued.
         watch: called with the row of metrics of each epoch. It may raise an error to stop the run.
     """
 
@@ -58,7 +59,8 @@ class RunLogger(NullLogger):
         *,
         shapes: Mapping[str, Any] | None = None,
         timings: dict[str, float] | None = None,
-        earlier: checkpoints.EarlierRun = checkpoints.NO_EARLIER_RUN,
+        earlier: Mapping[str, Any] | None = None,
+        state: Mapping[str, Any] | None = None,
         watch: Watch | None = None,
     ) -> None:
         self.folder, self.problem, self.config, self.watch = folder, problem, config, watch
@@ -78,14 +80,14 @@ class RunLogger(NullLogger):
             "timings": self.timings,
         }
         self.bar: tqdm[Any] | None = None
-        if earlier.info:
-            before = {key: value for key, value in earlier.info.items() if key != "earlier"}
-            self.info["earlier"] = [*earlier.info.get("earlier", []), before]
+        if earlier:
+            before = {key: value for key, value in earlier.items() if key != "earlier"}
+            self.info["earlier"] = [*earlier.get("earlier", []), before]
         write_atomic(folder / "config.json", to_json(config).encode())
-        if earlier.state:  # the other files may be damaged, or from a later epoch than the checkpoint
-            self._write_metrics_and_best(earlier.state)
+        if state:  # the other files may be damaged, or from a later epoch than the checkpoint
+            self._write_metrics_and_best(state)
         self.wandb: Any = None
-        self.note(wandb_id=earlier.info.get("wandb_id"))
+        self.note(wandb_id=(earlier or {}).get("wandb_id"))
 
     def __enter__(self) -> Self:
         if self.config.log.wandb:

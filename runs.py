@@ -21,30 +21,30 @@ from engine.machine.exit_code import ExitCode, quick_exit
 from engine.machine.repository import provenance
 from engine.many_runs.groups import Comparison, compare, curves, find_groups, known_names
 from engine.many_runs.listing import COLUMNS, list_of_runs
-from engine.many_runs.records import Record, find_records, mark_killed, read_record
 from engine.many_runs.report import curves_image, now, require_figure_type, require_report, to_html, write
 from engine.many_runs.report import to_text as comparison_to_text
 from engine.options.flags import Parser
 from engine.options.suggestions import suggest
 from engine.run_folder.figures_of_run import plot_again
 from engine.run_folder.find_run import run_folder
+from engine.run_folder.saved_run import Run, find_runs, mark_killed, read_run
 from utils import print_line
 
 CHECKPOINTS = Path("checkpoints")
 
 
-def runs_in(place: str) -> tuple[list[Record], bool]:
+def runs_in(place: str) -> tuple[list[Run], bool]:
     """The runs in a folder, in a sweep or of a name, and whether to show one line for each sweep.
 
     Raises:
         BadRequestError: there is no such folder.
     """
     for folder in filter(None, (run_folder(place), run_folder(place, "sweep.json"))):
-        record = read_record(folder)
-        return ([record] if record else find_records(folder)), False
+        record = read_run(folder)
+        return ([record] if record else find_runs(folder)), False
     if os.path.isdir(place) or place == str(CHECKPOINTS):  # noqa: PTH112 - false for a name that is too long
-        return find_records(Path(place)), True
-    meant = suggest(place, known_names(find_records(CHECKPOINTS)), "`python runs.py` lists all runs")
+        return find_runs(Path(place)), True
+    meant = suggest(place, known_names(find_runs(CHECKPOINTS)), "`python runs.py` lists all runs")
     raise BadRequestError(f"{place[:100]}: there is no such folder, sweep or run; {meant}")
 
 

@@ -15,7 +15,7 @@ from engine.machine.terminal import warn
 from engine.run_folder.find_run import read_info
 
 if TYPE_CHECKING:
-    from engine.run_folder.checkpoints import SavedRun
+    from engine.run_folder.checkpoints import SavedNetwork
 
 
 def require_writable(folder: Path) -> None:
@@ -53,7 +53,7 @@ def require_no_other(request: Request | SweepRequest, identity: Mapping[str, Any
 STATES = {"running": "has not finished", "interrupted": "was interrupted", "diverged": "diverged", "failed": "failed"}
 
 
-def status_of(folder: Path, saved: "SavedRun") -> str | None:
+def status_of(folder: Path, saved: "SavedNetwork") -> str | None:
     """The status of a run, if it is known. Warn if training has not finished."""
     status = read_info(folder).get("status")
     if status in STATES:
@@ -68,7 +68,7 @@ def status_of(folder: Path, saved: "SavedRun") -> str | None:
     return status
 
 
-def warn_if_trained_on_a_file(request: Request, saved: "SavedRun") -> None:
+def warn_if_trained_on_a_file(request: Request, saved: "SavedNetwork") -> None:
     """Say with which options data are generated for a run that was trained on a file, which may differ from them."""
     if saved.config.data.file is not None:
         defaults = f"the defaults {request.defaults}" if request.defaults else ""

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from engine.many_runs.records import Record
+from engine.run_folder.saved_run import Run
 
 SEEDS_FOR_VERDICT = 5  # with fewer seeds, the spread of the differences is too uncertain
 SIGNIFICANCE = 0.05
@@ -47,7 +47,7 @@ def as_json(found: Mapping[str, Estimate]) -> dict[str, Any]:
     }
 
 
-def estimates(records: Sequence[Record]) -> dict[str, Estimate]:
+def estimates(records: Sequence[Run]) -> dict[str, Estimate]:
     """Estimates of all metrics over the finished runs. Of several runs with the same seed, the newest one counts."""
     ordered = sorted(records, key=lambda record: record.date)
     return over_seeds({record.seed: record.metrics() for record in ordered if record.is_finished})
@@ -149,7 +149,7 @@ def compare_estimates(found: Mapping[str, Mapping[str, Estimate]], main: tuple[s
     return Differences(reference, main[0], paired, verdicts)
 
 
-def compared_metrics(groups: Mapping[str, Sequence[Record]]) -> list[str]:
+def compared_metrics(groups: Mapping[str, Sequence[Run]]) -> list[str]:
     """The metrics that tables show: the main one, also on unseen examples if that differs, and others of the test."""
     finished = [record for records in groups.values() for record in records if record.is_finished]
     if not finished:
@@ -162,18 +162,18 @@ def compared_metrics(groups: Mapping[str, Sequence[Record]]) -> list[str]:
     return [name for name in names if name != "test_loss" or name == main]
 
 
-def count_by_status(records: Sequence[Record]) -> str:
+def count_by_status(records: Sequence[Run]) -> str:
     """The number of runs by status, such as `2 diverged, 1 running`."""
     statuses = [record.status for record in records]
     return ", ".join(f"{statuses.count(status)} {status}" for status in sorted(set(statuses)))
 
 
-def unfinished(records: Sequence[Record]) -> str:
+def unfinished(records: Sequence[Run]) -> str:
     """The runs that did not finish, by status, or an empty string."""
     return count_by_status([record for record in records if not record.is_finished])
 
 
-def tables(groups: Mapping[str, Sequence[Record]], metrics: Sequence[str] = ()) -> list[Table]:
+def tables(groups: Mapping[str, Sequence[Run]], metrics: Sequence[str] = ()) -> list[Table]:
     """Compare groups of runs by name: estimates with errors, and differences to the first group with a verdict.
 
     Args:
@@ -197,7 +197,7 @@ def tables(groups: Mapping[str, Sequence[Record]], metrics: Sequence[str] = ()) 
     return result
 
 
-def main_metric(groups: Mapping[str, Sequence[Record]]) -> tuple[str, str]:
+def main_metric(groups: Mapping[str, Sequence[Run]]) -> tuple[str, str]:
     """The main metric of the first finished run on the test split, and its direction: ("test_mae", "min")."""
     finished = (record.main_metric for records in groups.values() for record in records if record.is_finished)
     name, direction = next(finished, ("loss", "min"))
@@ -223,6 +223,6 @@ def to_markdown(table: Table) -> str:
     return "\n".join([lines[0], "|" + "|".join(":" + "-" * (width + 1) for width in widths) + "|", *lines[1:]])
 
 
-def markdown_table(groups: Mapping[str, Sequence[Record]], metrics: Sequence[str] = ()) -> str:
+def markdown_table(groups: Mapping[str, Sequence[Run]], metrics: Sequence[str] = ()) -> str:
     """The tables that compare groups of runs, in Markdown: see `tables`."""
     return "\n\n".join(map(to_markdown, tables(groups, metrics)))

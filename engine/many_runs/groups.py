@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 from engine.machine.errors import BadRequestError
 from engine.many_runs.comparison import SIGNIFICANCE, Table, compared_metrics, estimates, tables, unfinished
 from engine.many_runs.listing import typed
-from engine.many_runs.records import Record, confirmed, find_records, mark_killed, read_record
 from engine.options.config_values import flatten
 from engine.options.suggestions import Known, suggest
 from engine.run_folder.find_run import run_folder
+from engine.run_folder.saved_run import Run, confirmed, find_runs, mark_killed, read_run
 
-Groups = Mapping[str, Sequence[Record]]  # runs that only differ in the seed, by the name of the group
+Groups = Mapping[str, Sequence[Run]]  # runs that only differ in the seed, by the name of the group
 
 # What can make the results of equal configs differ: keys of run_info.json, and what they are called in tables.
 ORIGIN = {
@@ -39,20 +39,20 @@ class Comparison(NamedTuple):
     notes: list[str]
 
 
-def records_of(argument: str) -> list[Record]:
+def records_of(argument: str) -> list[Run]:
     """The run that an argument names, or all runs of the sweep, or the runs that match the pattern.
 
     Raises:
         BadRequestError: there is no such run.
     """
-    if (folder := run_folder(argument)) is not None and (record := read_record(folder)) is not None:
+    if (folder := run_folder(argument)) is not None and (record := read_run(folder)) is not None:
         return [record]
     if (folder := run_folder(argument, "sweep.json")) is not None:
-        if records := confirmed(find_records(folder)):
+        if records := confirmed(find_runs(folder)):
             return records
 
         raise BadRequestError(f"{argument}: this sweep has no runs yet: run it first")
-    everything, pattern = find_records(Path("checkpoints")), argument.removeprefix("checkpoints/")
+    everything, pattern = find_runs(Path("checkpoints")), argument.removeprefix("checkpoints/")
     fits = [r for r in everything if fnmatchcase(r.name, pattern) and r.name.count("/") == pattern.count("/")]
     if not fits:
         raise BadRequestError(
@@ -62,13 +62,13 @@ def records_of(argument: str) -> list[Record]:
     return fits
 
 
-def known_names(records: Sequence[Record]) -> list[Known]:
+def known_names(records: Sequence[Run]) -> list[Known]:
     """The names of runs and of their sweeps, for suggestions."""
     names = [record.name for record in records]
     return [Known(name, (name,)) for name in dict.fromkeys([*(n.partition("/")[0] for n in names), *names])]
 
 
-def find_groups(arguments: Sequence[str]) -> dict[str, list[Record]]:
+def find_groups(arguments: Sequence[str]) -> dict[str, list[Run]]:
     """Group the runs that arguments name, and name the groups.
 
     Runs are in the same group if they have the same setting and the same code. A sweep has its own groups, so that a
@@ -77,7 +77,7 @@ def find_groups(arguments: Sequence[str]) -> dict[str, list[Record]]:
     Raises:
         BadRequestError: an argument is not a run or a sweep.
     """
-    groups: dict[tuple[str, ...], list[Record]] = {}
+    groups: dict[tuple[str, ...], list[Run]] = {}
     seen: set[Path] = set()
     for argument in arguments:
         # From a pattern such as checkpoints/*. Unlike Path.is_file, this is false for a name that is too long.
@@ -90,7 +90,7 @@ def find_groups(arguments: Sequence[str]) -> dict[str, list[Record]]:
             code = [str(record.info.get(key)) for key in ("problem", "problem_sha256", "trainer_sha256")]
             setting = json.dumps(record.setting, sort_keys=True)
             groups.setdefault((argument if is_sweep else "", setting, *code), []).append(record)
-    named: dict[str, list[Record]] = {}
+    named: dict[str, list[Run]] = {}
     for group in groups.values():
         name, n = _name(group), 2
         while name in named:
@@ -99,7 +99,7 @@ def find_groups(arguments: Sequence[str]) -> dict[str, list[Record]]:
     return named
 
 
-def _name(records: Sequence[Record]) -> str:
+def _name(records: Sequence[Run]) -> str:
     """The name of a run. For several runs: their name without the seed and the time of the start, or their label."""
     if len(records) == 1:
         return records[0].name
@@ -158,7 +158,7 @@ def _origin(groups: Groups) -> Table:
     return Table(("setting", *columns), rows)
 
 
-def _shown(key: str, record: Record) -> str:
+def _shown(key: str, record: Run) -> str:
     value = record.info.get(key)
     if value is None:
         return "unknown"
@@ -188,7 +188,7 @@ def _notes(groups: Groups, n_comparisons: int) -> list[str]:
     return notes
 
 
-def _notes_on_data(first: Sequence[Record], others: Groups) -> list[str]:
+def _notes_on_data(first: Sequence[Run], others: Groups) -> list[str]:
     """Whether the runs that are paired have the same data."""
     before = {record.seed: record.info.get("data_sha256") for record in first}
     noisy = []
@@ -208,7 +208,7 @@ def curves(groups: Groups) -> dict[str, list[dict[int, float]]]:
     return {name: [run for run in runs if run] for name, runs in found.items() if any(runs)}
 
 
-def _losses(record: Record) -> dict[int, float]:
+def _losses(record: Run) -> dict[int, float]:
     return {int(row["epoch"]): row["val_loss"] for row in record.rows()}
 
 

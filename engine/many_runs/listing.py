@@ -12,16 +12,16 @@ from engine.interface.find_problem import load_problem
 from engine.machine.errors import BadRequestError
 from engine.machine.terminal import one_line
 from engine.many_runs.comparison import count_by_status, unfinished
-from engine.many_runs.records import Record, confirmed
 from engine.options.config_values import changed_options, flatten
 from engine.options.suggestions import Known, suggest
+from engine.run_folder.saved_run import Run, confirmed
 
 
 class Column(NamedTuple):
     """A column of the list that is not an option or a metric."""
 
-    value: Callable[[Record], Any]  # by which runs are sorted and filtered
-    text: Callable[[Record], str] | None = None  # what is printed; None: the value
+    value: Callable[[Run], Any]  # by which runs are sorted and filtered
+    text: Callable[[Run], str] | None = None  # what is printed; None: the value
 
 
 class Line(NamedTuple):
@@ -44,7 +44,7 @@ def in_words(options: Mapping[str, Any]) -> str:
     return " ".join(f"{path.rpartition('.')[2]}={typed(value)}" for path, value in options.items())
 
 
-def changed_of(record: Record) -> dict[str, Any]:
+def changed_of(record: Run) -> dict[str, Any]:
     """The options that differ from the default. Runs of earlier versions do not record them: then ask the problem."""
     if record.changed is not None:
         return record.changed
@@ -60,13 +60,13 @@ def _problem_or_none(module: str) -> Problem[Any] | None:
         return None
 
 
-def values_of(record: Record, *, validation: bool = False) -> dict[str, Any]:
+def values_of(record: Run, *, validation: bool = False) -> dict[str, Any]:
     """What a run can be sorted and filtered by: columns, options and metrics, with those of the validation if asked."""
     metrics = record.metrics() if validation else record.test_metrics()
     return flatten(record.config) | metrics | {name: column.value(record) for name, column in COLUMNS.items()}
 
 
-def metric_of(record: Record) -> tuple[float | None, str]:
+def metric_of(record: Run) -> tuple[float | None, str]:
     """The main metric on the test or, for a run that is not finished, on the validation; and its text."""
     name = record.main_metric[0]
     split, metrics = ("", record.test_metrics()) if record.is_finished else ("val", record.validation_metrics())
@@ -74,14 +74,14 @@ def metric_of(record: Record) -> tuple[float | None, str]:
     return value, "" if value is None else f"{value:.4g} {split}".rstrip()
 
 
-def epochs_of(record: Record) -> str:
+def epochs_of(record: Run) -> str:
     """The number of epochs that were trained and, if it differs, of those that are planned: `3/6`."""
     planned = record.epochs_planned
     return str(record.epochs) if planned in (None, record.epochs) else f"{record.epochs}/{planned}"
 
 
 # In the order in which they are printed, before the options that differ from the default. To add a column, add a line;
-# record.info has the content of run_info.json (records.py). A sweep has no value in a new column.
+# record.info has the content of run_info.json (saved_run.py). A sweep has no value in a new column.
 COLUMNS: dict[str, Column] = {
     "name": Column(lambda record: record.name),
     "problem": Column(lambda record: record.problem),
@@ -114,7 +114,7 @@ def needs_validation(words: Sequence[str]) -> bool:
     return any(word.startswith("val") for word in words)
 
 
-def select(records: Sequence[Record], filters: Sequence[str]) -> list[Record]:
+def select(records: Sequence[Run], filters: Sequence[str]) -> list[Run]:
     """The runs that meet all of `filters`, such as `lr=0.01`, `status=finished` and `name=width/*`.
 
     Raises:
@@ -142,7 +142,7 @@ def _matches(value: Any, pattern: str) -> bool:
     return fnmatchcase(typed(value), pattern.replace(" ", ","))
 
 
-def line_of_run(record: Record, *, validation: bool = False) -> Line:
+def line_of_run(record: Run, *, validation: bool = False) -> Line:
     """The line of a run."""
     values, changed = values_of(record, validation=validation), changed_of(record)
     cells = {name: column.text(record) if column.text else typed(values[name]) for name, column in COLUMNS.items()}
@@ -162,9 +162,9 @@ def without_common(lines: Sequence[Line]) -> str:
     return in_words(common)
 
 
-def line_of_sweep(name: str, records: Sequence[Record]) -> Line:
+def line_of_sweep(name: str, records: Sequence[Run]) -> Line:
     """The line of a sweep: how many runs finished, and the setting with the best mean of the main metric."""
-    settings: dict[str, list[Record]] = {}
+    settings: dict[str, list[Run]] = {}
     for record in confirmed(records):
         settings.setdefault(json.dumps(record.setting), []).append(record)
     metric, direction = records[0].main_metric
@@ -227,7 +227,7 @@ def to_text(lines: Sequence[Line], metric: str) -> str:
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
-def list_of_runs(records: Sequence[Record], *, filters: Sequence[str], column: str, by_sweep: bool) -> str:
+def list_of_runs(records: Sequence[Run], *, filters: Sequence[str], column: str, by_sweep: bool) -> str:
     """The list of runs, in the order of a column, and lines that summarise it.
 
     Raises:
@@ -236,7 +236,7 @@ def list_of_runs(records: Sequence[Record], *, filters: Sequence[str], column: s
     shown = select(records, filters)
     metric, direction = (shown or records)[0].main_metric
     is_main = column in ("metric", metric, f"test_{metric}")
-    sweeps: dict[str, list[Record]] = {}
+    sweeps: dict[str, list[Run]] = {}
     lines = []
     for record in shown:
         if by_sweep and "/" in record.name:

@@ -16,8 +16,8 @@ from engine.many_runs.comparison import (
     to_markdown,
 )
 from engine.many_runs.plan import run_name, trial_name
-from engine.many_runs.records import Record, read_record
 from engine.many_runs.sweeps import Sweep
+from engine.run_folder.saved_run import Run, read_run
 
 BEST_SHOWN = 10  # trials in the printed table
 
@@ -35,7 +35,7 @@ def summarize(sweep: Sweep) -> str:
     return text
 
 
-def groups_of(sweep: Sweep) -> dict[str, list[Record]]:
+def groups_of(sweep: Sweep) -> dict[str, list[Run]]:
     """The runs that were started, by the label of their setting."""
     return {
         label_of(sweep, name, values): _started(sweep, name, sweep.plan.seeds)
@@ -43,7 +43,7 @@ def groups_of(sweep: Sweep) -> dict[str, list[Record]]:
     }
 
 
-def trials_of(sweep: Sweep) -> dict[str, list[Record]]:
+def trials_of(sweep: Sweep) -> dict[str, list[Run]]:
     """The runs of a search that were started, by the label of their trial."""
     return {
         label_of(sweep, trial_name(number), values): _started(sweep, trial_name(number), sweep.plan.trial_seeds)
@@ -51,8 +51,8 @@ def trials_of(sweep: Sweep) -> dict[str, list[Record]]:
     }
 
 
-def _started(sweep: Sweep, setting: str, seeds: Sequence[int]) -> list[Record]:
-    records = (read_record(sweep.folder / run_name(setting, seed)) for seed in seeds)
+def _started(sweep: Sweep, setting: str, seeds: Sequence[int]) -> list[Run]:
+    records = (read_run(sweep.folder / run_name(setting, seed)) for seed in seeds)
     return [record for record in records if record is not None]
 
 
@@ -63,14 +63,12 @@ def label_of(sweep: Sweep, name: str, values: Mapping[str, Any]) -> str:
     return sweep.label(values) or sweep.problem.label(sweep.run(name, values, sweep.plan.seeds[0]).config)
 
 
-def _records(sweep: Sweep) -> list[Record]:
+def _records(sweep: Sweep) -> list[Run]:
     groups = [*groups_of(sweep).values(), *trials_of(sweep).values()]
     return [record for records in groups for record in records]
 
 
-def _content(
-    sweep: Sweep, groups: Mapping[str, Sequence[Record]], trials: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
+def _content(sweep: Sweep, groups: Mapping[str, Sequence[Run]], trials: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The numbers of the summary."""
     found = {label: estimates(records) for label, records in groups.items()}
     content: dict[str, Any] = {
@@ -108,7 +106,7 @@ def _trials(sweep: Sweep) -> list[dict[str, Any]]:
     return sorted(found, key=lambda trial: (trial["val_loss"] is None, trial["val_loss"] or 0.0))
 
 
-def _markdown(sweep: Sweep, groups: Mapping[str, Sequence[Record]], trials: Sequence[Mapping[str, Any]]) -> list[str]:
+def _markdown(sweep: Sweep, groups: Mapping[str, Sequence[Run]], trials: Sequence[Mapping[str, Any]]) -> list[str]:
     parts = []
     if trials:
         states = [trial["state"] for trial in trials]
@@ -128,12 +126,12 @@ def _markdown(sweep: Sweep, groups: Mapping[str, Sequence[Record]], trials: Sequ
     return parts
 
 
-def _origin(sweep: Sweep, records: Sequence[Record]) -> str:
+def _origin(sweep: Sweep, records: Sequence[Run]) -> str:
     commits = " and ".join(_commits(records)) or "none"
     return f"`{sweep.plan.command}`  \ncommit {commits}"
 
 
-def _commits(records: Sequence[Record]) -> list[str]:
+def _commits(records: Sequence[Run]) -> list[str]:
     """The commits with which the runs were trained."""
     return sorted(
         {
@@ -146,7 +144,7 @@ def _commits(records: Sequence[Record]) -> list[str]:
 
 def line_of(folder: Path) -> str:
     """A line about a run that is over: its status and its main metric."""
-    record = read_record(folder)
+    record = read_run(folder)
     if record is None:
         return "was not started"
     name = f"test_{record.main_metric[0]}"

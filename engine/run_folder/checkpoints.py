@@ -25,7 +25,7 @@ from engine.machine.errors import BadRequestError, ProblemError, UnusableFileErr
 from engine.machine.terminal import warn
 from engine.options.config_values import upgrade, with_format
 from engine.options.fields import ConfigError, merge, validate
-from engine.run_folder.find_run import problem_of, read_info
+from engine.run_folder.find_run import problem_of
 
 FORMAT = 5  # increase it if older versions of the program would misread the file
 OLDEST = 3  # the oldest format whose weights can still be used; its files do not store shapes
@@ -130,28 +130,8 @@ def load_last(folder: Path, config: Config) -> dict[str, Any] | None:
     return None
 
 
-class EarlierRun(NamedTuple):
-    """What is stored in the folder of a run that is resumed."""
-
-    info: dict[str, Any]  # the content of run_info.json
-    state: dict[str, Any] | None  # the newest checkpoint
-
-
-NO_EARLIER_RUN = EarlierRun({}, None)
-
-
-def earlier_run(folder: Path, config: Config) -> EarlierRun:
-    """Read the run in a folder. It has no checkpoint if it was stopped before the end of its first epoch.
-
-    Raises:
-        UnusableFileError: run_info.json or the checkpoints are damaged.
-        ConfigError: the config is not that of the run.
-    """
-    return EarlierRun(read_info(folder), load_last(folder, config))
-
-
-class SavedRun(NamedTuple):
-    """The problem, config and network of a run."""
+class SavedNetwork(NamedTuple):
+    """The network of a run, with its problem and config."""
 
     problem: Problem[Any]
     config: Config
@@ -161,7 +141,7 @@ class SavedRun(NamedTuple):
     sha256: str  # of best.pt
 
 
-def load_saved(folder: Path, problem: Problem[Any] | None = None) -> SavedRun:
+def load_network(folder: Path, problem: Problem[Any] | None = None) -> SavedNetwork:
     """Load a run with the weights of its best epoch, on the CPU. The default problem is the one that the run names.
 
     Raises:
@@ -183,7 +163,7 @@ def load_saved(folder: Path, problem: Problem[Any] | None = None) -> SavedRun:
     except (KeyError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise UnusableFileError(f"{folder / 'best.pt'} does not contain weights of this network: {reason}") from None
-    return SavedRun(problem, config, model, shapes, saved["epoch"], saved["sha256"])
+    return SavedNetwork(problem, config, model, shapes, saved["epoch"], saved["sha256"])
 
 
 def shapes_in(saved: Mapping[str, Any]) -> Shapes:
@@ -208,7 +188,7 @@ def with_weights(problem: Problem[Any], config: Config, shapes: Shapes, weights:
     return model.eval().requires_grad_(False)
 
 
-def fit_to(saved: SavedRun, config: Config, shapes: Shapes, subject: str) -> Standardized:
+def fit_to(saved: SavedNetwork, config: Config, shapes: Shapes, subject: str) -> Standardized:
     """The network of a run for examples of these shapes. An error begins with the `subject`, which requests them.
 
     Raises:

@@ -5,6 +5,7 @@ The scales of inputs and targets are saved with the weights. Before the first ep
 the earlier run predicted. Losses have the units of the earlier run, too.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from engine.interface.find_problem import module_name
 from engine.learning.prediction import Shapes
 from engine.machine.errors import BadRequestError, UnusableFileError
 from engine.machine.terminal import print_line
-from engine.run_folder.checkpoints import EarlierRun, SavedRun, fit_to, generated_shapes, load_saved, with_weights
+from engine.run_folder.checkpoints import SavedNetwork, fit_to, generated_shapes, load_network, with_weights
 from engine.run_folder.find_run import project_folder, read_info, run_folder
 
 
@@ -26,7 +27,7 @@ class Origin(NamedTuple):
     """The earlier run, from whose weights a run starts."""
 
     config: Config  # of the new run
-    saved: SavedRun
+    saved: SavedNetwork
     hashes: NDArray[np.uint64]  # of the inputs that the earlier run, and the runs before it, were trained with
     note: dict[str, Any]  # for run_info.json
 
@@ -52,9 +53,9 @@ def _subject(config: Config) -> str:
 
 
 def load_origin(
-    problem: Problem[Any], config: Config, folder: Path, earlier: EarlierRun, resume: bool
+    problem: Problem[Any], config: Config, folder: Path, state: Mapping[str, Any] | None, resume: bool
 ) -> Origin | None:
-    """Load the run that --init-from names. The result is None without the option, and for a run with a checkpoint.
+    """Load the run that --init-from names. The result is None without the option, and for a run with a state.
 
     Its name is relative to the working folder or, for a run in `folder` that is resumed, to the folder of its project.
 
@@ -62,7 +63,7 @@ def load_origin(
         RunError: there is no such run, or its weights cannot be used for a network with this config.
     """
     name, subject = config.train.init_from, _subject(config)
-    if name is None or earlier.state is not None:
+    if name is None or state is not None:
         return None
     root = project_folder(folder) if resume else Path()
     if (place := run_folder(name, root=root)) is None:
@@ -73,10 +74,10 @@ def load_origin(
     info, module = read_info(place), module_name(problem)
     if (other := info.get("problem", module)) != module:
         raise BadRequestError(f"{subject}: that run was started with {other}: choose a run of {module}")
-    saved = load_saved(place, problem)
+    saved = load_network(place, problem)
     if differing := _differing(saved.config, config):
         raise BadRequestError(f"{subject}: that run has {' '.join(differing)}: give these options")
-    before = earlier.info.get("init_from") or {}
+    before = (read_info(folder).get("init_from") if resume else None) or {}
     if before.get("weights_sha256", saved.sha256) != saved.sha256:
         raise UnusableFileError(
             f"{place / 'best.pt'} has changed since {folder} was started: restore it, or start another run"

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from engine.learning.prediction import Standardized
-    from engine.run_folder.checkpoints import EarlierRun
     from engine.run_folder.init_from import Origin
 
 
@@ -45,7 +44,8 @@ class OpenRun:
     folder: Path
     group: Group
     device: "torch.device"
-    earlier: "EarlierRun"  # what the folder contains, if the run is resumed
+    info: dict[str, Any]  # the run_info.json of the run that is resumed; otherwise empty
+    state: dict[str, Any] | None  # its newest checkpoint, if there is one
     origin: "Origin | None"  # in rank 0, the run of --init-from, unless a checkpoint replaces its weights
     stack: ExitStack  # closes the logger, the connection and the lock when the run ends
     resume: bool
@@ -55,10 +55,9 @@ class OpenRun:
     @property
     def is_finished(self) -> bool:
         """Whether the run is already finished, so that there is nothing to resume."""
-        state = self.earlier.state
-        if state is None or self.earlier.info.get("status") != "finished":
+        if self.state is None or self.info.get("status") != "finished":
             return False
-        return self.config.train.is_over(state["epoch"], state["best_epoch"])
+        return self.config.train.is_over(self.state["epoch"], self.state["best_epoch"])
 
     def load_data(self) -> Data:
         """Load the data of the run in rank 0, and send them to all processes.
@@ -67,7 +66,7 @@ class OpenRun:
             UnusableFileError: the run is resumed, and its data have changed.
         """
         data = self.group.broadcast(lambda: load_data(self.problem, self._with_file()))
-        if data.sha256 != self.earlier.info.get("data_sha256", data.sha256):
+        if data.sha256 != self.info.get("data_sha256", data.sha256):
             raise UnusableFileError(
                 f"the data have changed since {self.folder} was trained: restore them, or start another run"
             )
@@ -102,7 +101,7 @@ class OpenRun:
         from engine.learning.prediction import build_model, shapes_of
 
         model = build_model(self.problem, self.config, data.train).to(self.device)
-        if self.config.train.init_from is not None and self.earlier.state is None:
+        if self.config.train.init_from is not None and self.state is None:
 
             def weights() -> dict[str, Any]:
                 assert self.origin is not None
@@ -146,7 +145,8 @@ class OpenRun:
                 self.config,
                 shapes=shapes,
                 timings=self.timings,
-                earlier=self.earlier,
+                earlier=self.info,
+                state=self.state,
                 watch=watch,
             )
         )
@@ -158,7 +158,7 @@ class OpenRun:
             data_source=data.source,
             data_sha256=data.sha256,
             data_file_sha256=data.file_sha256,
-            init_from=self.origin.note if self.origin else self.earlier.info.get("init_from"),
+            init_from=self.origin.note if self.origin else self.info.get("init_from"),
             **self.code,
         )
         save_hashes(self.folder, train_hashes)
@@ -174,7 +174,7 @@ class StartedRun(NamedTuple):
 
     def restore(self, trainer: Any) -> None:
         """If the run is resumed, let its trainer continue from the last checkpoint."""
-        state, train = self.opened.earlier.state, self.opened.config.train
+        state, train = self.opened.state, self.opened.config.train
         if state is None:
             return
         trainer.restore(state)
@@ -223,7 +223,7 @@ def open_run(
         require_compiler(device)
 
     from engine.learning.network_memory import require_memory_for_training
-    from engine.run_folder.checkpoints import NO_EARLIER_RUN, earlier_run, generated_shapes
+    from engine.run_folder.checkpoints import generated_shapes, load_last
     from engine.run_folder.init_from import load_origin
 
     if config.data.file is None:  # otherwise the shapes are not known before the file has been read
@@ -232,9 +232,9 @@ def open_run(
     with ExitStack() as stack:
         stack.enter_context(lock)
         stack.enter_context(group.init(device))
-        earlier = group.broadcast(lambda: earlier_run(folder, config) if resume else NO_EARLIER_RUN)
-        origin = load_origin(problem, config, folder, earlier, resume) if group.is_main else None
-        yield OpenRun(problem, config, folder, group, device, earlier, origin, stack, resume, code)
+        info, state = group.broadcast(lambda: (read_info(folder), load_last(folder, config)) if resume else ({}, None))
+        origin = load_origin(problem, config, folder, state, resume) if group.is_main else None
+        yield OpenRun(problem, config, folder, group, device, info, state, origin, stack, resume, code)
 
 
 def default_name(problem: Problem[Any], config: Config) -> str:

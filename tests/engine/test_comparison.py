@@ -20,14 +20,14 @@ from engine.many_runs.comparison import (
     verdict,
     with_error,
 )
-from engine.many_runs.records import Record
+from engine.run_folder.saved_run import Run
 
 
-def record(seed: int, status: str = "finished", date: str = "2026-01-01", **test: Any) -> Record:
+def record(seed: int, status: str = "finished", date: str = "2026-01-01", **test: Any) -> Run:
     """A run without files, whose main metric is the first one of the test."""
     info = {"started": date, "main_metric": [next(iter(test), "mae"), "min"]}
     results = {"test": {"loss": 9.0, **test}, "test_unseen": None} if test else None
-    return Record(Path("nothing"), f"seed{seed}", {"seed": seed}, info, status, results)
+    return Run(Path("nothing"), f"seed{seed}", {"seed": seed}, info, status, results)
 
 
 def of(*values: float) -> Estimate:

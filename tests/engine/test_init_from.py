@@ -16,7 +16,7 @@ from engine.datasets.overlap import hash_inputs
 from engine.datasets.splits import get_splits
 from engine.interface.base_config import load_config
 from engine.learning.prediction import predict
-from engine.run_folder.checkpoints import load_saved
+from engine.run_folder.checkpoints import load_network
 from evaluate import load_run
 from tests.conftest import DEBUG, TOY, read, run_command
 from tests.engine.test_distributed import torchrun
@@ -66,18 +66,18 @@ def test_a_run_starts_with_the_weights_and_the_scales_of_the_best_epoch_of_the_o
     with_a: Run, first_weights: list[dict[str, torch.Tensor]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert with_a(*FROM_A, "--spread", "3", "--dimension", "5") == 0
-    expected = load_saved(A).model.state_dict()
+    expected = load_network(A).model.state_dict()
     assert {"mean", "std", "input_means", "network.last.weight"} <= expected.keys() == first_weights[0].keys()
     assert all(torch.equal(value, first_weights[0][name]) for name, value in expected.items())
-    assert f"starting from checkpoints/a, epoch {load_saved(A).epoch}\n" in capsys.readouterr().out
-    trained = load_saved(B).model.state_dict()
+    assert f"starting from checkpoints/a, epoch {load_network(A).epoch}\n" in capsys.readouterr().out
+    trained = load_network(B).model.state_dict()
     assert not torch.equal(trained["network.last.weight"], expected["network.last.weight"])
     assert torch.equal(trained["std"], expected["std"])
     info = read(B, "run_info.json")["init_from"]
     assert info == {
         "run": "a",
-        "epoch": load_saved(A).epoch,
-        "weights_sha256": load_saved(A).sha256,
+        "epoch": load_network(A).epoch,
+        "weights_sha256": load_network(A).sha256,
         "commit": read(A, "run_info.json")["git_commit"],
     }
     assert read(A, "run_info.json")["init_from"] is None
@@ -113,7 +113,9 @@ def test_a_network_of_a_file_is_fine_tuned_on_another_file(
     assert with_a(*sizes, "--dimension", "4", "--save-data", "four.npz") == 0
     flags = ("--kind", "pooled", "--device", "cpu", "--epochs", "2", "--data", "four.npz")
     assert with_a(*sizes, *flags, "--init-from", "a", "--run-name", "b") == 0
-    assert torch.equal(first_weights[0]["network.last.weight"], load_saved(A).model.state_dict()["network.last.weight"])
+    assert torch.equal(
+        first_weights[0]["network.last.weight"], load_network(A).model.state_dict()["network.last.weight"]
+    )
     assert with_a(*DEBUG, "--run-name", "mlp") == 0
     capsys.readouterr()
     assert with_a(*sizes, "--device", "cpu", "--data", "four.npz", "--init-from", "mlp", "--run-name", "c") == 2

@@ -23,7 +23,6 @@ from engine.machine.atomic_files import write_json
 from engine.machine.errors import DivergedError, ProblemError
 from engine.machine.signals import Interrupted
 from engine.run_folder import checkpoints
-from engine.run_folder.checkpoints import EarlierRun
 from engine.run_folder.null_logger import NullLogger
 from logger import RunLogger, hash_without_seed
 from tests.conftest import DEBUG, TOY, environment, read, read_all
@@ -270,7 +269,7 @@ def test_a_resumed_run_restores_metrics_and_best_weights_from_its_checkpoint(tmp
     RunLogger(tmp_path, PROBLEM, ToyConfig()).log_state(state_of(5, best_epoch=4))
     (tmp_path / "best.pt").write_bytes(b"damaged")
     (tmp_path / "epoch_metrics.json").write_text("[", encoding="utf-8", newline="\n")
-    RunLogger(tmp_path, PROBLEM, ToyConfig(), earlier=EarlierRun({"status": "running"}, state_of(3, best_epoch=2)))
+    RunLogger(tmp_path, PROBLEM, ToyConfig(), earlier={"status": "running"}, state=state_of(3, best_epoch=2))
     assert len(read(tmp_path, "epoch_metrics.json")) == 3
     assert saved_epoch(tmp_path, "best") == 2
 

@@ -11,8 +11,8 @@ import pytest
 
 from engine.interface.base_config import load_config, to_dict
 from engine.many_runs.groups import find_groups
-from engine.many_runs.records import Record, find_records, read_record
 from engine.options.config_values import flatten, setting_of
+from engine.run_folder.saved_run import Run, find_runs, read_run
 from tests.conftest import ROOT, read
 from tests.toy import PROBLEM, ToyConfig
 
@@ -23,8 +23,8 @@ def run(toy_run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(toy_run, tmp_path / "checkpoints" / "first"))
 
 
-def record_of(folder: Path) -> Record:
-    record = read_record(folder)
+def record_of(folder: Path) -> Run:
+    record = read_run(folder)
     assert record is not None
     return record
 
@@ -84,11 +84,11 @@ def test_runs_are_found_in_a_folder_and_in_its_sweeps(run: Path) -> None:
         shutil.copytree(run, root / name)
     (root / "width" / "sweep.json").write_text("{}", encoding="utf-8", newline="\n")
     (root / "file").touch()
-    assert [record.name for record in find_records(root)] == ["first", "width/seed2", "width/seed10"]
-    assert [record.name for record in find_records(root / "width")] == ["width/seed2", "width/seed10"]
-    assert find_records(root / "missing") == []
-    assert read_record(root / "width") is None
-    assert read_record(root / "file") is None
+    assert [record.name for record in find_runs(root)] == ["first", "width/seed2", "width/seed10"]
+    assert [record.name for record in find_runs(root / "width")] == ["width/seed2", "width/seed10"]
+    assert find_runs(root / "missing") == []
+    assert read_run(root / "width") is None
+    assert read_run(root / "file") is None
 
 
 def test_a_setting_does_not_depend_on_the_seed_and_the_machine(toy_run: Path) -> None:
@@ -118,6 +118,6 @@ def test_a_data_file_is_named_by_its_content(toy_in_process: Callable[..., int])
         assert toy_in_process(*train, "--data", file, "--seed", str(seed), "--run-name", f"r{seed}") == 0
     assert toy_in_process(*sizes, "--seed", "9", "--save-data", "a.npz", "--overwrite") == 0
     assert toy_in_process(*train, "--data", "a.npz", "--seed", "3", "--run-name", "r3") == 0
-    first, second, third = find_records(Path("checkpoints"))
+    first, second, third = find_runs(Path("checkpoints"))
     assert first.setting == second.setting != third.setting
     assert sorted(map(len, find_groups(["r*"]).values())) == [1, 2]

@@ -1,5 +1,5 @@
 # Machinery: keep, and skip at first.
-"""A run as its files describe it. Reading it needs neither torch nor the module of its problem."""
+"""The folder of a run, as its files describe it. Reading it needs neither torch nor the module of its problem."""
 
 import json
 import math
@@ -10,13 +10,21 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engine.options.config_values import setting_of, upgrade
 
+if TYPE_CHECKING:
+    from engine.interface.base_config import Config
+    from engine.interface.base_problem import Problem
+    from engine.run_folder.checkpoints import SavedNetwork
 
-class Record(NamedTuple):
-    """The files of a run, except its weights and arrays. A file that cannot be read makes the run `damaged`."""
+
+class Run(NamedTuple):
+    """The folder of a run. Its weights and arrays are read when they are asked for.
+
+    A file that cannot be read makes the run `damaged`.
+    """
 
     folder: Path
     name: str  # relative to checkpoints/: `wide`, or `width/seed42` for a run of a sweep
@@ -112,8 +120,29 @@ class Record(NamedTuple):
         """All metrics by name, first those of the test."""
         return self.test_metrics() | self.validation_metrics()
 
+    def checkpoint(self, config: "Config") -> dict[str, Any] | None:
+        """The newest state of its trainer, or None if it has not finished an epoch.
 
-def read_record(folder: Path) -> Record | None:
+        Raises:
+            UnusableFileError: there are checkpoints, but none can be used.
+            ConfigError: this is not the config of the run.
+        """
+        from engine.run_folder.checkpoints import load_last
+
+        return load_last(self.folder, config)
+
+    def network(self, problem: "Problem[Any] | None" = None) -> "SavedNetwork":
+        """The network with the weights of its best epoch, on the CPU. The default problem is the one that it names.
+
+        Raises:
+            UnusableFileError: config.json or best.pt is missing or damaged, or was written for another network.
+        """
+        from engine.run_folder.checkpoints import load_network
+
+        return load_network(self.folder, problem)
+
+
+def read_run(folder: Path) -> Run | None:
     """Read the files of a run. The result is None if the folder has no config.json."""
     try:
         config = _read(folder / "config.json", dict, _is_config)
@@ -127,21 +156,21 @@ def read_record(folder: Path) -> Record | None:
     status = "damaged" if {} in (config, info, results) else str((info or {}).get("status", "unknown"))
     of_sweep = (folder.parent / "sweep.json").is_file()
     name = f"{folder.parent.name}/{folder.name}" if of_sweep else folder.name
-    return Record(folder, name, config, info or {}, status, results or None)
+    return Run(folder, name, config, info or {}, status, results or None)
 
 
-def find_records(root: Path) -> list[Record]:
+def find_runs(root: Path) -> list[Run]:
     """All runs in a folder and in the sweeps in it, by name. The folder may itself be a sweep."""
-    found: list[Record] = []
+    found: list[Run] = []
     try:
         entries = [Path(entry.path) for entry in os.scandir(root) if entry.is_dir()]
     except OSError:
         return []
     for folder in entries:
-        if (record := read_record(folder)) is not None:
+        if (record := read_run(folder)) is not None:
             found.append(record)
         elif (folder / "sweep.json").is_file():
-            found += find_records(folder)
+            found += find_runs(folder)
     return sorted(found, key=lambda record: _in_order(record.name))
 
 
@@ -151,7 +180,7 @@ def _in_order(name: str) -> list[Any]:
     return [float(part) if i % 2 else part for i, part in enumerate(parts)]
 
 
-def mark_killed(records: list[Record]) -> list[Record]:
+def mark_killed(records: list[Run]) -> list[Run]:
     """Replace the status `running` by `killed` where the process of a run no longer exists on this machine."""
     return [r._replace(status="killed") if r.status == "running" and _is_gone(r.info) else r for r in records]
 
@@ -170,7 +199,7 @@ def _is_gone(info: Mapping[str, Any]) -> bool:
         return False
 
 
-def confirmed(records: Sequence[Record]) -> list[Record]:
+def confirmed(records: Sequence[Run]) -> list[Run]:
     """The runs of a sweep that its settings are compared by: of a search with confirmed settings, only their runs.
 
     The trials of a search have other seeds, with which they were selected. The unchanged setting comes first.

@@ -40,8 +40,8 @@ def runs_in(place: str) -> tuple[list[Run], bool]:
         BadRequestError: there is no such folder.
     """
     for folder in filter(None, (run_folder(place), run_folder(place, "sweep.json"))):
-        record = read_run(folder)
-        return ([record] if record else find_runs(folder)), False
+        run = read_run(folder)
+        return ([run] if run else find_runs(folder)), False
     if os.path.isdir(place) or place == str(CHECKPOINTS):  # noqa: PTH112 - false for a name that is too long
         return find_runs(Path(place)), True
     meant = suggest(place, known_names(find_runs(CHECKPOINTS)), "`python runs.py` lists all runs")
@@ -73,13 +73,13 @@ def list_runs(words: Sequence[str]) -> None:
         "--all", action="store_true", help="show the runs of sweeps, instead of one line for each sweep"
     )
     given = vars(parser.parse_args(words))
-    records, by_sweep = runs_in(given.get("place", str(CHECKPOINTS)))
-    if not records:
+    runs, by_sweep = runs_in(given.get("place", str(CHECKPOINTS)))
+    if not runs:
         print_line(f"there are no runs in {given.get('place', CHECKPOINTS)}")
         return
     print_line(
         list_of_runs(
-            mark_killed(records),
+            mark_killed(runs),
             filters=given.get("filter", []),
             column=given.get("sort", "date"),
             by_sweep=by_sweep and "all" not in given,

@@ -113,8 +113,8 @@ def parse_args(argv: Sequence[str] | None = None) -> Request:
         except ConfigError as error:
             parser.error(str(error))
     parser = build_parser()
-    run = parser.parse_known_args(words)[0].run
-    return parser.error(f"{run[:100]}: not a run: give the name of a run or a sweep in checkpoints, or its folder")
+    word = parser.parse_known_args(words)[0].run
+    return parser.error(f"{word[:100]}: not a run: give the name of a run or a sweep in checkpoints, or its folder")
 
 
 def parse_sweep(argv: Sequence[str] | None = None) -> SweepRequest | None:
@@ -154,18 +154,18 @@ def _parse(
 def _resolve_sweep(folder: Path, problem: Problem[Any], given: dict[str, Any]) -> SweepRequest:
     sweep = load_sweep(folder)
     trials = trials_of(sweep)
-    sweep.given_up |= {each.folder.name for records in trials.values() for each in records if each.status == "failed"}
+    sweep.given_up |= {each.folder.name for runs in trials.values() for each in runs if each.status == "failed"}
     settings = groups_of(sweep)
-    is_search = not any(record.is_finished for records in settings.values() for record in records) and bool(trials)
+    is_search = not any(run.is_finished for runs in settings.values() for run in runs) and bool(trials)
     groups, seeds = (trials, sweep.plan.trial_seeds) if is_search else (settings, sweep.plan.seeds)
-    started = [record for records in groups.values() for record in records]
+    started = [run for runs in groups.values() for run in runs]
     n_open = len(groups) * len(seeds) - len(started)
     counts = [unfinished(started), f"{n_open} not started" if n_open else ""]
     left_out = ", ".join(filter(None, [*counts, f"{len(trials)} trials" if trials and not is_search else ""]))
     seed = (max([*sweep.plan.seeds, *sweep.plan.trial_seeds]) + 1) % 2**64  # no network was trained with it
     requests = {
-        label: {record.seed: _resolve(record.folder, problem, given, seed) for record in records if record.is_finished}
-        for label, records in groups.items()
+        label: {run.seed: _resolve(run.folder, problem, given, seed) for run in runs if run.is_finished}
+        for label, runs in groups.items()
     }
     names = [request.name.split("-") for by_seed in requests.values() for request in by_seed.values()]
     if not names:

@@ -47,10 +47,10 @@ def as_json(found: Mapping[str, Estimate]) -> dict[str, Any]:
     }
 
 
-def estimates(records: Sequence[Run]) -> dict[str, Estimate]:
+def estimates(runs: Sequence[Run]) -> dict[str, Estimate]:
     """Estimates of all metrics over the finished runs. Of several runs with the same seed, the newest one counts."""
-    ordered = sorted(records, key=lambda record: record.date)
-    return over_seeds({record.seed: record.metrics() for record in ordered if record.is_finished})
+    ordered = sorted(runs, key=lambda run: run.date)
+    return over_seeds({run.seed: run.metrics() for run in ordered if run.is_finished})
 
 
 def over_seeds(metrics: Mapping[int, Mapping[str, float]]) -> dict[str, Estimate]:
@@ -151,26 +151,26 @@ def compare_estimates(found: Mapping[str, Mapping[str, Estimate]], main: tuple[s
 
 def compared_metrics(groups: Mapping[str, Sequence[Run]]) -> list[str]:
     """The metrics that tables show: the main one, also on unseen examples if that differs, and others of the test."""
-    finished = [record for records in groups.values() for record in records if record.is_finished]
+    finished = [run for runs in groups.values() for run in runs if run.is_finished]
     if not finished:
         return []
     main, unseen = (f"{split}_{finished[0].main_metric[0]}" for split in ("test", "test_unseen"))
-    metrics = [record.test_metrics() for record in finished]
+    metrics = [run.test_metrics() for run in finished]
     is_other = any(unseen in each and each[unseen] != each[main] for each in metrics)
     names = dict.fromkeys([main, *([unseen] if is_other else [])])
     names |= dict.fromkeys(name for each in metrics for name in each if not name.startswith("test_unseen_"))
     return [name for name in names if name != "test_loss" or name == main]
 
 
-def count_by_status(records: Sequence[Run]) -> str:
+def count_by_status(runs: Sequence[Run]) -> str:
     """The number of runs by status, such as `2 diverged, 1 running`."""
-    statuses = [record.status for record in records]
+    statuses = [run.status for run in runs]
     return ", ".join(f"{statuses.count(status)} {status}" for status in sorted(set(statuses)))
 
 
-def unfinished(records: Sequence[Run]) -> str:
+def unfinished(runs: Sequence[Run]) -> str:
     """The runs that did not finish, by status, or an empty string."""
-    return count_by_status([record for record in records if not record.is_finished])
+    return count_by_status([run for run in runs if not run.is_finished])
 
 
 def tables(groups: Mapping[str, Sequence[Run]], metrics: Sequence[str] = ()) -> list[Table]:
@@ -184,10 +184,10 @@ def tables(groups: Mapping[str, Sequence[Run]], metrics: Sequence[str] = ()) -> 
         Two tables, or one if fewer than two groups have finished runs.
     """
     metrics = metrics or compared_metrics(groups)
-    found = {name: estimates(records) for name, records in groups.items()}
+    found = {name: estimates(runs) for name, runs in groups.items()}
     rows = [
-        (name, *(str(found[name][m]) if m in found[name] else "" for m in metrics), unfinished(records))
-        for name, records in groups.items()
+        (name, *(str(found[name][m]) if m in found[name] else "" for m in metrics), unfinished(runs))
+        for name, runs in groups.items()
     ]
     result = [Table(("setting", *metrics, "not finished"), rows)]
     if not any(row[-1] for row in rows):
@@ -199,7 +199,7 @@ def tables(groups: Mapping[str, Sequence[Run]], metrics: Sequence[str] = ()) -> 
 
 def main_metric(groups: Mapping[str, Sequence[Run]]) -> tuple[str, str]:
     """The main metric of the first finished run on the test split, and its direction: ("test_mae", "min")."""
-    finished = (record.main_metric for records in groups.values() for record in records if record.is_finished)
+    finished = (run.main_metric for runs in groups.values() for run in runs if run.is_finished)
     name, direction = next(finished, ("loss", "min"))
     return f"test_{name}", direction
 

@@ -39,17 +39,17 @@ class Comparison(NamedTuple):
     notes: list[str]
 
 
-def records_of(argument: str) -> list[Run]:
+def runs_of(argument: str) -> list[Run]:
     """The run that an argument names, or all runs of the sweep, or the runs that match the pattern.
 
     Raises:
         BadRequestError: there is no such run.
     """
-    if (folder := run_folder(argument)) is not None and (record := read_run(folder)) is not None:
-        return [record]
+    if (folder := run_folder(argument)) is not None and (run := read_run(folder)) is not None:
+        return [run]
     if (folder := run_folder(argument, "sweep.json")) is not None:
-        if records := confirmed(find_runs(folder)):
-            return records
+        if runs := confirmed(find_runs(folder)):
+            return runs
 
         raise BadRequestError(f"{argument}: this sweep has no runs yet: run it first")
     everything, pattern = find_runs(Path("checkpoints")), argument.removeprefix("checkpoints/")
@@ -62,9 +62,9 @@ def records_of(argument: str) -> list[Run]:
     return fits
 
 
-def known_names(records: Sequence[Run]) -> list[Known]:
+def known_names(runs: Sequence[Run]) -> list[Known]:
     """The names of runs and of their sweeps, for suggestions."""
-    names = [record.name for record in records]
+    names = [run.name for run in runs]
     return [Known(name, (name,)) for name in dict.fromkeys([*(n.partition("/")[0] for n in names), *names])]
 
 
@@ -83,13 +83,13 @@ def find_groups(arguments: Sequence[str]) -> dict[str, list[Run]]:
         # From a pattern such as checkpoints/*. Unlike Path.is_file, this is false for a name that is too long.
         if os.path.isfile(argument) and len(arguments) > 1:  # noqa: PTH113
             continue
-        records = records_of(argument)
+        runs = runs_of(argument)
         is_sweep = run_folder(argument, "sweep.json") is not None
-        for record in mark_killed([each for each in records if each.folder.resolve() not in seen]):
-            seen.add(record.folder.resolve())
-            code = [str(record.info.get(key)) for key in ("problem", "problem_sha256", "trainer_sha256")]
-            setting = json.dumps(record.setting, sort_keys=True)
-            groups.setdefault((argument if is_sweep else "", setting, *code), []).append(record)
+        for run in mark_killed([each for each in runs if each.folder.resolve() not in seen]):
+            seen.add(run.folder.resolve())
+            code = [str(run.info.get(key)) for key in ("problem", "problem_sha256", "trainer_sha256")]
+            setting = json.dumps(run.setting, sort_keys=True)
+            groups.setdefault((argument if is_sweep else "", setting, *code), []).append(run)
     named: dict[str, list[Run]] = {}
     for group in groups.values():
         name, n = _name(group), 2
@@ -99,12 +99,12 @@ def find_groups(arguments: Sequence[str]) -> dict[str, list[Run]]:
     return named
 
 
-def _name(records: Sequence[Run]) -> str:
+def _name(runs: Sequence[Run]) -> str:
     """The name of a run. For several runs: their name without the seed and the time of the start, or their label."""
-    if len(records) == 1:
-        return records[0].name
-    names = {re.sub(rf"[-_./]?(seed)?[-_]?{r.seed}(-\d{{8}}-\d{{6}}-\d+)?$", "", r.name) for r in records}
-    return (names.pop() if len(names) == 1 else "") or records[0].label
+    if len(runs) == 1:
+        return runs[0].name
+    names = {re.sub(rf"[-_./]?(seed)?[-_]?{r.seed}(-\d{{8}}-\d{{6}}-\d+)?$", "", r.name) for r in runs}
+    return (names.pop() if len(names) == 1 else "") or runs[0].label
 
 
 def compare(groups: Groups, metrics: Sequence[str] = ()) -> Comparison:
@@ -114,11 +114,11 @@ def compare(groups: Groups, metrics: Sequence[str] = ()) -> Comparison:
         BadRequestError: no run is finished, the runs are of several problems, or there is no such metric.
 
     """
-    found = {name: estimates(records) for name, records in groups.items()}
+    found = {name: estimates(runs) for name, runs in groups.items()}
     if not any(found.values()):
-        statuses = "; ".join(f"{name}: {unfinished(records)}" for name, records in groups.items())
+        statuses = "; ".join(f"{name}: {unfinished(runs)}" for name, runs in groups.items())
         raise BadRequestError(f"no run is finished, so that there is nothing to compare ({statuses})")
-    if len(problems := {record.problem for records in groups.values() for record in records}) > 1:
+    if len(problems := {run.problem for runs in groups.values() for run in runs}) > 1:
         raise BadRequestError(f"the runs are of {' and '.join(sorted(problems))}: compare runs of one problem")
     known = dict.fromkeys(name for each in found.values() for name in each)
     metrics = [_find_metric(word, known) for word in metrics] or compared_metrics(groups)
@@ -138,8 +138,8 @@ def _find_metric(word: str, known: Mapping[str, Any]) -> str:
 
 def _origin(groups: Groups) -> Table:
     """The options and the origin of the groups, as far as they differ."""
-    settings = [flatten(records[0].setting) for records in groups.values()]
-    options = [flatten(records[0].config) for records in groups.values()]
+    settings = [flatten(runs[0].setting) for runs in groups.values()]
+    options = [flatten(runs[0].config) for runs in groups.values()]
     paths = [
         path
         for path in dict.fromkeys(p for each in settings for p in each)
@@ -151,25 +151,25 @@ def _origin(groups: Groups) -> Table:
         for p, name in zip(paths, last, strict=True)
     }
     for key, title in ORIGIN.items():
-        values = [sorted({_shown(key, record) for record in records}) for records in groups.values()]
+        values = [sorted({_shown(key, run) for run in runs}) for runs in groups.values()]
         if len({tuple(each) for each in values}) > 1 or any(len(each) > 1 for each in values):
             columns[title] = [", ".join(each) for each in values]
     rows = [(name, *(column[i] for column in columns.values())) for i, name in enumerate(groups)]
     return Table(("setting", *columns), rows)
 
 
-def _shown(key: str, record: Run) -> str:
-    value = record.info.get(key)
+def _shown(key: str, run: Run) -> str:
+    value = run.info.get(key)
     if value is None:
         return "unknown"
     text = str(value)[:10] if key == "git_commit" or key.endswith("sha256") else str(value)
-    return f"{text}, with changes" if key == "git_commit" and record.info.get("git_dirty") else text
+    return f"{text}, with changes" if key == "git_commit" and run.info.get("git_dirty") else text
 
 
 def _notes(groups: Groups, n_comparisons: int) -> list[str]:
     """What a reader of the tables has to know."""
-    finished = {name: [r for r in records if r.is_finished] for name, records in groups.items()}
-    compared = {name: records for name, records in finished.items() if records}
+    finished = {name: [r for r in runs if r.is_finished] for name, runs in groups.items()}
+    compared = {name: runs for name, runs in finished.items() if runs}
     notes = []
     if n_comparisons:
         (reference, first), *others = compared.items()
@@ -179,21 +179,21 @@ def _notes(groups: Groups, n_comparisons: int) -> list[str]:
             + (f" / {n_comparisons} comparisons." if n_comparisons > 1 else ".")
         )
         notes += _notes_on_data(first, dict(others))
-        metrics = {record.main_metric for records in compared.values() for record in records}
+        metrics = {run.main_metric for runs in compared.values() for run in runs}
         if len(metrics) > 1:
             notes.append(f"Warning: the runs have different main metrics ({', '.join(sorted(m for m, _ in metrics))}).")
-    for name, records in compared.items():
-        if (n := len(records) - len({record.seed for record in records})) > 0:
+    for name, runs in compared.items():
+        if (n := len(runs) - len({run.seed for run in runs})) > 0:
             notes.append(f"{name}: {n} of the runs have the seed of a newer one, and do not count.")
     return notes
 
 
 def _notes_on_data(first: Sequence[Run], others: Groups) -> list[str]:
     """Whether the runs that are paired have the same data."""
-    before = {record.seed: record.info.get("data_sha256") for record in first}
+    before = {run.seed: run.info.get("data_sha256") for run in first}
     noisy = []
-    for name, records in others.items():
-        now = {record.seed: record.info.get("data_sha256") for record in records}
+    for name, runs in others.items():
+        now = {run.seed: run.info.get("data_sha256") for run in runs}
         if any(before[seed] is None or before[seed] != now[seed] for seed in before.keys() & now.keys()):
             noisy.append(name)
     if not noisy:
@@ -204,19 +204,19 @@ def _notes_on_data(first: Sequence[Run], others: Groups) -> list[str]:
 
 def curves(groups: Groups) -> dict[str, list[dict[int, float]]]:
     """The validation losses of the finished runs of each group, by epoch."""
-    found = {name: [_losses(record) for record in records if record.is_finished] for name, records in groups.items()}
-    return {name: [run for run in runs if run] for name, runs in found.items() if any(runs)}
+    found = {name: [_losses(run) for run in runs if run.is_finished] for name, runs in groups.items()}
+    return {name: [each for each in losses if each] for name, losses in found.items() if any(losses)}
 
 
-def _losses(record: Run) -> dict[int, float]:
-    return {int(row["epoch"]): row["val_loss"] for row in record.rows()}
+def _losses(run: Run) -> dict[int, float]:
+    return {int(row["epoch"]): row["val_loss"] for row in run.rows()}
 
 
 def most_interesting(groups: Groups, n: int) -> list[str]:
     """The first group and, of the others, those with the best main metric: at most n names, in the order of groups."""
     means: dict[str, float] = {}
-    for name, records in groups.items():
-        finished = [record for record in records if record.is_finished]
+    for name, runs in groups.items():
+        finished = [run for run in runs if run.is_finished]
         if finished:
             metric, direction = finished[0].main_metric
             found = estimates(finished).get(f"test_{metric}")

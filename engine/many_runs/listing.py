@@ -44,12 +44,12 @@ def in_words(options: Mapping[str, Any]) -> str:
     return " ".join(f"{path.rpartition('.')[2]}={typed(value)}" for path, value in options.items())
 
 
-def changed_of(record: Run) -> dict[str, Any]:
+def changed_of(run: Run) -> dict[str, Any]:
     """The options that differ from the default. Runs of earlier versions do not record them: then ask the problem."""
-    if record.changed is not None:
-        return record.changed
-    problem = _problem_or_none(record.problem)
-    return changed_options(default_config(problem), record.config) if problem else {}
+    if run.changed is not None:
+        return run.changed
+    problem = _problem_or_none(run.problem)
+    return changed_options(default_config(problem), run.config) if problem else {}
 
 
 @cache
@@ -60,36 +60,36 @@ def _problem_or_none(module: str) -> Problem[Any] | None:
         return None
 
 
-def values_of(record: Run, *, validation: bool = False) -> dict[str, Any]:
+def values_of(run: Run, *, validation: bool = False) -> dict[str, Any]:
     """What a run can be sorted and filtered by: columns, options and metrics, with those of the validation if asked."""
-    metrics = record.metrics() if validation else record.test_metrics()
-    return flatten(record.config) | metrics | {name: column.value(record) for name, column in COLUMNS.items()}
+    metrics = run.metrics() if validation else run.test_metrics()
+    return flatten(run.config) | metrics | {name: column.value(run) for name, column in COLUMNS.items()}
 
 
-def metric_of(record: Run) -> tuple[float | None, str]:
+def metric_of(run: Run) -> tuple[float | None, str]:
     """The main metric on the test or, for a run that is not finished, on the validation; and its text."""
-    name = record.main_metric[0]
-    split, metrics = ("", record.test_metrics()) if record.is_finished else ("val", record.validation_metrics())
+    name = run.main_metric[0]
+    split, metrics = ("", run.test_metrics()) if run.is_finished else ("val", run.validation_metrics())
     value = metrics.get(f"{split or 'test'}_{name}")
     return value, "" if value is None else f"{value:.4g} {split}".rstrip()
 
 
-def epochs_of(record: Run) -> str:
+def epochs_of(run: Run) -> str:
     """The number of epochs that were trained and, if it differs, of those that are planned: `3/6`."""
-    planned = record.epochs_planned
-    return str(record.epochs) if planned in (None, record.epochs) else f"{record.epochs}/{planned}"
+    planned = run.epochs_planned
+    return str(run.epochs) if planned in (None, run.epochs) else f"{run.epochs}/{planned}"
 
 
 # In the order in which they are printed, before the options that differ from the default. To add a column, add a line;
-# record.info has the content of run_info.json (saved_run.py). A sweep has no value in a new column.
+# run.info has the content of run_info.json (saved_run.py). A sweep has no value in a new column.
 COLUMNS: dict[str, Column] = {
-    "name": Column(lambda record: record.name),
-    "problem": Column(lambda record: record.problem),
-    "date": Column(lambda record: record.date, lambda record: _date(record.date)),
-    "status": Column(lambda record: record.status),
-    "seed": Column(lambda record: record.seed),
-    "epochs": Column(lambda record: record.epochs, epochs_of),
-    "metric": Column(lambda record: metric_of(record)[0], lambda record: metric_of(record)[1]),
+    "name": Column(lambda run: run.name),
+    "problem": Column(lambda run: run.problem),
+    "date": Column(lambda run: run.date, lambda run: _date(run.date)),
+    "status": Column(lambda run: run.status),
+    "seed": Column(lambda run: run.seed),
+    "epochs": Column(lambda run: run.epochs, epochs_of),
+    "metric": Column(lambda run: metric_of(run)[0], lambda run: metric_of(run)[1]),
 }
 
 
@@ -114,14 +114,14 @@ def needs_validation(words: Sequence[str]) -> bool:
     return any(word.startswith("val") for word in words)
 
 
-def select(records: Sequence[Run], filters: Sequence[str]) -> list[Run]:
+def select(runs: Sequence[Run], filters: Sequence[str]) -> list[Run]:
     """The runs that meet all of `filters`, such as `lr=0.01`, `status=finished` and `name=width/*`.
 
     Raises:
         BadRequestError: a filter is invalid, or names an unknown column.
     """
     validation = needs_validation(filters)
-    values = [values_of(record, validation=validation) for record in records] if filters else []
+    values = [values_of(run, validation=validation) for run in runs] if filters else []
     known = {name: None for each in values for name in each}
     conditions = []
     for word in filters:
@@ -130,7 +130,7 @@ def select(records: Sequence[Run], filters: Sequence[str]) -> list[Run]:
             raise BadRequestError(f"--filter {word}: write COLUMN=VALUE, such as status=finished or lr=0.001")
         conditions.append((find_column(column, known or dict.fromkeys(COLUMNS), "--filter"), pattern))
     matches = [all(c in each and _matches(each[c], pattern) for c, pattern in conditions) for each in values]
-    return [record for record, match in zip(records, matches, strict=True) if match] if filters else list(records)
+    return [run for run, match in zip(runs, matches, strict=True) if match] if filters else list(runs)
 
 
 def _matches(value: Any, pattern: str) -> bool:
@@ -142,10 +142,10 @@ def _matches(value: Any, pattern: str) -> bool:
     return fnmatchcase(typed(value), pattern.replace(" ", ","))
 
 
-def line_of_run(record: Run, *, validation: bool = False) -> Line:
+def line_of_run(run: Run, *, validation: bool = False) -> Line:
     """The line of a run."""
-    values, changed = values_of(record, validation=validation), changed_of(record)
-    cells = {name: column.text(record) if column.text else typed(values[name]) for name, column in COLUMNS.items()}
+    values, changed = values_of(run, validation=validation), changed_of(run)
+    cells = {name: column.text(run) if column.text else typed(values[name]) for name, column in COLUMNS.items()}
     return Line(cells | {"changed": in_words(changed)}, values, changed)
 
 
@@ -162,12 +162,12 @@ def without_common(lines: Sequence[Line]) -> str:
     return in_words(common)
 
 
-def line_of_sweep(name: str, records: Sequence[Run]) -> Line:
+def line_of_sweep(name: str, runs: Sequence[Run]) -> Line:
     """The line of a sweep: how many runs finished, and the setting with the best mean of the main metric."""
     settings: dict[str, list[Run]] = {}
-    for record in confirmed(records):
-        settings.setdefault(json.dumps(record.setting), []).append(record)
-    metric, direction = records[0].main_metric
+    for run in confirmed(runs):
+        settings.setdefault(json.dumps(run.setting), []).append(run)
+    metric, direction = runs[0].main_metric
     means = {}
     for key, group in settings.items():
         finished = [r for r in group if r.is_finished and f"test_{metric}" in r.test_metrics()]
@@ -180,15 +180,15 @@ def line_of_sweep(name: str, records: Sequence[Run]) -> Line:
         flat = [flatten(json.loads(key)) for key in settings]
         varied = {path: v for path, v in flatten(json.loads(chosen)).items() if any(f.get(path) != v for f in flat)}
         text += f", best {in_words(varied)}" if varied else ""
-    n_finished = sum(record.is_finished for record in records)
-    values = {"name": name, "problem": records[0].problem, "date": max(r.date for r in records), "metric": best}
+    n_finished = sum(run.is_finished for run in runs)
+    values = {"name": name, "problem": runs[0].problem, "date": max(r.date for r in runs), "metric": best}
     cells = {
         "name": f"{name}/",
-        "problem": records[0].problem,
+        "problem": runs[0].problem,
         "date": _date(str(values["date"])),
-        "status": f"{n_finished}/{len(records)} finished",
+        "status": f"{n_finished}/{len(runs)} finished",
         "metric": "" if best is None else f"{best:.4g}",
-        "changed": "; ".join(filter(None, (text, unfinished(records)))),
+        "changed": "; ".join(filter(None, (text, unfinished(runs)))),
     }
     return Line(cells, values)
 
@@ -227,29 +227,29 @@ def to_text(lines: Sequence[Line], metric: str) -> str:
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
-def list_of_runs(records: Sequence[Run], *, filters: Sequence[str], column: str, by_sweep: bool) -> str:
+def list_of_runs(runs: Sequence[Run], *, filters: Sequence[str], column: str, by_sweep: bool) -> str:
     """The list of runs, in the order of a column, and lines that summarise it.
 
     Raises:
         BadRequestError: there is no such column.
     """
-    shown = select(records, filters)
-    metric, direction = (shown or records)[0].main_metric
+    shown = select(runs, filters)
+    metric, direction = (shown or runs)[0].main_metric
     is_main = column in ("metric", metric, f"test_{metric}")
     sweeps: dict[str, list[Run]] = {}
     lines = []
-    for record in shown:
-        if by_sweep and "/" in record.name:
-            sweeps.setdefault(record.name.partition("/")[0], []).append(record)
+    for run in shown:
+        if by_sweep and "/" in run.name:
+            sweeps.setdefault(run.name.partition("/")[0], []).append(run)
         else:
-            lines.append(line_of_run(record, validation=needs_validation([column])))
-    lines += [line_of_sweep(name, runs) for name, runs in sweeps.items()]
+            lines.append(line_of_run(run, validation=needs_validation([column])))
+    lines += [line_of_sweep(name, members) for name, members in sweeps.items()]
     lines = sort(lines, "metric" if is_main else column, largest_first=is_main and direction == "max")
     common = without_common(lines)
-    title = metric if {record.main_metric[0] for record in shown} == {metric} else "metric"
+    title = metric if {run.main_metric[0] for run in shown} == {metric} else "metric"
     parts = [to_text(lines, title) + "\n"] if lines else []
-    number = f"{len(shown)} of {len(records)}" if filters else f"{len(shown)}"
-    problems = {record.problem for record in shown}
+    number = f"{len(shown)} of {len(runs)}" if filters else f"{len(shown)}"
+    problems = {run.problem for run in shown}
     of = f" of {problems.pop()}" if len(problems) == 1 else ""
     parts.append(f"{number} run{'s' if number != '1' else ''}{of}: {count_by_status(shown) or 'none'}")
     parts += [f"all {'runs outside sweeps ' if sweeps else ''}have {common}"] if common else []

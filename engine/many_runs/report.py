@@ -82,8 +82,8 @@ def to_html(comparison: Comparison, facts: dict[str, str], title: str) -> str:
     parts += ["<h2>Validation curves</h2>", _svg(curves_image(groups, "svg"))] if curves(groups) else []
     parts += [f"<p>{CAPTION}</p>"] if len(groups) > N_COLOURS else []
     parts += ["<h2>Runs</h2>", _table(_runs(groups)), "<h2>Configs</h2>"]
-    for name, records in groups.items():
-        config = escape(json.dumps(records[0].setting, indent=2))
+    for name, runs in groups.items():
+        config = escape(json.dumps(runs[0].setting, indent=2))
         parts.append(f"<details><summary>{escape(name)}</summary><pre>{config}</pre></details>")
     head = (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n{MARK}\n'
@@ -103,7 +103,7 @@ def _table(table: Table) -> str:
 def _runs(groups: Groups) -> Table:
     columns = ("name", "date", "status", "seed", "epochs", "metric", "changed")
     titles = ("run", "date (UTC)", "status", "seed", "epochs", "main metric", "differs from the default")
-    lines = [line_of_run(record) for records in groups.values() for record in records]
+    lines = [line_of_run(run) for runs in groups.values() for run in runs]
     without_common(lines)
     return Table(titles, [tuple(line.cells[name] for name in columns) for line in lines])
 
@@ -112,8 +112,8 @@ def _svg_of_metric(groups: Groups) -> str:
     """The figure of the main metric of each group."""
     from engine.interface.generic_figures import estimates_by_group
 
-    metric = f"test_{next(r.main_metric[0] for records in groups.values() for r in records if r.is_finished)}"
-    found = {name: estimates(records).get(metric) for name, records in groups.items()}
+    metric = f"test_{next(r.main_metric[0] for runs in groups.values() for r in runs if r.is_finished)}"
+    found = {name: estimates(runs).get(metric) for name, runs in groups.items()}
     points = {name: (each.mean, each.standard_error) for name, each in found.items() if each is not None}
     return _svg(draw(lambda: {"metric": estimates_by_group(points, metric)}, "svg")["metric"]) if points else ""
 

@@ -52,8 +52,8 @@ def trials_of(sweep: Sweep) -> dict[str, list[Run]]:
 
 
 def _started(sweep: Sweep, setting: str, seeds: Sequence[int]) -> list[Run]:
-    records = (read_run(sweep.folder / run_name(setting, seed)) for seed in seeds)
-    return [record for record in records if record is not None]
+    runs = (read_run(sweep.folder / run_name(setting, seed)) for seed in seeds)
+    return [run for run in runs if run is not None]
 
 
 def label_of(sweep: Sweep, name: str, values: Mapping[str, Any]) -> str:
@@ -65,12 +65,12 @@ def label_of(sweep: Sweep, name: str, values: Mapping[str, Any]) -> str:
 
 def _records(sweep: Sweep) -> list[Run]:
     groups = [*groups_of(sweep).values(), *trials_of(sweep).values()]
-    return [record for records in groups for record in records]
+    return [run for runs in groups for run in runs]
 
 
 def _content(sweep: Sweep, groups: Mapping[str, Sequence[Run]], trials: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The numbers of the summary."""
-    found = {label: estimates(records) for label, records in groups.items()}
+    found = {label: estimates(runs) for label, runs in groups.items()}
     content: dict[str, Any] = {
         "sweep": sweep.folder.name,
         "problem": sweep.plan.problem,
@@ -78,10 +78,10 @@ def _content(sweep: Sweep, groups: Mapping[str, Sequence[Run]], trials: Sequence
         "commits": _commits(_records(sweep)),
         "settings": {
             label: {
-                "runs": {str(record.seed): {"name": record.name, "status": record.status} for record in records},
+                "runs": {str(run.seed): {"name": run.name, "status": run.status} for run in runs},
                 "metrics": as_json(found[label]),
             }
-            for label, records in groups.items()
+            for label, runs in groups.items()
         },
     }
     if (compared := compare_estimates(found, main_metric(groups))) is not None:
@@ -126,27 +126,27 @@ def _markdown(sweep: Sweep, groups: Mapping[str, Sequence[Run]], trials: Sequenc
     return parts
 
 
-def _origin(sweep: Sweep, records: Sequence[Run]) -> str:
-    commits = " and ".join(_commits(records)) or "none"
+def _origin(sweep: Sweep, runs: Sequence[Run]) -> str:
+    commits = " and ".join(_commits(runs)) or "none"
     return f"`{sweep.plan.command}`  \ncommit {commits}"
 
 
-def _commits(records: Sequence[Run]) -> list[str]:
+def _commits(runs: Sequence[Run]) -> list[str]:
     """The commits with which the runs were trained."""
     return sorted(
         {
-            (record.info.get("git_commit") or "none")[:10] + (", with changes" if record.info.get("git_dirty") else "")
-            for record in records
-            if record.info
+            (run.info.get("git_commit") or "none")[:10] + (", with changes" if run.info.get("git_dirty") else "")
+            for run in runs
+            if run.info
         }
     )
 
 
 def line_of(folder: Path) -> str:
     """A line about a run that is over: its status and its main metric."""
-    record = read_run(folder)
-    if record is None:
+    run = read_run(folder)
+    if run is None:
         return "was not started"
-    name = f"test_{record.main_metric[0]}"
-    metric = f", {name.replace('_', ' ')} {record.metrics()[name]:.4g}" if name in record.metrics() else ""
-    return f"{record.status} after epoch {record.epochs} of {record.epochs_planned}{metric}"
+    name = f"test_{run.main_metric[0]}"
+    metric = f", {name.replace('_', ' ')} {run.metrics()[name]:.4g}" if name in run.metrics() else ""
+    return f"{run.status} after epoch {run.epochs} of {run.epochs_planned}{metric}"

@@ -167,11 +167,11 @@ def find_runs(root: Path) -> list[Run]:
     except OSError:
         return []
     for folder in entries:
-        if (record := read_run(folder)) is not None:
-            found.append(record)
+        if (run := read_run(folder)) is not None:
+            found.append(run)
         elif (folder / "sweep.json").is_file():
             found += find_runs(folder)
-    return sorted(found, key=lambda record: _in_order(record.name))
+    return sorted(found, key=lambda run: _in_order(run.name))
 
 
 def _in_order(name: str) -> list[Any]:
@@ -180,9 +180,9 @@ def _in_order(name: str) -> list[Any]:
     return [float(part) if i % 2 else part for i, part in enumerate(parts)]
 
 
-def mark_killed(records: list[Run]) -> list[Run]:
+def mark_killed(runs: list[Run]) -> list[Run]:
     """Replace the status `running` by `killed` where the process of a run no longer exists on this machine."""
-    return [r._replace(status="killed") if r.status == "running" and _is_gone(r.info) else r for r in records]
+    return [r._replace(status="killed") if r.status == "running" and _is_gone(r.info) else r for r in runs]
 
 
 def _is_gone(info: Mapping[str, Any]) -> bool:
@@ -199,16 +199,16 @@ def _is_gone(info: Mapping[str, Any]) -> bool:
         return False
 
 
-def confirmed(records: Sequence[Run]) -> list[Run]:
+def confirmed(runs: Sequence[Run]) -> list[Run]:
     """The runs of a sweep that its settings are compared by: of a search with confirmed settings, only their runs.
 
     The trials of a search have other seeds, with which they were selected. The unchanged setting comes first.
     """
-    plan = _read(records[0].folder.parent / "sweep.json", dict) if records else None
+    plan = _read(runs[0].folder.parent / "sweep.json", dict) if runs else None
     if not plan or not plan.get("search") or not isinstance(plan.get("seeds"), list):
-        return list(records)
-    chosen = [record for record in records if record.seed in plan["seeds"]]
-    return sorted(chosen, key=lambda record: not record.folder.name.startswith("unchanged-")) or list(records)
+        return list(runs)
+    chosen = [run for run in runs if run.seed in plan["seeds"]]
+    return sorted(chosen, key=lambda run: not run.folder.name.startswith("unchanged-")) or list(runs)
 
 
 def _read(path: Path, kind: type, is_sound: Callable[[Any], bool] = lambda content: True) -> Any:

@@ -62,8 +62,13 @@ def add_options(parser: Parser, command: Any, problem: Problem[Any]) -> None:
     """Add --preset and --config to the group `command` of a parser, and a flag for every option of the problem."""
     if "default" not in problem.presets:
         raise ProblemError('presets has no key "default": add a preset with this name')
-    if ("format",) in options_of(problem.config_type):
+    own = {path: each for path, each in options_of(problem.config_type).items() if path not in options_of(Config)}
+    if ("format",) in own:
         raise ProblemError("the config has a field `format`, a key that config.json has itself: rename the field")
+    if hidden := [each for each in own.values() if not SCOPES[each.scope].in_setting]:
+        # Lists of runs, which do not load the problem, would take runs with other values for other settings.
+        name, scope = ".".join(hidden[0].path), hidden[0].scope
+        raise ProblemError(f"the field {name} has the scope {scope!r}, which only options of every problem can have")
     command.add_argument("--preset", choices=problem.presets, help="start from this preset instead of `default`")
     command.add_argument("--config", metavar="FILE", help="read options from a config.json, such as that of a run")
     try:

@@ -363,14 +363,19 @@ def test_the_first_signal_interrupts_the_command(capsys: pytest.CaptureFixture[s
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL  # the second one ends the process
 
 
-def test_an_option_cannot_have_the_name_of_the_key_of_the_format() -> None:
-    @dataclass(frozen=True, kw_only=True, config=interface.STRICT)
-    class WithFormat(ToyConfig):
-        format: int = interface.option(1, "a number")
+def with_option(name: str, scope: str = "") -> ToyProblem:
+    """The toy problem with one more option outside of sections."""
+    fields: dict[str, Any] = {"__annotations__": {name: int}, name: interface.option(1, "a number", scope=scope)}
+    kind = dataclass(frozen=True, kw_only=True, config=interface.STRICT)(type("More", (ToyConfig,), fields))
+    problem = ToyProblem()
+    vars(problem).update(config_type=kind, presets={"default": kind()})
+    return problem
 
-    class Reserved(ToyProblem):
-        config_type = WithFormat
-        presets = {"default": WithFormat()}
 
+def test_a_problem_cannot_have_an_option_that_files_of_runs_cannot_store() -> None:
+    assert build_parser(with_option("number"), "x")
     with pytest.raises(ProblemError, match="field `format`"):
-        build_parser(Reserved(), "x")
+        build_parser(with_option("format"), "x")
+    for scope in ("machine", "execution", "storage", "seed", "name"):
+        with pytest.raises(ProblemError, match=f"number has the scope '{scope}'"):
+            build_parser(with_option("number", scope), "x")

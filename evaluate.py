@@ -35,6 +35,7 @@ from engine.machine.repository import provenance
 from engine.run_folder.changed_code import warn_if_changed
 from engine.run_folder.figures_of_run import draw_if_possible
 from engine.run_folder.find_run import run_folder
+from engine.run_folder.saved_run import problem_of
 from utils import print_line, warn
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ def load_run(run: str | Path) -> tuple[Any, "Standardized"]:
     """
     from engine.run_folder.checkpoints import load_network
 
-    saved = load_network(run_folder(str(run)) or Path(run))
+    folder = run_folder(str(run)) or Path(run)
+    saved = load_network(folder, problem_of(folder))
     return saved.config, saved.model
 
 
@@ -125,7 +127,7 @@ def evaluate_network(request: Request, data: NewData | None = None) -> Network:
     from engine.learning.prediction import evaluate, metrics_on_unseen, prepare, shapes_of
     from engine.run_folder.checkpoints import fit_to, generated_shapes, load_network
 
-    saved = load_network(request.folder)
+    saved = load_network(request.folder, problem)
     identity = {**described(config), "weights_sha256": saved.sha256}
     require_no_other(request, identity)
     device = select_device(config.device)

@@ -24,10 +24,10 @@ from engine.learning.distributed import SINGLE_PROCESS, Group, group_from_enviro
 from engine.machine.exit_code import ExitCode
 from engine.machine.hardware import one_blas_thread
 from engine.machine.terminal import invocation
-from engine.run_folder.find_run import read_info
 from engine.run_folder.null_logger import Watch
 from engine.run_folder.open_run import default_name, is_restart, open_run
 from engine.run_folder.run_request import Command, parse_args
+from engine.run_folder.saved_run import read_info
 from utils import print_line, timed
 
 if TYPE_CHECKING:

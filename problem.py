@@ -1,7 +1,7 @@
 # Experiment: yours, to replace.
 """The Ising problem: implements the interface of base_problem.py with config, data, model, task and plots."""
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,13 +11,23 @@ import data_files
 from config import PRESETS, ExperimentConfig
 from engine.interface import Columns, Problem, Shape
 from ising.exact import T_CRITICAL
-from task import TASKS, by_temperature
+from task import TASKS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from torch import Tensor, nn
+    from torch import nn
 
 Array = NDArray[Any]
+
+
+def by_task(name: str) -> Any:
+    """A method of the problem that depends on what is predicted: the one of the task in the config (task.py)."""
+
+    def method(_: "IsingProblem", config: ExperimentConfig, *arguments: Any) -> Any:
+        found = getattr(TASKS[config.task], name)
+        return found(*arguments) if callable(found) else found
+
+    return method
 
 
 class IsingProblem(Problem[ExperimentConfig]):
@@ -33,47 +43,25 @@ class IsingProblem(Problem[ExperimentConfig]):
     check = staticmethod(data.check)
     examples = staticmethod(data.examples_around_tc)
 
+    target = by_task("target")
+    scales_target = by_task("scales_target")
+    loss = by_task("loss")
+    loss_name = by_task("loss_name")
+    metrics = by_task("metrics")
+    main_metric = by_task("main_metric")
+    baselines = by_task("baselines")
+    report = by_task("report")
+
     def inputs(self, config: ExperimentConfig, columns: Columns) -> tuple[Array, ...]:
         """Spins (N, L, L) int8 and, with --input-temperature, reduced temperatures (T - T_c) / T_c (N,)."""
         if not config.model.input_temperature:
             return (columns["spins"],)
         return columns["spins"], columns["temperatures"].astype(np.float32) / T_CRITICAL - 1
 
-    def target(self, config: ExperimentConfig, columns: Columns) -> Array:
-        return TASKS[config.task].target(columns)
-
     def network(self, config: ExperimentConfig, input_shapes: tuple[Shape, ...], target_shape: Shape) -> "nn.Module":
         from model import create_network
 
         return create_network(config.model, lattice_size=input_shapes[0][0])
-
-    def scales_target(self, config: ExperimentConfig) -> bool:
-        return TASKS[config.task].scales_target
-
-    def loss(self, config: ExperimentConfig, outputs: "Tensor", targets: "Tensor") -> "Tensor":
-        return TASKS[config.task].loss(outputs, targets)
-
-    def loss_name(self, config: ExperimentConfig) -> str:
-        return TASKS[config.task].loss_name
-
-    def metrics(
-        self, config: ExperimentConfig, columns: Columns, predictions: Array, targets: Array
-    ) -> dict[str, float]:
-        return TASKS[config.task].metrics(columns, predictions, targets)
-
-    def main_metric(self, config: ExperimentConfig) -> tuple[str, Literal["min", "max"]]:
-        return TASKS[config.task].main_metric
-
-    def baselines(self, config: ExperimentConfig, train: Columns, test: Columns) -> dict[str, Array]:
-        return TASKS[config.task].baselines(train, test)
-
-    def report(self, config: ExperimentConfig, columns: Columns, predictions: Array) -> dict[str, Any]:
-        task = TASKS[config.task]
-        return {
-            "lattice_size": columns["spins"].shape[-1],
-            "by_temperature": by_temperature(task, columns, predictions),
-            **task.report(columns, predictions),
-        }
 
     def figures(self, config: ExperimentConfig, arrays: Columns) -> dict[str, "Figure"]:
         import plots

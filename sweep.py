@@ -25,9 +25,10 @@ from engine.many_runs.pool import Outcome, Pool
 from engine.many_runs.search import Pruner, losses
 from engine.many_runs.summary import line_of, summarize
 from engine.many_runs.sweep_request import parse_args
-from engine.many_runs.sweeps import OVER, PlannedRun, Sweep, load_sweep, open_sweep, status_of
+from engine.many_runs.sweeps import OVER, PlannedRun, Sweep, load_sweep, open_sweep
 from engine.run_folder.changed_code import warn_if_changed
 from engine.run_folder.run_lock import require_free
+from engine.run_folder.saved_run import status_of
 from utils import print_line, warn
 
 SECONDS_BETWEEN_ATTEMPTS = 2.0  # to take a run that another process is training

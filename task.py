@@ -1,9 +1,9 @@
 # Experiment: yours, to replace.
 """The two tasks, energy and phase: target, loss, metrics and baselines.
 
-A task has the methods of the class Problem (base_problem.py) that depend on what is predicted, without the config. The
-columns are those of data.py: `spins` (N, L, L) and `temperatures` (N,) in J / k_B. Predictions and targets are (N,), in
-physical units except in `loss`.
+A task has those methods of a problem (base_problem.py) that depend on what is predicted, without the config. problem.py
+calls those of the task in the config. The columns are those of data.py: `spins` (N, L, L) and `temperatures` (N,) in
+J / k_B. Predictions and targets are (N,), in physical units except in `loss`.
 """
 
 import math
@@ -75,8 +75,9 @@ class EnergyTask:
         return predictions
 
     def report(self, columns: Columns, predictions: Array) -> dict[str, Any]:
-        """The largest error of a total energy, in J."""
-        return {"worst_total_error": float(total_energy_errors(columns, predictions, self.target(columns)).max())}
+        """The lattice size, metrics by temperature, and the largest error of a total energy, in J."""
+        worst = float(total_energy_errors(columns, predictions, self.target(columns)).max())
+        return {**on_lattices(self, columns, predictions), "worst_total_error": worst}
 
 
 class PhaseTask:
@@ -118,7 +119,7 @@ class PhaseTask:
         }
 
     def report(self, columns: Columns, predictions: Array) -> dict[str, Any]:
-        """The loss and the metrics of two classifiers that know the temperatures of these data, but not of training.
+        """The lattice size, metrics by temperature, and the metrics of two classifiers that know these temperatures.
 
         - `majority`: always the phase that is more common in these data.
         - `bayes`: Bayes' rule, which no classifier can beat on average. The prior is the distribution of temperatures
@@ -126,7 +127,7 @@ class PhaseTask:
         """
         targets = self.target(columns)
         classifiers = {"majority": majority_log_odds(targets, len(targets)), "bayes": bayes_log_odds(columns)}
-        return {
+        return on_lattices(self, columns, predictions) | {
             name: {
                 "loss": float((np.logaddexp(0, odds) - targets * odds).mean()),
                 **self.metrics(columns, odds, targets),
@@ -137,6 +138,12 @@ class PhaseTask:
 
 Task = EnergyTask | PhaseTask
 TASKS: dict[str, Task] = {"energy": EnergyTask(), "phase": PhaseTask()}
+
+
+def on_lattices(task: Task, columns: Columns, predictions: Array) -> dict[str, Any]:
+    """What the reports of both tasks have: the lattice size, and the metrics by temperature."""
+    table = by_temperature(task, columns, predictions)
+    return {"lattice_size": columns["spins"].shape[-1], "by_temperature": table}
 
 
 def by_temperature(task: Task, columns: Columns, predictions: Array) -> list[Metrics]:

@@ -55,7 +55,8 @@ class Confusion(IsingProblem):
         return nn.Sequential(Input(), nn.Flatten(), linear(size**2, 100), nn.Sigmoid(), linear(100, n_labels))
 
     def loss(self, config: ExperimentConfig, outputs: Tensor, targets: Tensor) -> Tensor:
-        return super().loss(config, outputs, targets).mean(dim=1)
+        losses: Tensor = super().loss(config, outputs, targets)
+        return losses.mean(dim=1)
 
 
 def is_below(name: str, labels: NDArray[np.float64], seed: int, splits: Splits) -> NDArray[np.bool_]:

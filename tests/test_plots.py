@@ -72,7 +72,7 @@ def test_the_script_reports_a_damaged_file(small_run: Path, tmp_path: Path) -> N
     code, stdout, stderr = plot_again("r", tmp_path)
     assert code == 3
     assert stdout == ""
-    assert stderr.startswith("plots.py: error: r contains a damaged file")
+    assert stderr.startswith("plots.py: error: r/predictions.npz is missing or damaged")
     assert stderr.count("\n") == 1
 
 

@@ -73,6 +73,12 @@ def test_names_in_the_config_are_those_of_the_tasks() -> None:
     assert set(TASKS) == set(get_args(config.TaskName))
 
 
+def test_the_problem_takes_everything_that_a_task_defines_from_the_task_in_the_config() -> None:
+    defined = {name for name in dir(ENERGY) if not name.startswith("_")}
+    assert defined == {name for name in dir(PHASE) if not name.startswith("_")}
+    assert defined == {name for name, each in vars(type(PROBLEM)).items() if "by_task" in repr(each)}
+
+
 def test_targets_are_energies_per_spin() -> None:
     columns = random_spins(50, 6)
     np.testing.assert_allclose(ENERGY.target(columns), lattice.energy(columns["spins"]) / 36, rtol=1e-15)

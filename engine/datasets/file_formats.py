@@ -94,19 +94,19 @@ def require_columns(columns: Columns) -> None:
 class _Archive(Mapping[str, NDArray[Any]]):
     """The arrays of an .npz file. An array is checked and read when it is looked up. Objects are never unpickled."""
 
-    def __init__(self, path: str) -> None:
-        self.path = path
-        with zipfile.ZipFile(path) as archive:
+    def __init__(self, file: str | IO[bytes]) -> None:
+        self.file = file
+        with zipfile.ZipFile(file) as archive:
             names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
         self.names = [name for name in names if name != PROVENANCE]
 
     def __getitem__(self, name: str) -> NDArray[Any]:
-        with zipfile.ZipFile(self.path) as archive:
+        with zipfile.ZipFile(self.file) as archive:
             if name not in self.names:
                 raise KeyError(_unknown("array", name, {each: _described(archive, each) for each in self.names}))
             _check_header(archive, name)
-        with np.load(self.path, allow_pickle=False) as arrays:
-            return np.asarray(arrays[f"{name}.npy"])
+            with archive.open(f"{name}.npy") as file:
+                return np.asarray(npy.read_array(file, allow_pickle=False))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)
@@ -227,13 +227,15 @@ def to_npz(arrays: Mapping[str, NDArray[Any]]) -> bytes:
 
 
 def from_npz(content: bytes) -> dict[str, NDArray[Any]]:
-    """The arrays in the content of an .npz file that this program wrote, by name. Objects are never unpickled.
+    """The arrays of numbers in the content of an .npz file, by name.
 
     Raises:
-        ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error: the content is damaged, or has objects.
+        UnusableFileError: the content is damaged, or has arrays of something else than numbers.
     """
-    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        return {name: arrays[name] for name in arrays.files}
+    try:
+        return dict(_Archive(io.BytesIO(content)))
+    except Exception as error:  # a damaged or malicious file can make a reader raise almost any exception
+        raise UnusableFileError(" ".join(str(error).split())[:200]) from None
 
 
 def divide(columns: Columns, config: DataConfig, seed: int) -> Splits:

@@ -24,7 +24,8 @@ from engine.many_runs.sweeps import load_sweep
 from engine.options.fields import ConfigError, Option, check_name, folder_name, merge, options_of, validate
 from engine.options.flags import Parser, add_flags, flags_given, without_effect
 from engine.options.scopes import SCOPES
-from engine.run_folder.find_run import problem_of, run_folder
+from engine.run_folder.find_run import run_folder
+from engine.run_folder.saved_run import problem_of
 
 # The help texts of options that mean something else in training.
 DESCRIPTIONS = {

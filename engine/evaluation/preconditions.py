@@ -12,7 +12,7 @@ from engine.evaluation.evaluation_request import Request, SweepRequest
 from engine.interface.base_config import Config, options_with, to_dict
 from engine.machine.errors import BadRequestError
 from engine.machine.terminal import warn
-from engine.run_folder.find_run import read_info
+from engine.run_folder.saved_run import read_run
 
 if TYPE_CHECKING:
     from engine.run_folder.checkpoints import SavedNetwork
@@ -55,15 +55,12 @@ STATES = {"running": "has not finished", "interrupted": "was interrupted", "dive
 
 def status_of(folder: Path, saved: "SavedNetwork") -> str | None:
     """The status of a run, if it is known. Warn if training has not finished."""
-    status = read_info(folder).get("status")
-    if status in STATES:
-        try:
-            n_epochs = len(json.loads((folder / "epoch_metrics.json").read_bytes()))
-        except (OSError, ValueError):
-            n_epochs = saved.epoch
+    run = read_run(folder)
+    status = None if run is None else run.info.get("status")
+    if run is not None and status in STATES:
         warn(
-            f"warning: {folder} {STATES[status]} after epoch {n_epochs} of {saved.config.train.epochs}: "
-            f"evaluating the best epoch so far, epoch {saved.epoch}"
+            f"warning: {folder} {STATES[status]} after epoch {run.epochs or saved.epoch} of "
+            f"{saved.config.train.epochs}: evaluating the best epoch so far, epoch {saved.epoch}"
         )
     return status
 

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 from engine.machine.errors import BadRequestError
 from engine.many_runs.comparison import SIGNIFICANCE, Table, compared_metrics, estimates, tables, unfinished
-from engine.many_runs.listing import typed
+from engine.many_runs.listing import confirmed, typed
 from engine.options.config_values import flatten
 from engine.options.suggestions import Known, suggest
 from engine.run_folder.find_run import run_folder
-from engine.run_folder.saved_run import Run, confirmed, find_runs, mark_killed, read_run
+from engine.run_folder.saved_run import Run, find_runs, mark_killed, read_run
 
 Groups = Mapping[str, Sequence[Run]]  # runs that only differ in the seed, by the name of the group
 
@@ -50,7 +50,6 @@ def runs_of(argument: str) -> list[Run]:
     if (folder := run_folder(argument, "sweep.json")) is not None:
         if runs := confirmed(find_runs(folder)):
             return runs
-
         raise BadRequestError(f"{argument}: this sweep has no runs yet: run it first")
     everything, pattern = find_runs(Path("checkpoints")), argument.removeprefix("checkpoints/")
     fits = [r for r in everything if fnmatchcase(r.name, pattern) and r.name.count("/") == pattern.count("/")]
@@ -204,12 +203,8 @@ def _notes_on_data(first: Sequence[Run], others: Groups) -> list[str]:
 
 def curves(groups: Groups) -> dict[str, list[dict[int, float]]]:
     """The validation losses of the finished runs of each group, by epoch."""
-    found = {name: [_losses(run) for run in runs if run.is_finished] for name, runs in groups.items()}
+    found = {name: [run.val_losses() for run in runs if run.is_finished] for name, runs in groups.items()}
     return {name: [each for each in losses if each] for name, losses in found.items() if any(losses)}
-
-
-def _losses(run: Run) -> dict[int, float]:
-    return {int(row["epoch"]): row["val_loss"] for row in run.rows()}
 
 
 def most_interesting(groups: Groups, n: int) -> list[str]:

@@ -14,7 +14,7 @@ from engine.machine.terminal import one_line
 from engine.many_runs.comparison import count_by_status, unfinished
 from engine.options.config_values import changed_options, flatten
 from engine.options.suggestions import Known, suggest
-from engine.run_folder.saved_run import Run, confirmed
+from engine.run_folder.saved_run import Run, read_json
 
 
 class Column(NamedTuple):
@@ -160,6 +160,18 @@ def without_common(lines: Sequence[Line]) -> str:
             own = {path: value for path, value in line.changed.items() if path not in common}
             line.cells["changed"] = in_words(own)
     return in_words(common)
+
+
+def confirmed(runs: Sequence[Run]) -> list[Run]:
+    """The runs of a sweep that its settings are compared by: of a search with confirmed settings, only their runs.
+
+    The trials of a search have other seeds, with which they were selected. The unchanged setting comes first.
+    """
+    plan = read_json(runs[0].folder.parent / "sweep.json", dict) if runs else None
+    if not plan or not plan.get("search") or not isinstance(plan.get("seeds"), list):
+        return list(runs)
+    chosen = [run for run in runs if run.seed in plan["seeds"]]
+    return sorted(chosen, key=lambda run: not run.folder.name.startswith("unchanged-")) or list(runs)
 
 
 def line_of_sweep(name: str, runs: Sequence[Run]) -> Line:

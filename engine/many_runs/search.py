@@ -20,7 +20,7 @@ from engine.machine.errors import BadRequestError, PrunedError, UnusableFileErro
 from engine.machine.seeds import derive_seed
 from engine.many_runs.plan import Plan, run_name, trial_name
 from engine.options.fields import Option
-from engine.run_folder.find_run import read_info
+from engine.run_folder.saved_run import read_run, status_of
 
 if TYPE_CHECKING:
     import optuna
@@ -74,10 +74,10 @@ class Search:
 
     def _trial(self, number: int) -> Trial:
         runs = [self.folder / run_name(trial_name(number), seed) for seed in self.plan.trial_seeds]
-        statuses = [str(read_info(run).get("status", "")) for run in runs]
-        if {"diverged", "pruned"} & set(statuses):
+        statuses = {status_of(run) for run in runs}
+        if {"diverged", "pruned"} & statuses:
             return Trial("pruned", losses(runs[0]), math.inf)
-        if set(statuses) != {"finished"}:
+        if statuses != {"finished"}:
             return Trial("open", losses(runs[0]), math.inf)
         curves = [losses(run) for run in runs]
         if damaged := [run for run, curve in zip(runs, curves, strict=True) if not curve]:
@@ -164,11 +164,9 @@ def _as_typed(value: Any, space: Mapping[str, Any]) -> Any:
 
 
 def losses(run: Path) -> list[float]:
-    """The validation losses of a run, by epoch. The list is empty if the file is missing or damaged."""
-    try:
-        return [row["val_loss"] for row in json.loads((run / "epoch_metrics.json").read_bytes())]
-    except (FileNotFoundError, NotADirectoryError, ValueError, TypeError, KeyError):
-        return []
+    """The validation losses of a run, in the order of epochs. There are none if its files are missing or damaged."""
+    saved = read_run(run)
+    return [] if saved is None else list(saved.val_losses().values())
 
 
 class Pruner:

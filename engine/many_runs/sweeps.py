@@ -26,7 +26,7 @@ from engine.many_runs.plan import Plan, run_name, trial_name
 from engine.many_runs.search import Search
 from engine.options.config_values import upgrade, with_format
 from engine.options.fields import Option, folder_name, merge, options_of, validate
-from engine.run_folder.find_run import read_info
+from engine.run_folder.saved_run import status_of
 
 Values = Mapping[str, Any]  # options by their dotted path, such as "train.lr"
 
@@ -172,14 +172,6 @@ class Sweep:
                     f"--work: the file system cannot lock {self.folder}, so two machines would train the same run: "
                     "use another file system, or train the sweep on one machine, without --work"
                 )
-
-
-def status_of(run: Path) -> str:
-    """The status in the run_info.json of a run, or an empty string."""
-    try:
-        return str(read_info(run).get("status", ""))
-    except UnusableFileError:
-        return ""
 
 
 def load_sweep(folder: Path) -> Sweep:

@@ -9,7 +9,7 @@ from engine.interface.base_problem import Problem
 from engine.interface.find_problem import module_name
 from engine.machine.repository import ROOT
 from engine.machine.terminal import warn
-from engine.run_folder.find_run import read_info
+from engine.run_folder.saved_run import read_info
 
 
 def hashes_of_code(problem: Problem[Any]) -> dict[str, str | None]:

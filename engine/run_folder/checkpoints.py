@@ -25,7 +25,6 @@ from engine.machine.errors import BadRequestError, ProblemError, UnusableFileErr
 from engine.machine.terminal import warn
 from engine.options.config_values import upgrade, with_format
 from engine.options.fields import ConfigError, merge, validate
-from engine.run_folder.find_run import problem_of
 
 FORMAT = 5  # increase it if older versions of the program would misread the file
 OLDEST = 3  # the oldest format whose weights can still be used; its files do not store shapes
@@ -141,8 +140,8 @@ class SavedNetwork(NamedTuple):
     sha256: str  # of best.pt
 
 
-def load_network(folder: Path, problem: Problem[Any] | None = None) -> SavedNetwork:
-    """Load a run with the weights of its best epoch, on the CPU. The default problem is the one that the run names.
+def load_network(folder: Path, problem: Problem[Any]) -> SavedNetwork:
+    """Load a run with the weights of its best epoch, on the CPU.
 
     Raises:
         UnusableFileError: config.json or best.pt is missing or damaged, or was written for another network.
@@ -151,7 +150,6 @@ def load_network(folder: Path, problem: Problem[Any] | None = None) -> SavedNetw
         raise UnusableFileError(
             f"{folder} has no best.pt: give the name in checkpoints, or the folder, of a run that saved its weights"
         )
-    problem = problem or problem_of(folder)
     try:
         config = load_config(problem.config_type, folder / "config.json")
         saved = load(folder / "best.pt", config, OLDEST)

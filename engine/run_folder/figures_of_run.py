@@ -1,15 +1,11 @@
 # Machinery: keep, and skip at first.
 """Plot all figures of a run from its files. This is done at the end of the run, and `runs.py plot RUN` repeats it."""
 
-import json
 import sys
-import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
-from engine.datasets.file_formats import from_npz
 from engine.interface.base_config import Config, load_config
 from engine.interface.base_problem import Problem
 from engine.machine.atomic_files import write_atomic
@@ -17,7 +13,8 @@ from engine.machine.errors import BadRequestError, UnusableFileError
 from engine.machine.exit_code import ExitCode, quick_exit
 from engine.machine.terminal import one_line, print_line, warn
 from engine.options.flags import Parser
-from engine.run_folder.find_run import problem_of, run_folder
+from engine.run_folder.find_run import run_folder
+from engine.run_folder.saved_run import problem_of, read_run
 
 Draw = Callable[[Callable[[], Any]], dict[str, bytes]]
 
@@ -46,7 +43,13 @@ def plot_run(problem: Problem[Any], config: Config, folder: Path, draw: Draw = d
         BadRequestError: the folder does not contain the files of a finished run.
         UnusableFileError: one of these files is damaged.
     """
-    rows, results, arrays = _read(folder)
+    run = read_run(folder)
+    if run is None or not (folder / "results.json").is_file():
+        raise BadRequestError(f"{folder} is not the folder of a finished run: it has no results.json")
+    rows, results = run.rows(), run.results
+    if not rows or results is None:
+        raise UnusableFileError(f"{folder} contains a damaged file: run it again with --overwrite")
+    arrays = run.predictions()
 
     def curves() -> Any:
         from engine.interface.generic_figures import training_curves
@@ -60,18 +63,6 @@ def plot_run(problem: Problem[Any], config: Config, folder: Path, draw: Draw = d
     return [folder / "figures" / f"{name}.png" for name in images]
 
 
-def _read(folder: Path) -> tuple[list[dict[str, float]], dict[str, Any], dict[str, Any]]:
-    """The rows of metrics, the results, and the arrays of a finished run."""
-    try:
-        rows = json.loads((folder / "epoch_metrics.json").read_text(encoding="utf-8"))
-        results = dict(json.loads((folder / "results.json").read_text(encoding="utf-8")))
-        return rows, results, from_npz((folder / "predictions.npz").read_bytes())
-    except OSError as error:
-        raise BadRequestError(f"{folder} is not the folder of a finished run: {error}") from None
-    except (ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error) as error:
-        raise UnusableFileError(f"{folder} contains a damaged file ({error}): run it again with --overwrite") from None
-
-
 def plot_saved_run(folder: Path) -> list[Path]:
     """Plot the figures of a finished run again.
 
@@ -81,10 +72,10 @@ def plot_saved_run(folder: Path) -> list[Path]:
     """
     if not (folder / "results.json").is_file():
         raise BadRequestError(f"{folder} is not the folder of a finished run: it has no results.json")
+    problem = problem_of(folder)
     try:
-        problem = problem_of(folder)
         config = load_config(problem.config_type, folder / "config.json")
-    except (OSError, BadRequestError) as error:
+    except BadRequestError as error:
         raise BadRequestError(f"{folder} is not the folder of a finished run: {error}") from None
     return plot_run(problem, config, folder)
 

@@ -1,15 +1,9 @@
 # Machinery: keep, and skip at first.
-"""Find a run: its folder, what its run_info.json says, the project that it belongs to, and its problem."""
+"""Find the folder of a run, and the project that it belongs to."""
 
-import json
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
-
-from engine.interface.base_problem import Problem
-from engine.interface.find_problem import load_problem
-from engine.machine.errors import UnusableFileError
 
 
 def run_folder(run: str, file: str = "config.json", root: Path = Path()) -> Path | None:
@@ -34,27 +28,3 @@ def project_folder(run: Path) -> Path:
     """
     place = Path(os.path.abspath(run)).parent  # noqa: PTH100 - resolve() would follow links, as to a larger disk
     return place.parent.parent if (place / "sweep.json").exists() else place.parent
-
-
-def read_info(folder: Path) -> dict[str, Any]:
-    """Read the run_info.json of a run. The result is empty if there is no such file.
-
-    Raises:
-        UnusableFileError: the file is damaged.
-    """
-    path = folder / "run_info.json"
-    try:
-        return dict(json.loads(path.read_bytes()))
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    except (ValueError, TypeError) as error:
-        raise UnusableFileError(f"{path} is damaged ({error}): remove it to continue without it") from None
-
-
-def problem_of(folder: Path) -> Problem[Any]:
-    """Load the problem of a run from the module that its run_info.json names.
-
-    Raises:
-        RunError: run_info.json is damaged, or the module cannot be imported.
-    """
-    return load_problem(str(read_info(folder).get("problem", "problem")))  # the first version did not write the name

@@ -20,7 +20,8 @@ from engine.learning.prediction import Shapes
 from engine.machine.errors import BadRequestError, UnusableFileError
 from engine.machine.terminal import print_line
 from engine.run_folder.checkpoints import SavedNetwork, fit_to, generated_shapes, load_network, with_weights
-from engine.run_folder.find_run import project_folder, read_info, run_folder
+from engine.run_folder.find_run import project_folder, run_folder
+from engine.run_folder.saved_run import read_info
 
 
 class Origin(NamedTuple):

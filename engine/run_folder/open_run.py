@@ -23,9 +23,10 @@ from engine.machine.terminal import print_line
 from engine.options.fields import folder_name
 from engine.run_folder import figures_of_run
 from engine.run_folder.changed_code import hashes_of_code, warn_if_changed
-from engine.run_folder.find_run import project_folder, read_info
+from engine.run_folder.find_run import project_folder
 from engine.run_folder.null_logger import NullLogger, Watch
 from engine.run_folder.run_lock import empty_folder, lock_run, require_free
+from engine.run_folder.saved_run import read_info
 
 if TYPE_CHECKING:
     import torch

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from engine.machine.atomic_files import UNSUPPORTED
 from engine.machine.errors import BadRequestError, BusyError, UnusableFileError
 from engine.machine.terminal import warn
-from engine.run_folder.find_run import read_info
+from engine.run_folder.saved_run import read_info
 
 if TYPE_CHECKING:
     from filelock import FileLock

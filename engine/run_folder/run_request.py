@@ -28,7 +28,8 @@ from engine.machine.errors import ProblemError
 from engine.options.fields import ConfigError, merge, options_of, validate
 from engine.options.flags import Parser, add_flags, flags_given, without_effect
 from engine.options.scopes import SCOPES
-from engine.run_folder.find_run import project_folder, read_info, run_folder
+from engine.run_folder.find_run import project_folder, run_folder
+from engine.run_folder.saved_run import read_info
 
 
 class Command(NamedTuple):

@@ -6,17 +6,18 @@ import math
 import os
 import platform
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from engine.machine.errors import UnusableFileError
 from engine.options.config_values import setting_of, upgrade
 
 if TYPE_CHECKING:
     from engine.interface.base_config import Config
-    from engine.interface.base_problem import Problem
+    from engine.interface.base_problem import Columns, Problem
     from engine.run_folder.checkpoints import SavedNetwork
 
 
@@ -100,8 +101,12 @@ class Run(NamedTuple):
 
     def rows(self) -> list[dict[str, float]]:
         """The rows of epoch_metrics.json. The list is empty if the file is missing or damaged."""
-        rows = _read(self.folder / "epoch_metrics.json", list)
+        rows = read_json(self.folder / "epoch_metrics.json", list)
         return [row for row in rows or () if isinstance(row, dict) and {"epoch", "val_loss"} <= _numbers(row).keys()]
+
+    def val_losses(self) -> dict[int, float]:
+        """The validation losses by epoch."""
+        return {int(row["epoch"]): row["val_loss"] for row in self.rows()}
 
     def test_metrics(self) -> dict[str, float]:
         """The test metrics of a finished run: `test_mae`, ..., and `test_unseen_mae`, ... without those of training."""
@@ -119,6 +124,21 @@ class Run(NamedTuple):
     def metrics(self) -> dict[str, float]:
         """All metrics by name, first those of the test."""
         return self.test_metrics() | self.validation_metrics()
+
+    def predictions(self) -> "Columns":
+        """The arrays of predictions.npz: targets and predictions on the test split, and what figures need.
+
+        Raises:
+            UnusableFileError: the file is missing or damaged.
+        """
+        from engine.datasets.file_formats import from_npz
+
+        try:
+            return from_npz((self.folder / "predictions.npz").read_bytes())
+        except (OSError, UnusableFileError) as error:
+            raise UnusableFileError(
+                f"{self.folder / 'predictions.npz'} is missing or damaged ({error}): run it again with --overwrite"
+            ) from None
 
     def checkpoint(self, config: "Config") -> dict[str, Any] | None:
         """The newest state of its trainer, or None if it has not finished an epoch.
@@ -139,24 +159,57 @@ class Run(NamedTuple):
         """
         from engine.run_folder.checkpoints import load_network
 
-        return load_network(self.folder, problem)
+        return load_network(self.folder, problem or problem_of(self.folder))
+
+
+def read_info(folder: Path) -> dict[str, Any]:
+    """Read the run_info.json of a run. The result is empty if there is no such file.
+
+    Raises:
+        UnusableFileError: the file is damaged.
+    """
+    path = folder / "run_info.json"
+    try:
+        return dict(json.loads(path.read_bytes()))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (ValueError, TypeError) as error:
+        raise UnusableFileError(f"{path} is damaged ({error}): remove it to continue without it") from None
+
+
+def problem_of(folder: Path) -> "Problem[Any]":
+    """Load the problem of a run from the module that its run_info.json names.
+
+    Raises:
+        RunError: run_info.json is damaged, or the module cannot be imported.
+    """
+    from engine.interface.find_problem import load_problem
+
+    return load_problem(str(read_info(folder).get("problem", "problem")))  # the first version did not write the name
 
 
 def read_run(folder: Path) -> Run | None:
     """Read the files of a run. The result is None if the folder has no config.json."""
     try:
-        config = _read(folder / "config.json", dict, _is_config)
-        info = _read(folder / "run_info.json", dict, _is_info)
-        results = _read(folder / "results.json", dict, _is_results)
+        if (config := read_json(folder / "config.json", dict, _is_config)) is None:
+            return None
+        info = read_json(folder / "run_info.json", dict, _is_info)
+        results = read_json(folder / "results.json", dict, _is_results)
     except OSError:  # for example, not a folder that may be read
-        return None
-    if config is None:
         return None
     config = upgrade(config)
     status = "damaged" if {} in (config, info, results) else str((info or {}).get("status", "unknown"))
     of_sweep = (folder.parent / "sweep.json").is_file()
     name = f"{folder.parent.name}/{folder.name}" if of_sweep else folder.name
     return Run(folder, name, config, info or {}, status, results or None)
+
+
+def status_of(folder: Path) -> str:
+    """How a run ended, as its run_info.json says, or an empty string. Its other files may be damaged or missing."""
+    try:
+        return str(read_info(folder).get("status", ""))
+    except UnusableFileError:
+        return ""
 
 
 def find_runs(root: Path) -> list[Run]:
@@ -199,19 +252,7 @@ def _is_gone(info: Mapping[str, Any]) -> bool:
         return False
 
 
-def confirmed(runs: Sequence[Run]) -> list[Run]:
-    """The runs of a sweep that its settings are compared by: of a search with confirmed settings, only their runs.
-
-    The trials of a search have other seeds, with which they were selected. The unchanged setting comes first.
-    """
-    plan = _read(runs[0].folder.parent / "sweep.json", dict) if runs else None
-    if not plan or not plan.get("search") or not isinstance(plan.get("seeds"), list):
-        return list(runs)
-    chosen = [run for run in runs if run.seed in plan["seeds"]]
-    return sorted(chosen, key=lambda run: not run.folder.name.startswith("unchanged-")) or list(runs)
-
-
-def _read(path: Path, kind: type, is_sound: Callable[[Any], bool] = lambda content: True) -> Any:
+def read_json(path: Path, kind: type, is_sound: Callable[[Any], bool] = lambda content: True) -> Any:
     """The content of a JSON file, None if there is no such file, or an empty `kind` if it is damaged."""
     try:
         content = json.loads(path.read_bytes())
@@ -235,7 +276,8 @@ def _is_info(info: dict[str, Any]) -> bool:
 
 
 def _is_results(results: dict[str, Any]) -> bool:
-    return isinstance(results.get("test"), dict) and isinstance(results.get("epochs_trained"), int | None)
+    are_epochs = all(isinstance(results.get(name, 0), int) for name in ("best_epoch", "epochs_trained"))
+    return isinstance(results.get("test"), dict) and are_epochs
 
 
 def _numbers(values: Any) -> dict[str, float]:

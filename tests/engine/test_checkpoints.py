@@ -214,7 +214,7 @@ def test_weights_without_shapes_use_those_of_generated_data(toy_run: Path, tmp_p
     points, signs = torch.rand(5, 3), torch.tensor([1, -1, 1, -1, 1], dtype=torch.int8)
     then, now = (load_run(folder)[1](points, signs) for folder in (toy_run, tmp_path))
     assert torch.equal(now, then)
-    assert checkpoints.load_network(tmp_path).shapes == checkpoints.load_network(toy_run).shapes
+    assert checkpoints.load_network(tmp_path, PROBLEM).shapes == checkpoints.load_network(toy_run, PROBLEM).shapes
 
 
 def test_a_loaded_network_is_ready_for_predictions(toy_run: Path) -> None:

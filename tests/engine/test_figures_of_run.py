@@ -77,9 +77,7 @@ def test_a_damaged_file_is_reported(toy_run: Path, tmp_path: Path) -> None:
         intact = (folder / name).read_bytes()
         for damaged in (b"", intact[:-50], b"\0" * 100):
             (folder / name).write_bytes(damaged)
-            with pytest.raises(
-                UnusableFileError, match=r"r contains a damaged file .*: run it again with --overwrite$"
-            ):
+            with pytest.raises(UnusableFileError, match=r"r contains a damaged file|npz is missing or damaged"):
                 plot_saved_run(folder)
         (folder / name).write_bytes(intact)
     assert pictures(folder) == before
@@ -159,7 +157,7 @@ def test_an_array_of_objects_is_not_unpickled(toy_run: Path, tmp_path: Path) -> 
     buffer = io.BytesIO()
     np.savez(buffer, targets=np.array([{}]), predictions=np.array([{}]))
     (folder / "predictions.npz").write_bytes(buffer.getvalue())
-    with pytest.raises(UnusableFileError, match="r contains a damaged file"):
+    with pytest.raises(UnusableFileError, match=r"predictions.npz is missing or damaged .* Python objects"):
         plot_saved_run(folder)
 
 

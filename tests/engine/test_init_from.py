@@ -66,18 +66,18 @@ def test_a_run_starts_with_the_weights_and_the_scales_of_the_best_epoch_of_the_o
     with_a: Run, first_weights: list[dict[str, torch.Tensor]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert with_a(*FROM_A, "--spread", "3", "--dimension", "5") == 0
-    expected = load_network(A).model.state_dict()
+    expected = load_network(A, PROBLEM).model.state_dict()
     assert {"mean", "std", "input_means", "network.last.weight"} <= expected.keys() == first_weights[0].keys()
     assert all(torch.equal(value, first_weights[0][name]) for name, value in expected.items())
-    assert f"starting from checkpoints/a, epoch {load_network(A).epoch}\n" in capsys.readouterr().out
-    trained = load_network(B).model.state_dict()
+    assert f"starting from checkpoints/a, epoch {load_network(A, PROBLEM).epoch}\n" in capsys.readouterr().out
+    trained = load_network(B, PROBLEM).model.state_dict()
     assert not torch.equal(trained["network.last.weight"], expected["network.last.weight"])
     assert torch.equal(trained["std"], expected["std"])
     info = read(B, "run_info.json")["init_from"]
     assert info == {
         "run": "a",
-        "epoch": load_network(A).epoch,
-        "weights_sha256": load_network(A).sha256,
+        "epoch": load_network(A, PROBLEM).epoch,
+        "weights_sha256": load_network(A, PROBLEM).sha256,
         "commit": read(A, "run_info.json")["git_commit"],
     }
     assert read(A, "run_info.json")["init_from"] is None
@@ -114,7 +114,7 @@ def test_a_network_of_a_file_is_fine_tuned_on_another_file(
     flags = ("--kind", "pooled", "--device", "cpu", "--epochs", "2", "--data", "four.npz")
     assert with_a(*sizes, *flags, "--init-from", "a", "--run-name", "b") == 0
     assert torch.equal(
-        first_weights[0]["network.last.weight"], load_network(A).model.state_dict()["network.last.weight"]
+        first_weights[0]["network.last.weight"], load_network(A, PROBLEM).model.state_dict()["network.last.weight"]
     )
     assert with_a(*DEBUG, "--run-name", "mlp") == 0
     capsys.readouterr()

@@ -1,29 +1,40 @@
-"""Helpers and fixtures that the tests share. They run programs as real commands, each in a separate folder."""
+"""Helpers and fixtures that the tests share. They run programs as commands, each in a separate folder."""
 
+import atexit
 import contextlib
 import gc
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
 from engine.machine.signals import STOP_SIGNALS
+from tests.forks import MODULES, ForkServer
 
 ROOT = Path(__file__).parent.parent
 
 Program = Callable[..., subprocess.CompletedProcess[str]]
 
+HANG = 300.0  # seconds after which a test gives up waiting; it does not measure how fast a machine is
+
 # The smallest complete run, on the CPU, which every machine has.
 DEBUG = ("--preset", "debug", "--device", "cpu")
 
 TOY = ("-m", "tests.toy")  # the arguments of `python` that run the toy problem, on which engine/ is tested
+
+IS_LINUX = platform.system() == "Linux"
+
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
 
 # Several tests run at once. Threads of torch that wait for a core make small steps up to 70 times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -41,10 +52,42 @@ def environment(**changes: str) -> dict[str, str]:
     return {**inherited, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **changes}
 
 
+@cache
+def fork_server(*modules: str) -> ForkServer:
+    """A process that runs commands for the tests of this process. It imports all programs, or only `modules`."""
+    server = ForkServer(environment(), modules or MODULES)
+    atexit.register(server.stop)
+    return server
+
+
 def run_command(
     *arguments: str, cwd: Path, script: str | tuple[str, ...] = TOY, **changes: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run `python SCRIPT ARGUMENTS` in the folder `cwd`, without a terminal. A str is a file of the repository."""
+    """Run `python SCRIPT ARGUMENTS` in the folder `cwd`, without a terminal. A str is a file of the repository.
+
+    On Linux, it is a fork of a process that has loaded torch: see forks.py. If variables are changed that a program
+    reads when it starts, it is a new process.
+    """
+    start = (str(ROOT / script),) if isinstance(script, str) else script
+    if IS_LINUX and all(name.startswith(("PATH", "PYTHONPATH", "WANDB", "SLURM")) for name in changes):
+        return fork_server().run(arguments, start, cwd=cwd, env=environment(**changes))
+    return run_process(*arguments, cwd=cwd, script=script, **changes)
+
+
+def run_ranks(
+    n: int, *arguments: str, cwd: Path, script: str | tuple[str, ...] = TOY
+) -> subprocess.CompletedProcess[str]:
+    """Run the same command in n processes, which form a group as those of torchrun do."""
+    start = (str(ROOT / script),) if isinstance(script, str) else script
+    if IS_LINUX:
+        return fork_server().run(arguments, start, cwd=cwd, env=environment(), ranks=n)
+    return run_process(*start, *arguments, cwd=cwd, script=(*TORCHRUN, str(n)))
+
+
+def run_process(
+    *arguments: str, cwd: Path, script: str | tuple[str, ...] = TOY, **changes: str
+) -> subprocess.CompletedProcess[str]:
+    """Like run_command, but always in a new process."""
     start = (str(ROOT / script),) if isinstance(script, str) else script
     return subprocess.run(
         [sys.executable, "-W", "error", *start, *arguments],
@@ -53,7 +96,7 @@ def run_command(
         stdin=subprocess.DEVNULL,
         capture_output=True,
         encoding="utf-8",
-        timeout=300,
+        timeout=HANG,
         check=False,
     )
 
@@ -125,23 +168,29 @@ def toy(tmp_path: Path) -> Program:
     return run
 
 
+def finished_once(factory: pytest.TempPathFactory, script: str | tuple[str, ...], name: str) -> Path:
+    """The folder of a debug run, which one of the processes that run the tests makes for all of them."""
+    root = factory.getbasetemp()
+    cwd = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / name
+    with FileLock(f"{cwd}.lock"):
+        if not (cwd / "stdout.txt").exists():
+            cwd.mkdir()
+            done = run_process(*DEBUG, "--run-name", "first", cwd=cwd, script=script)
+            assert done.returncode == 0, done.stderr
+            (cwd / "stdout.txt").write_text(done.stdout, encoding="utf-8", newline="\n")
+    return cwd / "checkpoints" / "first"
+
+
 @pytest.fixture(scope="session")
 def toy_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished debug run of the toy problem. Tests must not change it."""
-    cwd = tmp_path_factory.mktemp("finished")
-    done = run_command(*DEBUG, "--run-name", "first", cwd=cwd)
-    assert done.returncode == 0, done.stderr
-    (cwd / "stdout.txt").write_text(done.stdout, encoding="utf-8", newline="\n")
-    return cwd / "checkpoints" / "first"
+    return finished_once(tmp_path_factory, TOY, "finished-toy")
 
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished debug run of the Ising experiment. Tests must not change it."""
-    cwd = tmp_path_factory.mktemp("ising")
-    done = run_command(*DEBUG, "--run-name", "first", cwd=cwd, script="main.py")
-    assert done.returncode == 0, done.stderr
-    return cwd / "checkpoints" / "first"
+    return finished_once(tmp_path_factory, "main.py", "finished-ising")
 
 
 @pytest.fixture

@@ -64,17 +64,7 @@ def test_importing_the_problem_imports_neither_torch_nor_matplotlib() -> None:
 
 
 # The tests of engine/ that run its programs. To run all of them takes minutes, and the others import what they use.
-IN_COPY = (
-    "run_request",
-    "evaluate",
-    "evaluate_sweep",
-    "init_from",
-    "runs",
-    "runs_command",
-    "search",
-    "sweep",
-    "trainer",
-)
+IN_COPY = ("evaluate", "runs", "sweep")
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "tests" / "engine").glob("*.py")), ids=lambda path: str(path.stem))

@@ -12,7 +12,7 @@ import main
 from engine.machine.errors import BadRequestError
 from engine.run_folder.run_request import parse_args
 from problem import PROBLEM
-from tests.conftest import DEBUG, ROOT, environment, run_command
+from tests.conftest import DEBUG, ROOT, environment, run_command, run_process
 
 # Command lines, and what the error must contain: what was given, and what is allowed or what to do.
 BAD_OPTIONS: list[tuple[str, list[str]]] = [
@@ -150,7 +150,7 @@ def test_data_that_exceed_the_memory_are_refused_before_torch_is_imported(
     trap.mkdir()
     (trap / "torch.py").write_text("raise SystemExit('torch was loaded')", encoding="utf-8", newline="\n")
     path = {"PYTHONPATH": f"{trap}{os.pathsep}{ROOT}"}
-    done = run_command(*arguments, cwd=tmp_path, script="main.py", **path)
+    done = run_process(*arguments, cwd=tmp_path, script="main.py", **path)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert all(words in done.stderr for words in ("GiB of memory", "this machine or job has", "--num-train"))
 
@@ -172,7 +172,7 @@ def test_too_few_sweeps_are_refused_and_the_earlier_run_is_kept(
 def test_help_imports_neither_torch_nor_matplotlib(tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text("raise SystemExit('loaded')", encoding="utf-8", newline="\n")
     (tmp_path / "matplotlib.py").write_text("raise SystemExit('loaded')", encoding="utf-8", newline="\n")
-    done = run_command("--help", cwd=tmp_path, script="main.py", PYTHONPATH=str(tmp_path))
+    done = run_process("--help", cwd=tmp_path, script="main.py", PYTHONPATH=str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("usage: main.py")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import HANG, ROOT
 
 SCRIPT = ROOT / "examples" / "sweep.sbatch"
 
@@ -48,7 +48,7 @@ def test_the_script_is_queued_again_if_the_sweep_was_stopped_by_a_signal(
         env={"PATH": "/usr/bin:/bin", "SLURM_CPUS_PER_TASK": "2", "SLURM_JOB_ID": "7"},
         capture_output=True,
         encoding="utf-8",
-        timeout=60,
+        timeout=HANG,
         check=False,
     )
     expected = ["srun --cpus-per-task=2 python sweep.py width --work", "scontrol requeue 7"]

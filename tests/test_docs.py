@@ -24,7 +24,7 @@ from engine.options.fields import options_of
 from engine.run_folder.run_request import build_parser, parse_args
 from examples import potential, table
 from problem import PROBLEM
-from tests.conftest import ROOT, environment, run_command
+from tests.conftest import ROOT, run_command, run_process
 from utils import print_line
 
 PAGES = {
@@ -357,7 +357,7 @@ def test_the_numbers_in_the_readme_occur_in_the_pages() -> None:
 @pytest.mark.parametrize(
     ("page", "code"),
     [
-        (page, code)
+        pytest.param(page, code, marks=[pytest.mark.slow] if text is README else [])
         for page, text in PAGES.items()
         if text is not GUIDE and page not in (TUTORIAL, FILES)
         for code in blocks(text, "python")
@@ -365,14 +365,8 @@ def test_the_numbers_in_the_readme_occur_in_the_pages() -> None:
 )
 def test_python_code_runs(page: str, code: str, finished_run: Path, tmp_path: Path) -> None:
     shutil.copytree(finished_run, tmp_path / "checkpoints" / "residual")
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env=environment(),
-        capture_output=True,
-        encoding="utf-8",
-        check=False,
-    )
+    (tmp_path / "code.py").write_text(code, encoding="utf-8", newline="\n")
+    done = run_command(cwd=tmp_path, script=("code.py",))
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) >= code.count("print(") > 0
     if page == "README.md":  # the largest error of the network is small
@@ -433,7 +427,7 @@ def test_a_network_is_added_as_it_is_described(tmp_path: Path) -> None:
     (tmp_path / "config.py").write_text(text.replace('"cnn"]', '"cnn", "linear"]', 1), encoding="utf-8", newline="\n")
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return run_command(*arguments, cwd=tmp_path, script=("main.py",), PYTHONPATH=str(tmp_path))
+        return run_process(*arguments, cwd=tmp_path, script=("main.py",), PYTHONPATH=str(tmp_path))
 
     assert "cnn, linear" in " ".join(run("--help").stdout.split())
     done = run("--architecture", "linear", "--input-temperature", "--epochs", "1", "--num-train", "100")

@@ -1,8 +1,9 @@
-"""The quick version of every experiment works as a command, and does not change committed results."""
+"""The quick version of every experiment works, and does not change committed results."""
 
 import ast
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -15,7 +16,8 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from experiments.common import Study
-from tests.conftest import ROOT
+from tests.conftest import HANG, ROOT
+from tests.engine.conftest import OneProcess
 
 EXPERIMENTS = sorted(
     path.stem
@@ -31,12 +33,16 @@ def kept() -> dict[Path, float]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_quick_experiments_run_and_keep_nothing(name: str) -> None:
+def test_quick_experiments_run_and_keep_nothing(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = kept()
-    command = [sys.executable, "-W", "error", "-m", f"experiments.{name}", "--quick"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout
+    monkeypatch.setattr(sys, "argv", [name, "--quick"])
+    monkeypatch.setattr("experiments.common.Pool", OneProcess)
+    monkeypatch.delitem(sys.modules, f"experiments.{name}", raising=False)  # another experiment may have imported it
+    with rc_context():  # a study changes the colours of figures
+        runpy.run_module(f"experiments.{name}", run_name="__main__", alter_sys=True)
+    assert capsys.readouterr().out
     assert kept() == before
 
 
@@ -67,9 +73,9 @@ def noted(folder: str, n: int) -> dict[str, Any]:
     return {"twice": 2 * n}
 
 
-@pytest.mark.slow
 def test_saved_cases_are_not_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("experiments.common.ROOT", tmp_path)
+    monkeypatch.setattr("experiments.common.Pool", OneProcess)
     monkeypatch.setattr(sys, "argv", ["study"])
     (tmp_path / "experiments" / "results").mkdir(parents=True)
     (tmp_path / "docs" / "figures").mkdir(parents=True)
@@ -109,8 +115,7 @@ def group_exists(group: int) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_experiment_keeps_complete_cases_and_ends_all_processes(number: int, tmp_path: Path) -> None:
+def test_an_interrupted_experiment_keeps_complete_cases_and_ends_all_processes(tmp_path: Path) -> None:
     script = tmp_path / "slow.py"
     script.write_text(SLOW_STUDY, encoding="utf-8", newline="\n")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
@@ -118,16 +123,16 @@ def test_an_interrupted_experiment_keeps_complete_cases_and_ends_all_processes(n
     with subprocess.Popen(
         command, env=environment, stderr=subprocess.PIPE, encoding="utf-8", start_new_session=True
     ) as run:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + HANG
         while (
             not (found := [*tmp_path.glob("*/slow.json")])
             or len(json.loads(found[0].read_text(encoding="utf-8"))["cases"]) < 2
         ):
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        run.send_signal(number)
-        _, stderr = run.communicate(timeout=60)
-    assert run.returncode == 128 + number
+        run.send_signal(signal.SIGINT)
+        _, stderr = run.communicate(timeout=HANG)
+    assert run.returncode == 128 + signal.SIGINT
     assert stderr.splitlines()[-1].startswith("slow: interrupted")
     assert "Traceback" not in stderr
     while group_exists(run.pid):

@@ -12,7 +12,7 @@ import torch
 import main
 from evaluate import load_run
 from examples import potential, table
-from tests.conftest import DEBUG, ROOT, environment, run_command
+from tests.conftest import DEBUG, HANG, ROOT, environment, run_command
 from tests.test_docs import GUIDE, blocks
 
 USE = f"""
@@ -102,6 +102,6 @@ def test_a_network_is_used_in_a_notebook_in_another_folder(finished_run: Path, p
     in_table = project / "checkpoints" / "table"
     cells = [USE, f"show({str(finished_run)!r}, (8, 8))\nshow({str(in_table)!r}, (), ())"]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(each) for each in cells])  # type: ignore[no-untyped-call]
-    client = NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(Path.cwd())}})
+    client = NotebookClient(notebook, timeout=int(HANG), resources={"metadata": {"path": str(Path.cwd())}})
     client.execute(env=without_path())
     assert notebook.cells[1].outputs[0]["text"] == shown(finished_run, (8, 8)) + shown(in_table, (), ())

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import ROOT, environment, read
+from tests.conftest import HANG, ROOT, environment, read
 
 FILE = ROOT / "docs" / "notebook.ipynb"
 
@@ -51,7 +51,7 @@ def test_the_notebook_and_runs_in_its_kernel(tmp_path: Path) -> None:
     for extra in (INTERRUPT, PROBLEM_IN_A_CELL):
         notebook.cells.append(nbformat.v4.new_code_cell(extra))  # type: ignore[no-untyped-call]
     (tmp_path / "docs").mkdir()
-    client = NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path / "docs")}})
+    client = NotebookClient(notebook, timeout=int(HANG), resources={"metadata": {"path": str(tmp_path / "docs")}})
     client.execute(env=environment())  # fails if a cell does
 
     outputs = [cell.outputs for cell in notebook.cells if cell.cell_type == "code"]

@@ -1,5 +1,6 @@
 """Fits of finite-size scaling to synthetic data with known T_c, nu and exponents."""
 
+from collections.abc import Callable
 from itertools import pairwise, product
 from typing import Any
 
@@ -11,19 +12,28 @@ from ising.scaling import Choice, Measurements, Scaling, average, fit_scaling, v
 
 T_C, NU, CORRELATION = 2.3, 1.2, 0.8
 PLACES = np.linspace(-1, 1, 15)
-N_SAMPLES = 25
+N_SAMPLES = 50
 Kappas = tuple[float | None, ...]
 Floats = NDArray[np.float64]
 
 
+def smooth(x: Floats, grows: bool) -> Floats:
+    return np.cosh(x / 2) + 0.3 * x if grows else np.tanh(x)
+
+
 def collapsing(
-    noise: float, seed: int, kappas: Kappas = (None, -0.25), places: Any = PLACES, sizes: Any = (8, 16, 32, 64)
+    noise: float,
+    seed: int,
+    *,
+    kappas: Kappas = (None, -0.25),
+    places: Any = PLACES,
+    sizes: Any = (8, 16, 32, 64),
+    curve: Callable[[Floats, bool], Floats] = smooth,
 ) -> Measurements:
-    """Synthetic data: tanh(x) or L^kappa [cosh(x / 2) + 0.3 x], with corrections and correlated noise."""
+    """Synthetic data: L^kappa times a function of x = t L^(1 / nu), with corrections and correlated noise."""
     lattices, x = np.repeat(sizes, len(places)), np.tile(places, len(sizes))
     functions = [
-        lattices ** (kappa or 0.0)
-        * ((np.tanh(x) if kappa is None else np.cosh(x / 2) + 0.3 * x) + (0.5 + 0.3 * x) * lattices**-1.75)
+        lattices ** (kappa or 0.0) * (curve(x, kappa is not None) + (0.5 + 0.3 * x) * lattices**-1.75)
         for kappa in kappas
     ]
     values = np.stack(functions, axis=1)
@@ -37,21 +47,32 @@ def collapsing(
 
 
 def test_the_fit_finds_the_parameters_of_the_data() -> None:
-    fit = fit_scaling(collapsing(1e-7, 0, kappas=(None, -0.25, 1.75)), degree=11)
+    polynomials = {False: [-0.1, 0.3, 1.0, 0.2], True: [0.05, 0.1, 0.3, 1.0]}  # from x^3 to x^0
+
+    def curve(x: Floats, grows: bool) -> Floats:
+        return np.asarray(np.polyval(polynomials[grows], x))
+
+    data = collapsing(1e-7, 0, kappas=(None, -0.25, 1.75), curve=curve)
+    fit = fit_scaling(data, degree=3)
     assert fit.t_c == pytest.approx(T_C, abs=1e-6)
     assert fit.nu == pytest.approx(NU, abs=1e-5)
     np.testing.assert_allclose(fit.exponents, [-0.25, 1.75], atol=1e-5)
-    for coefficients in fit.coefficients:  # those of the corrections follow those of x^0 to x^11
-        np.testing.assert_allclose(coefficients[12:14], [0.5, 0.3], atol=0.01)
+    for grows, coefficients in zip(data.grows, fit.coefficients, strict=True):  # of x^0 to x^3, then of the corrections
+        np.testing.assert_allclose(coefficients[:6], [*polynomials[grows][::-1], 0.5, 0.3], atol=0.01)
 
 
 @pytest.fixture(scope="module")
-def fits() -> list[Scaling]:
+def first_fit() -> Scaling:
+    """A fit with a blind search, from which fits to other noise start."""
+    return fit_scaling(collapsing(0.02, 0), degree=5)
+
+
+@pytest.fixture(scope="module")
+def fits(first_fit: Scaling) -> list[Scaling]:
     """Fits to N_SAMPLES independent samples of noise."""
-    return [fit_scaling(collapsing(0.02, seed), degree=5) for seed in range(N_SAMPLES)]
+    return [fit_scaling(collapsing(0.02, seed), degree=5, start=first_fit) for seed in range(N_SAMPLES)]
 
 
-@pytest.mark.slow
 def test_errors_are_the_scatter_of_the_results(fits: list[Scaling]) -> None:
     for name, truth in (("t_c", T_C), ("nu", NU)):
         values, errors = (np.array([getattr(fit, key) for fit in fits]) for key in (name, f"{name}_error"))
@@ -62,8 +83,7 @@ def test_errors_are_the_scatter_of_the_results(fits: list[Scaling]) -> None:
     assert 0.7 < deviations.std() < 1.35
 
 
-@pytest.mark.slow
-def test_the_p_value_is_uniform_and_the_covariance_matters(fits: list[Scaling]) -> None:
+def test_the_p_value_is_uniform_and_the_covariance_matters(fits: list[Scaling], first_fit: Scaling) -> None:
     p_values = np.array([fit.p_value for fit in fits])
     assert 0.5 - 4 / np.sqrt(12 * N_SAMPLES) < p_values.mean() < 0.5 + 4 / np.sqrt(12 * N_SAMPLES)
     assert np.mean(p_values < 0.1) < 0.1 + 4 * np.sqrt(0.09 / N_SAMPLES)
@@ -73,7 +93,8 @@ def test_the_p_value_is_uniform_and_the_covariance_matters(fits: list[Scaling]) 
     independent = []  # the same data, fitted without the correlation of U_4 and <m^2>
     for seed in range(N_SAMPLES):
         data = collapsing(0.02, seed)
-        independent.append(fit_scaling(data._replace(covariances=data.covariances * np.eye(2)), degree=5))
+        data = data._replace(covariances=data.covariances * np.eye(2))
+        independent.append(fit_scaling(data, degree=5, start=first_fit))
     chi2 = [fit.chi2 / fit.dof for fit in independent]
     assert np.std(chi2) > 1.15 * np.std([fit.chi2 / fit.dof for fit in fits])
 
@@ -83,14 +104,14 @@ def test_the_p_value_is_uniform_and_the_covariance_matters(fits: list[Scaling]) 
 def test_a_higher_degree_never_fits_worse(places: Any) -> None:
     # All temperatures are on one side of T_c. The first version did not converge here, without an error.
     data = collapsing(1e-3, 1, places=places)
-    chi2 = [fit_scaling(data, degree).chi2 for degree in (3, 4, 5, 6)]
-    assert all(lower <= higher * (1 + 1e-6) for higher, lower in pairwise(chi2))
-    fit = fit_scaling(data, degree=6)
+    fits = [fit_scaling(data, degree) for degree in (3, 5, 6)]
+    assert all(fit.chi2 <= lower.chi2 * (1 + 1e-6) for lower, fit in pairwise(fits))
+    fit = fits[-1]
     assert abs(fit.t_c - T_C) < 4 * fit.t_c_error
     assert abs(fit.nu - NU) < 4 * fit.nu_error
 
 
-@pytest.mark.parametrize("nu", [0.5, 0.63, 1.0, 2.0, 3.5])
+@pytest.mark.parametrize("nu", [0.5, 3.5])
 def test_the_fit_finds_any_nu(nu: float) -> None:
     data = collapsing(5e-3, 2)
     moved = T_C + np.tile(PLACES, 4) / data.sizes ** (1 / nu)
@@ -140,19 +161,19 @@ def test_omega_may_be_an_integer() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("noise", "kappas"), [(4e-3, (None,)), (8e-3, (None,)), (2e-2, (None, -0.25))])
+@pytest.mark.parametrize(("noise", "kappas"), [(8e-3, (None,)), (2e-2, (None, -0.25))])
 def test_no_fit_has_a_wrong_nu_with_a_small_error(noise: float, kappas: Kappas) -> None:
     # The correction x L^-omega can replace the leading term in a fit with 1 / nu + omega instead of 1 / nu.
     n_wrong = n_fits = 0
-    for seed in range(15):
-        data = collapsing(noise, seed, kappas, sizes=(8, 12, 16, 24, 32))
+    for seed in range(8):
+        data = collapsing(noise, seed, kappas=kappas, sizes=(8, 12, 16, 24, 32))
         try:
             fit = fit_scaling(data, degree=5)
         except ValueError:
             continue
         n_fits += 1
         n_wrong += abs(fit.nu - NU) > 4 * fit.nu_error
-    assert n_fits >= 3
+    assert n_fits >= 2
     assert n_wrong == 0
 
 
@@ -269,14 +290,15 @@ def test_slopes_determine_nu() -> None:
     assert fit_scaling(data._replace(values=values), 5, start=fit).chi2 > fit.chi2 + 25
 
 
-@pytest.mark.parametrize("n_sets", [3, pytest.param(40, marks=pytest.mark.slow)])
-def test_total_errors_are_right_for_corrections_as_in_the_ising_model(n_sets: int) -> None:
-    choices = [Choice(*each) for each in product((5,), (1.75, 1.0, 1.5, 2.0, 3.0), (3, 2), (16, 24, 32, 48))]
-    pulls, p_values = [], []
+@pytest.mark.slow
+def test_total_errors_are_right_for_corrections_as_in_the_ising_model() -> None:
+    choices = [Choice(*each) for each in product((5,), (1.75, 1.0, 3.0), (3, 2), (16, 32))]
+    pulls, p_values, n_sets = [], [], 40
+    start = fit_scaling(with_slopes(8e-5, 0), *choices[0][:3])
     for seed in range(n_sets):
-        fits = vary(with_slopes(8e-5, seed), choices)
+        data = with_slopes(8e-5, seed)
+        fits = {c: fit_scaling(data.where(data.sizes >= c.smallest_size), *c[:3], start=start) for c in choices}
         first = fits[choices[0]]
-        assert isinstance(first, Scaling)
         t_c, nu = average(fits)
         pulls.append(
             [

@@ -29,6 +29,7 @@ from engine.interface.base_config import load_config, to_json
 from engine.run_folder.run_request import parse_args
 from problem import PROBLEM
 from tests.conftest import ROOT, read
+from tests.engine.conftest import OneProcess
 
 SAVED = ROOT / "tests" / "second_version"
 SIZES = ("--num-train", "200", "--num-val", "50", "--num-test", "50", "--batch-size", "50")
@@ -135,7 +136,9 @@ def test_runs_are_listed_and_compared(saved: Path, command: Command) -> None:
     assert "--lr 0.01" not in command("runs.py", "compare", "sweep/lr0.001-*")
 
 
-def test_a_sweep_is_continued_with_another_seed(saved: Path, command: Command) -> None:
+def test_a_sweep_is_continued_with_another_seed(saved: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "Pool", OneProcess)
+    monkeypatch.setattr(sweep, "redirect_output", lambda path: None)
     command("sweep.py", "sweep", *OPTIONS, "--seeds", "3", "--grid", "lr=0.001,0.01", "--workers", "1")
     settings = read(saved / "sweep", "summary.json")["settings"]
     assert [list(each["runs"]) for each in settings.values()] == [["42", "43", "44"]] * 2

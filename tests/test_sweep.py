@@ -28,16 +28,6 @@ def test_a_sweep_of_the_ising_experiment_gives_the_results_of_its_runs(finished_
     assert summary["table"] in done.stdout
 
 
-@pytest.mark.slow
-def test_a_problem_is_given_by_its_module(tmp_path: Path) -> None:
-    command = ("s", "--problem", "examples.potential", "--device", "cpu", "--epochs", "1", "--seeds", "2")
-    done = run_command(*command, cwd=tmp_path, script="sweep.py")
-    assert (done.returncode, done.stderr) == (0, "")
-    info = read(tmp_path / "checkpoints" / "s" / "seed43", "run_info.json")
-    assert info["problem"] == "examples.potential"
-    assert info["status"] == "finished"
-
-
 def test_help_and_refusals_load_neither_torch_nor_matplotlib(tmp_path: Path) -> None:
     code = """
 import sys

@@ -1,7 +1,6 @@
 """Training of the Ising networks: every option has an effect, and networks learn."""
 
 import dataclasses
-import shutil
 from typing import Any
 
 import pytest
@@ -26,19 +25,6 @@ TINY = ExperimentConfig(
 
 def ising_trainer(model: ModelConfig = TINY.model, **options: Any) -> tuple[Trainer, Record]:
     return build(dataclasses.replace(TINY, model=model), problem=PROBLEM, **options)
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # within torch
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-def test_a_compiled_step_is_the_same_step() -> None:
-    runs = []
-    for compiled in (False, True):
-        trainer, record = build(dataclasses.replace(TINY, compile=compiled), problem=PROBLEM)
-        trainer.fit()
-        runs.append(record.rows)
-    for row, same in zip(*runs, strict=True):
-        assert row == pytest.approx(same, rel=1e-4, abs=1e-6)
 
 
 CHANGES: list[tuple[dict[str, Any], dict[str, Any]]] = [  # options of both networks, additional options of the second

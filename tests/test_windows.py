@@ -33,7 +33,6 @@ def test_the_program_runs_on_windows(tmp_path: Path) -> None:
         ("main.py", *DEBUG, "--run-name", "r"),
         ("main.py", "--resume", "r", "--epochs", "6"),
         ("evaluate.py", "r", "--num-test", "50"),
-        ("plots.py", str(run)),
         ("sweep.py", "s", *DEBUG, "--epochs", "1", "--seeds", "2", "--workers", "1"),
         (("-m", "examples.table"), *("--data", table.name, "--inputs", "x1", "x2", "--target", "y", "--epochs", "2")),
     ):

@@ -115,11 +115,12 @@ def flipped_by_one_cluster(size: int, probability: float) -> tuple[NDArray[np.in
     return before, before != after
 
 
-@pytest.mark.parametrize("size", [4, 6, 8, 10, 12, 16, 30, pytest.param(64, marks=SLOW), pytest.param(130, marks=SLOW)])
+@pytest.mark.parametrize("size", [4, 6, 8, 10, 12, 16, 30, 64, 130])
 def test_a_cluster_with_all_bonds_is_a_domain(size: int) -> None:
     before, flipped = flipped_by_one_cluster(size, 1.0)
     seeds = set()
-    for spins, sites in zip(before, flipped, strict=True):
+    n = 512 if size <= 30 else 3000 // size  # the search is slow in Python
+    for spins, sites in zip(before[:n], flipped[:n], strict=True):
         places = list(zip(*np.nonzero(sites), strict=True))
         assert set(places) == component(spins, *places[0])
         seeds.add(places[0])

@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,7 +19,7 @@ from engine.machine.atomic_files import write_json
 from engine.machine.errors import BadRequestError
 from engine.machine.hardware import physical_memory
 from engine.run_folder.run_lock import lock_run
-from tests.conftest import DEBUG, TOY, Program, environment, run_command
+from tests.conftest import DEBUG, TOY, Program, environment, run_process
 from tests.toy import PROBLEM, ToyConfig, ToyProblem
 
 Run = Callable[..., int]
@@ -429,7 +428,7 @@ def lazy(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Program:
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         path = f"{folder}{os.pathsep}{environment()['PYTHONPATH']}"
-        return run_command(*arguments, cwd=tmp_path, script=("-m", "lazy"), PYTHONPATH=path)
+        return run_process(*arguments, cwd=tmp_path, script=("-m", "lazy"), PYTHONPATH=path)
 
     return run
 
@@ -450,9 +449,7 @@ def test_bad_requests_are_refused_without_torch(arguments: list[str], lazy: Prog
     (tmp_path / "checkpoints" / "mine").mkdir(parents=True)
     (tmp_path / "checkpoints" / "mine" / "config.json").write_text("{}", encoding="utf-8", newline="\n")
     before = snapshot(tmp_path)
-    start = time.monotonic()
     done = lazy(*arguments)
-    assert time.monotonic() - start < 10  # a fraction of a second on an idle machine
     assert done.returncode == 2, done.stderr
     assert done.stdout == ""
     assert done.stderr.startswith("lazy.py: error: ")

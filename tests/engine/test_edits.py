@@ -8,14 +8,13 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 
-from tests.conftest import ROOT, environment, start_command, wait_for
+from tests.conftest import ROOT, TOY, environment, fork_server, start_command, wait_for
 
 GUIDE = ROOT / "docs" / "your-own-problem.md"
 RUN = ["--preset", "debug", "--device", "cpu", "--epochs", "60", "--batch-size", "20", "--num-train", "400"]
@@ -95,14 +94,7 @@ def edited(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
 
 def toy(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the program of the toy problem in a copy."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.toy", *arguments],
-        cwd=folder,
-        env=environment(),
-        capture_output=True,
-        encoding="utf-8",
-        check=False,
-    )
+    done = fork_server("torch", "scipy.special").run(arguments, TOY, cwd=folder, env=environment())
     assert done.returncode == 0, done.stderr
     return done
 

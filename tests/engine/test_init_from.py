@@ -18,8 +18,7 @@ from engine.interface.base_config import load_config
 from engine.learning.prediction import predict
 from engine.run_folder.checkpoints import load_network
 from evaluate import load_run
-from tests.conftest import DEBUG, TOY, read, run_command
-from tests.engine.test_distributed import torchrun
+from tests.conftest import DEBUG, read, run_command, run_ranks
 from tests.toy import PROBLEM, ToyConfig
 
 Run = Callable[..., int]
@@ -129,13 +128,13 @@ def test_a_network_of_a_file_is_fine_tuned_on_another_file(
 def test_two_processes_start_with_the_weights(with_a: Run, tmp_path: Path) -> None:
     flags = (*POOLED, "--init-from", "a", "--spread", "3")
     assert run_command(*flags, "--run-name", "one", cwd=tmp_path).returncode == 0
-    done = torchrun(2, *flags, "--run-name", "two", cwd=tmp_path, script=TOY)
+    done = run_ranks(2, *flags, "--run-name", "two", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("starting from checkpoints/a") == 1
     one, two = (read(RUNS / name, "epoch_metrics.json") for name in ("one", "two"))
     assert [row["val_loss"] for row in one] == pytest.approx([row["val_loss"] for row in two], rel=1e-4)
     assert (RUNS / "one" / "train_inputs.npy").read_bytes() == (RUNS / "two" / "train_inputs.npy").read_bytes()
-    done = torchrun(2, *flags, "--init-from", "missing", "--run-name", "three", cwd=tmp_path, script=TOY)
+    done = run_ranks(2, *flags, "--init-from", "missing", "--run-name", "three", cwd=tmp_path)
     assert done.returncode != 0
     assert "--init-from missing: there is no such run" in done.stderr
 

@@ -20,7 +20,7 @@ from engine.many_runs.pool import Outcome
 from engine.many_runs.sweep_request import parse_args
 from engine.many_runs.sweeps import Sweep, load_sweep, open_sweep
 from engine.run_folder.run_lock import lock_run
-from tests.conftest import DEBUG, environment, read, run_command
+from tests.conftest import DEBUG, HANG, environment, read, run_command
 
 Seeds = Callable[[int], Sweep]
 
@@ -201,7 +201,7 @@ def test_a_second_sigterm_does_not_stop_a_pool_that_waits_for_its_processes(tmp_
         assert process.stdout.readline() == "saving\n"
         process.send_signal(signal.SIGTERM)
         (tmp_path / "go on").touch()
-        timer = threading.Timer(30, process.kill)  # otherwise, a process that waits for ever would block the tests
+        timer = threading.Timer(HANG, process.kill)  # otherwise, a process that waits for ever would block the tests
         timer.start()
         assert process.stdout.read() == "saved\nended\n"
         assert process.wait() == 128 + signal.SIGTERM

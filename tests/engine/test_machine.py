@@ -21,7 +21,7 @@ from engine.machine.atomic_files import write_json
 from engine.machine.errors import BadRequestError
 from engine.machine.hardware import available_cores, is_out_of_memory, physical_memory
 from engine.run_folder.run_lock import lock_run, require_free
-from tests.conftest import DEBUG, ROOT, read, run_command
+from tests.conftest import DEBUG, ROOT, read, run_process
 from tests.toy import PROBLEM, ToyConfig, ToyModelConfig, ToyProblem
 from trainer import Trainer
 
@@ -241,7 +241,7 @@ def test_checkpoints_may_be_a_link_to_a_folder(
 @pytest.mark.slow
 def test_a_checkout_behind_a_link_gives_the_same_run_and_the_same_hashes_of_code(toy_run: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(ROOT)
-    done = run_command(*DEBUG, "--run-name", "first", cwd=tmp_path, PYTHONPATH=str(tmp_path / "link"))
+    done = run_process(*DEBUG, "--run-name", "first", cwd=tmp_path, PYTHONPATH=str(tmp_path / "link"))
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == sorted(
         path.name for path in (toy_run.parents[1] / "cache").iterdir()

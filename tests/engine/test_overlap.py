@@ -22,8 +22,7 @@ from engine.interface.base_problem import Columns
 from engine.machine.errors import ProblemError
 from engine.run_folder.run_request import parse_args as parse_main
 from evaluate import evaluate_run
-from tests.conftest import DEBUG, TOY, read, run_command
-from tests.engine.test_distributed import torchrun
+from tests.conftest import DEBUG, read, run_command, run_ranks
 from tests.toy import PROBLEM, ToyConfig, ToyProblem
 
 Array = NDArray[Any]
@@ -248,7 +247,7 @@ def test_a_resumed_run_has_the_same_bytes_even_if_an_older_version_started_it(to
 @pytest.mark.slow
 def test_two_processes_find_the_same_examples(tmp_path: Path) -> None:
     assert run_command(*REPEATED, "--run-name", "one", cwd=tmp_path).returncode == 0
-    done = torchrun(2, *REPEATED, "--run-name", "two", cwd=tmp_path, script=TOY)
+    done = run_ranks(2, *REPEATED, "--run-name", "two", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("also occur in training") == 1
     one, two = (tmp_path / "checkpoints" / name for name in ("one", "two"))

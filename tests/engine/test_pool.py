@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from engine.many_runs.pool import Outcome, Pool
-from tests.conftest import environment
+from tests.conftest import HANG, environment
 from tests.engine.tasks import Unloadable, work
 
 PROGRAM = """
@@ -109,11 +109,11 @@ def test_a_signal_stops_all_processes_which_save_their_state(
         time.sleep(0.1)
         pids = [int(path.read_text(encoding="utf-8")) for path in tmp_path.glob("*.pid")]
         (os.killpg if to_group else os.kill)(process.pid, number)
-        output, error = process.communicate(timeout=30)
+        output, error = process.communicate(timeout=HANG)
     assert process.returncode == code
     assert error == ("" if code == -9 else "program.py: interrupted: nothing was saved\n")
     assert output == ""
-    end = time.monotonic() + 10
+    end = time.monotonic() + HANG
     while any(map(alive, pids)):
         assert time.monotonic() < end
         time.sleep(0.01)
@@ -135,7 +135,7 @@ def test_a_signal_while_processes_start_leaves_one_line(tmp_path: Path) -> None:
             encoding="utf-8",
             start_new_session=True,
         ) as process:
-            end = time.monotonic() + 60
+            end = time.monotonic() + HANG
             children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
             try:
                 while len(children.read_text(encoding="utf-8").split()) < 2:  # the resource tracker and a process
@@ -143,7 +143,7 @@ def test_a_signal_while_processes_start_leaves_one_line(tmp_path: Path) -> None:
                     time.sleep(0.001)
                 time.sleep(delay)
                 os.killpg(process.pid, number)
-                error = process.communicate(timeout=60)[1]
+                error = process.communicate(timeout=HANG)[1]
             except BaseException:
                 os.killpg(process.pid, signal.SIGKILL)  # or the end of the block would wait forever
                 raise

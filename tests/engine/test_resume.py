@@ -15,7 +15,7 @@ from engine.interface.base_config import load_config
 from engine.machine.atomic_files import read_checked
 from engine.run_folder import checkpoints
 from engine.run_folder.run_lock import lock_run
-from tests.conftest import DEBUG, ROOT, TOY, environment, read, run_command, start_command, wait_for
+from tests.conftest import DEBUG, HANG, ROOT, TOY, environment, read, run_command, start_command, wait_for
 from tests.toy import ToyConfig
 
 Run = Callable[..., int]
@@ -47,7 +47,7 @@ def test_a_run_that_is_cut_off_anywhere_gives_the_same_result_when_resumed(mode:
         env=environment(),
         capture_output=True,
         encoding="utf-8",
-        timeout=600,
+        timeout=2 * HANG,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -234,6 +234,14 @@ def test_a_resumed_run_can_be_longer(finished: Run, capsys: pytest.CaptureFixtur
     assert load_config(ToyConfig, FIRST / "config.json").train.epochs == 7
     assert finished("--resume", "first", "--epochs", "8") == 0
     assert [earlier["status"] for earlier in read(FIRST, "run_info.json")["earlier"]] == ["finished", "finished"]
+
+
+def test_a_run_of_another_problem_is_not_resumed(finished: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    info = read(FIRST, "run_info.json") | {"problem": "another.problem"}
+    (FIRST / "run_info.json").write_text(json.dumps(info), encoding="utf-8", newline="\n")
+    assert finished("--resume", "first") == 2
+    words = "this run was started with another.problem: resume it with another.problem"
+    assert capsys.readouterr().err == f"toy.py: error: --resume first: {words}\n"
 
 
 def test_a_run_that_stopped_early_is_finished(toy_in_process: Run, capsys: pytest.CaptureFixture[str]) -> None:

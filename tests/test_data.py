@@ -18,7 +18,7 @@ from engine.machine.errors import BadRequestError
 from ising import exact, lattice
 from ising.exact import T_CRITICAL, kaufman
 from problem import PROBLEM
-from tests.conftest import run_command
+from tests.conftest import run_command, run_process
 
 SMALL = DataConfig(lattice_size=4, num_train=300, num_val=200, num_test=100, cache=False)
 CONFIG = ExperimentConfig(train=TrainConfig(batch_size=1))
@@ -124,13 +124,13 @@ def test_without_numba_the_compiled_sampler_is_refused_and_the_numpy_sampler_wor
     )
     line = ["--preset", "debug", "--num-train", "100", "--num-val", "20", "--num-test", "20", "--save-data", "x.npz"]
     path = {"PYTHONPATH": str(tmp_path / "broken")}
-    done = run_command(*line, cwd=tmp_path, script="main.py", **path)
+    done = run_process(*line, cwd=tmp_path, script="main.py", **path)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "--sampler multispin" in done.stderr
     assert "no LLVM on this machine" in done.stderr
     assert "--sampler numpy" in done.stderr
     assert not (tmp_path / "x.npz").exists()
-    assert run_command(*line, "--sampler", "numpy", cwd=tmp_path, script="main.py", **path).returncode == 0
+    assert run_process(*line, "--sampler", "numpy", cwd=tmp_path, script="main.py", **path).returncode == 0
 
 
 @pytest.mark.slow

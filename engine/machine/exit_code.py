@@ -5,6 +5,7 @@ import errno
 import gc
 import os
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -20,6 +21,9 @@ from engine.machine.terminal import flush, one_line, repair_streams, warn
 DISK = {
     getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO", "ENOTDIR")
 }
+
+
+SECONDS_TO_END = 20.0  # the longest time from the last line of output to the end of the process
 
 
 class ExitCode(AbstractContextManager["ExitCode"]):
@@ -88,4 +92,14 @@ class ExitCode(AbstractContextManager["ExitCode"]):
 def quick_exit(code: int) -> NoReturn:
     """End the program without a last garbage collection, which takes half a second with all objects of torch."""
     gc.freeze()  # later collections ignore all present objects
+    if "wandb" in sys.modules:  # when Python ends, it waits without a limit for a server that does not answer
+        timer = threading.Timer(SECONDS_TO_END, _end_if_waiting, (code,))
+        timer.daemon = True
+        timer.start()
     sys.exit(code)
+
+
+def _end_if_waiting(code: int) -> None:
+    """End the process if Python is ending. In a notebook, which continues after sys.exit, do nothing."""
+    if not threading.main_thread().is_alive():
+        os._exit(code)

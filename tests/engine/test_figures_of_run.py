@@ -19,7 +19,7 @@ from engine.machine.errors import BadRequestError, ProblemError, UnusableFileErr
 from engine.run_folder import figures_of_run
 from engine.run_folder.figures_of_run import plot_saved_run
 from evaluate import evaluate_run
-from tests.conftest import DEBUG, Program, read
+from tests.conftest import DEBUG, Program, read, run_process
 from tests.toy import PROBLEM, ToyProblem
 
 RUN_FIGURES = ["parity.png", "training_curves.png"]
@@ -142,9 +142,9 @@ def test_settings_of_the_user_do_not_change_figures(backend: str, toy_run: Path,
 
 
 @pytest.mark.slow
-def test_settings_that_cannot_be_read_cost_only_the_figures(toy: Program, tmp_path: Path) -> None:
+def test_settings_that_cannot_be_read_cost_only_the_figures(tmp_path: Path) -> None:
     (tmp_path / "matplotlibrc").write_bytes(b"axes.facecolor: \xff\n")
-    done = toy(*DEBUG, "--epochs", "1", "--run-name", "r")
+    done = run_process(*DEBUG, "--epochs", "1", "--run-name", "r", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "warning: a figure is missing (UnicodeDecodeError" in done.stderr
     assert "Traceback" not in done.stderr

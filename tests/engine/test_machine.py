@@ -3,6 +3,8 @@
 import errno
 import os
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -17,11 +19,11 @@ from engine.learning.network_memory import require_memory_for_training
 from engine.learning.prediction import Shapes
 from engine.machine import atomic_files as files
 from engine.machine import hardware
-from engine.machine.atomic_files import write_json
+from engine.machine.atomic_files import write_atomic, write_json
 from engine.machine.errors import BadRequestError
 from engine.machine.hardware import available_cores, is_out_of_memory, physical_memory
 from engine.run_folder.run_lock import lock_run, require_free
-from tests.conftest import DEBUG, ROOT, read, run_process
+from tests.conftest import DEBUG, HANG, ROOT, environment, read, run_process
 from tests.toy import PROBLEM, ToyConfig, ToyModelConfig, ToyProblem
 from trainer import Trainer
 
@@ -156,6 +158,24 @@ def test_errors_about_memory_are_recognised() -> None:
 # ---------------------------------------------------------------------------------------------- file systems and links
 
 
+def test_a_file_is_on_the_disk_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    rename = Path.replace
+
+    def fsync(descriptor: int) -> None:
+        found = os.fstat(descriptor)
+        done.append("folder" if stat.S_ISDIR(found.st_mode) else f"{found.st_size} bytes")
+
+    def replace(source: Path, target: Path) -> None:
+        done.append("name")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Path, "replace", replace)
+    write_atomic(tmp_path / "file", b"content")
+    assert done == ["7 bytes", "name", "folder"]
+
+
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL])
 def test_a_file_system_without_locks_and_without_fsync_of_folders_is_a_warning(
     number: int, toy_in_process: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -249,3 +269,20 @@ def test_a_checkout_behind_a_link_gives_the_same_run_and_the_same_hashes_of_code
     folder = tmp_path / "checkpoints" / "first"
     for name in ("problem", "problem_sha256", "trainer_sha256"):
         assert read(folder, "run_info.json")[name] == read(toy_run, "run_info.json")[name]
+
+
+# --------------------------------------------------------------------------------------------------------------- ending
+
+WAITING = """
+import atexit, sys, threading
+from engine.machine import exit_code
+exit_code.SECONDS_TO_END = 0.1
+sys.modules["wandb"] = sys
+atexit.register(lambda: threading.Event().wait())
+exit_code.quick_exit(130)
+"""
+
+
+def test_the_program_ends_although_wandb_waits_for_a_server() -> None:
+    done = subprocess.run([sys.executable, "-c", WAITING], cwd=ROOT, env=environment(), timeout=HANG, check=False)
+    assert done.returncode == 130

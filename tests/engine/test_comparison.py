@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scipy import stats
 
 from engine.many_runs.comparison import (
     Estimate,
@@ -35,6 +34,8 @@ def of(*values: float) -> Estimate:
 
 
 def test_the_mean_and_its_error_are_exact() -> None:
+    from scipy import stats  # takes two seconds to load
+
     assert of(1.0, 2.0, 6.0) == Estimate(3.0, math.sqrt(7 / 3), 3, {0: 1.0, 1: 2.0, 2: 6.0})  # variance (4 + 1 + 9) / 2
     assert of(5.0) == Estimate(5.0, None, 1, {0: 5.0})
     rng = random.Random(1)
@@ -62,6 +63,8 @@ def test_differences_are_paired_by_seed_and_leave_out_other_seeds() -> None:
 
 
 def test_the_p_value_is_that_of_the_paired_t_test() -> None:
+    from scipy import stats  # takes two seconds to load
+
     rng = random.Random(2)
     for n in (2, 5, 30):
         a, b = ({seed: rng.gauss(mean, 1) for seed in range(n)} for mean in (0, 1))

@@ -158,6 +158,13 @@ def restored_handlers() -> Iterator[None]:
         signal.signal(number, handler)
 
 
+@pytest.fixture(autouse=True)
+def no_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do not plot, which takes half a second, in tests of this process that are not marked with `figures`."""
+    if "figures" not in request.keywords:
+        monkeypatch.setattr("engine.run_folder.figures_of_run.draw", lambda make, file_type="png": {})
+
+
 @pytest.fixture
 def toy(tmp_path: Path) -> Program:
     """A function that runs the program of the toy problem in a new folder: `toy("--epochs", "3")`."""
@@ -202,7 +209,6 @@ def toy_in_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     import torch
 
     import main
-    from engine.run_folder import figures_of_run
     from tests import toy
 
     def run(*arguments: str) -> int:
@@ -212,7 +218,6 @@ def toy_in_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
         return int(end.value.code or 0)
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(figures_of_run, "plot_run", lambda *_: [])
     n_threads = torch.get_num_threads()
     yield run
     torch.set_num_threads(n_threads)

@@ -110,7 +110,6 @@ def test_too_few_sweeps_are_refused_and_the_earlier_run_is_kept(
     tmp_path: Path, finished_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("engine.run_folder.figures_of_run.plot_run", lambda *_: [])
     shutil.copytree(finished_run, "checkpoints/good")
     command = parse_args(PROBLEM, [*DEBUG, "--sweeps", "3", "--run-name", "good", "--overwrite"], "main.py")
     with pytest.raises(BadRequestError, match=r"the train split: not in equilibrium.*--sweeps"):

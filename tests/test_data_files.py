@@ -210,7 +210,6 @@ def test_every_section_that_an_error_names_is_on_the_page() -> None:
 def test_the_options_are_kept_with_the_run_compared_when_resumed_and_not_used_for_another_file(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("engine.run_folder.figures_of_run.plot_run", lambda *_: [])
     np.savez("one.npz", C=SPINS, T=TEMPERATURES)
     np.savez("other.npz", **GOOD)  # type: ignore[arg-type]
     line = "--preset debug --device cpu --data one.npz --spins-key C --temperatures-key T --num-train 80 --num-val 20"

@@ -91,7 +91,6 @@ def test_the_results_are_those_of_the_best_weights_on_the_test_split(finished_ru
 
 def test_options_take_effect_in_a_complete_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("engine.run_folder.figures_of_run.plot_run", lambda *_: [])
     line = "--preset debug --device cpu --lattice-size 4 --num-train 300 --epochs 60 --patience 2 --lr 0.05"
     line += " --hidden 16 8 --architecture residual_mlp --temp-min 2 --temp-max 3 --activation relu"
     line += " --optimizer sgd --scheduler none --run-name r"
@@ -108,7 +107,6 @@ def test_options_take_effect_in_a_complete_run(tmp_path: Path, monkeypatch: pyte
 
 def test_the_phase_can_be_learned_instead_of_the_energy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("engine.run_folder.figures_of_run.plot_run", lambda *_: [])
     line = "--preset debug --device cpu --task phase --lattice-size 4 --num-train 300 --epochs 2 --run-name p"
     results = read(run_here(*line.split()), "results.json")
     assert list(results["baselines"]) == ["majority", "magnetization", "bayes"]
@@ -121,7 +119,6 @@ def test_cold_configurations_that_occur_in_training_do_not_count_as_unseen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("engine.run_folder.figures_of_run.plot_run", lambda *_: [])
     line = "--preset debug --device cpu --temp-min 0.5 --temp-max 1.5 --run-name cold"
     folder = run_here(*line.split())
     results = read(folder, "results.json")
@@ -210,7 +207,6 @@ def test_fine_tuning_on_a_larger_lattice_as_in_the_documentation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("engine.run_folder.figures_of_run.plot_run", lambda *_: [])
     first, second = blocks(section("docs/usage.md", "Start from another run"), "sh")[0].splitlines()
     start = run_here(*shlex.split(first)[2:])
     tuned = run_here(*shlex.split(second)[2:])

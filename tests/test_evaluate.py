@@ -48,6 +48,7 @@ def evaluated(line: str) -> dict[str, Any]:
     return evaluate_run(parse_args(line.split()))
 
 
+@pytest.mark.figures
 def test_the_written_results_are_those_of_the_new_data(capsys: pytest.CaptureFixture[str]) -> None:
     result = evaluated("cnn --lattice-size 12 --num-test 300")
     place = Path("checkpoints/cnn/evaluations")

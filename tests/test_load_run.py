@@ -49,7 +49,6 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     project = tmp_path / "project"
     project.mkdir()
     monkeypatch.chdir(project)
-    monkeypatch.setattr("engine.run_folder.figures_of_run.plot_run", lambda *_: [])
     x = np.random.default_rng(0).normal(size=(2, 200))
     np.savez("data.npz", x1=x[0], x2=x[1], y=x[0] * x[1])
     config = table.PROBLEM.presets["debug"]

@@ -12,7 +12,7 @@ from ising.exact import T_CRITICAL
 
 
 def test_near_tc_the_covariance_is_the_scatter_between_samples() -> None:
-    steps = range(20, 70)  # the number of steps is part of the seed
+    steps = range(20, 50)  # the number of steps is part of the seed
     data = critical_temperature.measurements(
         [{"case": ["sample", 8, T_CRITICAL, n], **critical_temperature.sample(8, T_CRITICAL, n)} for n in steps]
     )

@@ -86,7 +86,7 @@ def test_both_signs_of_the_magnetisation_are_equally_likely() -> None:
 
 
 def test_neighbouring_chains_are_independent() -> None:
-    energies = lattice.energy(sample(8, np.full(20_000, T_CRITICAL), equilibration_sweeps(8), seed=4)).astype(float)
+    energies = lattice.energy(sample(4, np.full(20_000, T_CRITICAL), equilibration_sweeps(4), seed=4)).astype(float)
     correlation = np.corrcoef(energies[:-1], energies[1:])[0, 1]
     assert abs(correlation) < 4 / np.sqrt(20_000)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, read, run_command
+from tests.conftest import ROOT, read, run_command, run_process
 from tests.engine.test_architecture import imported_modules
 
 TEXT = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
@@ -32,7 +32,7 @@ def documented_output(name: str) -> str:
 
 
 def run_step(name: str, folder: Path) -> str:
-    done = run_command(cwd=folder, script=("-m", f"examples.tutorial.{name}"))
+    done = run_process(cwd=folder, script=("-m", f"examples.tutorial.{name}"))
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -182,10 +182,10 @@ def test_clusters_forget_faster_than_sweeps() -> None:
     temperatures = np.full(64, T_CRITICAL)
     taus = []
     for clusters in (False, True):
-        found = multispin.series(32, temperatures, 5000, 2, start=500, clusters=clusters)
+        found = multispin.series(16, temperatures, 3000, 2, start=300, clusters=clusters)
         taus.append(autocorrelation_time(np.abs(found.magnetizations))[0])
-    assert taus[1] == pytest.approx(2.35, abs=0.25)  # sweeps with a cluster
-    assert taus[0] > 30  # sweeps
+    assert taus[1] == pytest.approx(1.67, abs=0.15)  # sweeps with a cluster
+    assert taus[0] == pytest.approx(10.7, abs=1.5)  # sweeps, as experiments/equilibration.py finds
 
 
 def test_the_series_of_one_chain_has_the_exact_energy() -> None:

@@ -49,6 +49,7 @@ def contents() -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in Path("checkpoints").rglob("*") if path.is_file()}
 
 
+@pytest.mark.figures
 def test_the_result_that_is_written_is_correct(capsys: pytest.CaptureFixture[str]) -> None:
     asked = request("pooled --dimension 7 --num-test 300")
     result = evaluate_run(asked)

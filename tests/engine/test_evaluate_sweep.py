@@ -40,7 +40,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cwd = tmp_path_factory.mktemp("sweeps")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(cwd)
-        patch.setattr("engine.run_folder.figures_of_run.plot_run", lambda *_: [])
         for name, line in SWEEPS.items():
             request = parse_plan([name, *DEBUG.split(), *line.split()])
             assert request.plan is not None

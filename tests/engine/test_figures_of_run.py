@@ -22,6 +22,8 @@ from evaluate import evaluate_run
 from tests.conftest import DEBUG, Program, read, run_process
 from tests.toy import PROBLEM, ToyProblem
 
+pytestmark = pytest.mark.figures
+
 RUN_FIGURES = ["parity.png", "training_curves.png"]
 
 ROWS = [{"epoch": i, "train_loss": 1 / i, "val_loss": 2 / i, "learning_rate": 0.1 / i} for i in range(1, 6)]

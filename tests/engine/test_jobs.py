@@ -135,14 +135,14 @@ def test_a_plan_and_work_contradict_each_other(capsys: pytest.CaptureFixture[str
     assert "--plan does nothing with --work" in capsys.readouterr().err
 
 
-def test_a_plan_trains_nothing(tmp_path: Path) -> None:
-    done = run_command("s", *PLAN, "--seeds", "2", "--plan", cwd=tmp_path, script="sweep.py")
+def test_a_plan_trains_nothing(sweep_in_process: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert sweep_in_process("s", "--seeds", "2", "--plan") == 0
     folder = Path("checkpoints/s")
     words = f"{folder / 'sweep.json'} is written: `python sweep.py s --work` trains its runs\n"
-    assert (done.returncode, done.stdout, done.stderr) == (0, words, "")
-    assert {path.name for path in (tmp_path / folder).iterdir()} == {"sweep.json", "sweep.lock"}
-    command = " ".join(["python sweep.py s", *PLAN, "--seeds 2"])
-    assert read(tmp_path / folder, "sweep.json")["command"] == command  # which trains the sweep, without --plan
+    assert capsys.readouterr() == (words, "")
+    assert {path.name for path in folder.iterdir()} == {"sweep.json", "sweep.lock"}
+    command = "python sweep.py s --seeds 2 --problem tests.toy --device cpu"
+    assert read(folder, "sweep.json")["command"] == command  # which trains the sweep, without --plan
 
 
 @pytest.mark.slow

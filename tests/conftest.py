@@ -158,11 +158,16 @@ def restored_handlers() -> Iterator[None]:
         signal.signal(number, handler)
 
 
+def plot_nothing(patch: pytest.MonkeyPatch) -> None:
+    """Let runs and evaluations in this process plot no figures, which takes half a second."""
+    patch.setattr("engine.run_folder.figures_of_run.draw", lambda make, file_type="png": {})
+
+
 @pytest.fixture(autouse=True)
-def no_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Do not plot, which takes half a second, in tests of this process that are not marked with `figures`."""
+def without_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plot nothing in tests that are not marked with `figures`."""
     if "figures" not in request.keywords:
-        monkeypatch.setattr("engine.run_folder.figures_of_run.draw", lambda make, file_type="png": {})
+        plot_nothing(monkeypatch)
 
 
 @pytest.fixture

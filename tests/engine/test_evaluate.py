@@ -17,7 +17,7 @@ from engine.evaluation.evaluation_request import Request, parse_args
 from engine.machine.errors import BadRequestError, RunError, UnusableFileError
 from engine.run_folder import checkpoints
 from evaluate import evaluate_run, load_run, new_data
-from tests.conftest import run_command
+from tests.conftest import plot_nothing, run_command
 from tests.toy import PROBLEM, ToyConfig, ToyModelConfig
 
 DEBUG = replace(PROBLEM.presets["debug"], device="cpu")
@@ -30,6 +30,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cwd = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(cwd)
+        plot_nothing(patch)
         for kind in ("mlp", "pooled"):
             config: ToyConfig = replace(DEBUG, model=ToyModelConfig(kind=kind))
             main.run(PROBLEM, config, Path("checkpoints") / kind)

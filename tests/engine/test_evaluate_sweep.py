@@ -20,7 +20,7 @@ from engine.machine.errors import BadRequestError, UnusableFileError
 from engine.many_runs.sweep_request import parse_args as parse_plan
 from engine.many_runs.sweeps import open_sweep
 from evaluate import evaluate_run, evaluate_sweep, load_run, new_data
-from tests.conftest import read
+from tests.conftest import plot_nothing, read
 from tests.toy import PROBLEM, ToyProblem
 
 DEBUG = "--problem tests.toy --preset debug --device cpu"
@@ -40,6 +40,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cwd = tmp_path_factory.mktemp("sweeps")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(cwd)
+        plot_nothing(patch)
         for name, line in SWEEPS.items():
             request = parse_plan([name, *DEBUG.split(), *line.split()])
             assert request.plan is not None
@@ -54,7 +55,6 @@ def sweeps(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     """A copy of these sweeps, which is the working directory of the test. Figures are not plotted."""
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(evaluate, "draw_if_possible", lambda _: {})
     return tmp_path / "checkpoints"
 
 

@@ -180,17 +180,27 @@ def toy(tmp_path: Path) -> Program:
     return run
 
 
-def finished_once(factory: pytest.TempPathFactory, script: str | tuple[str, ...], name: str) -> Path:
-    """The folder of a debug run, which one of the processes that run the tests makes for all of them."""
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder whose content one of the processes that run the tests makes for all of them."""
     root = factory.getbasetemp()
-    cwd = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / name
-    with FileLock(f"{cwd}.lock"):
-        if not (cwd / "stdout.txt").exists():
-            cwd.mkdir()
-            done = run_process(*DEBUG, "--run-name", "first", cwd=cwd, script=script)
-            assert done.returncode == 0, done.stderr
-            (cwd / "stdout.txt").write_text(done.stdout, encoding="utf-8", newline="\n")
-    return cwd / "checkpoints" / "first"
+    folder = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / name
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "made").exists():
+            folder.mkdir()
+            make(folder)
+            (folder / "made").touch()
+    return folder
+
+
+def finished_once(factory: pytest.TempPathFactory, script: str | tuple[str, ...], name: str) -> Path:
+    """The folder of a finished debug run."""
+
+    def make(cwd: Path) -> None:
+        done = run_process(*DEBUG, "--run-name", "first", cwd=cwd, script=script)
+        assert done.returncode == 0, done.stderr
+        (cwd / "stdout.txt").write_text(done.stdout, encoding="utf-8", newline="\n")
+
+    return made_once(factory, name, make) / "checkpoints" / "first"
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """Complete runs of the Ising experiment: their files, the effect of options, and reproducibility."""
 
+import os
 import shlex
 import shutil
 import subprocess
@@ -186,9 +187,14 @@ def test_a_missing_home_folder_leaves_no_folder_with_a_strange_name(tmp_path: Pa
     (copy / "ising" / "__pycache__").touch()  # Numba cannot write there
     (tmp_path / "user").mkdir()
     (tmp_path / "user" / "sitecustomize.py").write_text(UNKNOWN_USER, encoding="utf-8", newline="\n")
-    env = environment(PYTHONPATH=str(tmp_path / "user"), PYTHONDONTWRITEBYTECODE="1", WANDB_MODE="offline")
+    env = environment(
+        PYTHONPATH=os.pathsep.join(map(str, (tmp_path / "user", copy))),
+        PYTHONDONTWRITEBYTECODE="1",
+        WANDB_MODE="offline",
+    )
     del env["HOME"]
-    command = [sys.executable, str(copy / "main.py"), *DEBUG, "--wandb", "--run-name", "r"]
+    code = "import ising.multispin; from examples.potential import PROBLEM; from main import main; main(PROBLEM)"
+    command = [sys.executable, "-c", code, *DEBUG, "--wandb", "--run-name", "r"]
     cwd = tmp_path / "cwd"
     cwd.mkdir()
     done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, encoding="utf-8", check=False)

@@ -100,10 +100,9 @@ def test_the_p_value_is_uniform_and_the_covariance_matters(fits: list[Scaling], 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("places", [np.linspace(0.2, 2, 15), np.linspace(-2, -0.2, 15)])
-def test_a_higher_degree_never_fits_worse(places: Any) -> None:
+def test_a_higher_degree_never_fits_worse() -> None:
     # All temperatures are on one side of T_c. The first version did not converge here, without an error.
-    data = collapsing(1e-3, 1, places=places)
+    data = collapsing(1e-3, 1, places=np.linspace(0.2, 2, 15))
     fits = [fit_scaling(data, degree) for degree in (3, 5, 6)]
     assert all(fit.chi2 <= lower.chi2 * (1 + 1e-6) for lower, fit in pairwise(fits))
     fit = fits[-1]
@@ -165,7 +164,7 @@ def test_omega_may_be_an_integer() -> None:
 def test_no_fit_has_a_wrong_nu_with_a_small_error(noise: float, kappas: Kappas) -> None:
     # The correction x L^-omega can replace the leading term in a fit with 1 / nu + omega instead of 1 / nu.
     n_wrong = n_fits = 0
-    for seed in range(8):
+    for seed in range(5):
         data = collapsing(noise, seed, kappas=kappas, sizes=(8, 12, 16, 24, 32))
         try:
             fit = fit_scaling(data, degree=5)

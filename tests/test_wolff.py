@@ -46,7 +46,7 @@ def test_every_configuration_4x4_has_its_probability(sampler: Sampler, temperatu
 
 
 @BOTH_SLOWLY
-@pytest.mark.parametrize("temperature", [1.0, 2.0, T_CRITICAL, 3.0, 5.0])
+@pytest.mark.parametrize("temperature", [1.0, T_CRITICAL, 3.0])
 def test_energy_histogram_8x8_is_boltzmanns(sampler: Sampler, temperature: float) -> None:
     n = 20_000
     energies = lattice.energy(equilibrium(sampler, 8, temperature, n, seed=8))
@@ -58,7 +58,7 @@ def test_energy_histogram_8x8_is_boltzmanns(sampler: Sampler, temperature: float
 @BOTH_SLOWLY
 @pytest.mark.parametrize(
     ("size", "n"),
-    [(6, 10_000), (10, 5000), (32, 1000), pytest.param(64, 200, marks=SLOW)],
+    [(6, 10_000), (10, 5000), (32, 1000)],
 )
 def test_energies_are_kaufmans(sampler: Sampler, size: int, n: int) -> None:
     for temperature in (1.5, T_CRITICAL, 4.0):

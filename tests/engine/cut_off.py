@@ -32,7 +32,7 @@ from engine.run_folder import figures_of_run
 from tests.toy import PROBLEM
 
 RUN = ["--num-train", "100", "--num-val", "20", "--num-test", "20", "--hidden", "4", "--dropout", "0.2"]
-RUN += ["--batch-size", "32", "--epochs", "3", "--lr", "0.01", "--device", "cpu", "--threads", "1", "--run-name", "r"]
+RUN += ["--batch-size", "32", "--epochs", "2", "--lr", "0.01", "--device", "cpu", "--threads", "1", "--run-name", "r"]
 FOLDER = Path("checkpoints") / "r"
 PLACE = "/dev/shm" if Path("/dev/shm").is_dir() else None  # in memory, where other programs do not slow down fsync
 

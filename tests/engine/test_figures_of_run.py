@@ -133,7 +133,7 @@ def test_a_figure_that_fails_does_not_prevent_the_numbers_of_an_evaluation(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["module://missing.backend", "tkagg"])
+@pytest.mark.parametrize("backend", ["module://missing.backend"])
 def test_settings_of_the_user_do_not_change_figures(backend: str, toy_run: Path, toy: Program, tmp_path: Path) -> None:
     settings = "axes.facecolor: black\ntext.usetex: True\nsavefig.dpi: 17\nsavefig.bbox: tight\n"
     (tmp_path / "matplotlibrc").write_text(settings, encoding="utf-8", newline="\n")

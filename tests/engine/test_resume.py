@@ -39,7 +39,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("mode", "ending", "fewest"), [("writes", -9, 60), ("full", 5, 20), ("moments", -9, 15)])
+@pytest.mark.parametrize(("mode", "ending", "fewest"), [("writes", -9, 40), ("full", 5, 13), ("moments", -9, 15)])
 def test_a_run_that_is_cut_off_anywhere_gives_the_same_result_when_resumed(mode: str, ending: int, fewest: int) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.engine.cut_off", mode],
@@ -55,7 +55,7 @@ def test_a_run_that_is_cut_off_anywhere_gives_the_same_result_when_resumed(mode:
     assert [cut for cut in cuts if cut["differ"] or cut["then"] not in ([0], [2, 0])] == []
     assert [cut for cut in cuts if cut["first"] not in (ending, 0)] == []
     assert sum(cut["first"] == ending for cut in cuts) >= fewest
-    assert {cut["epochs"] for cut in cuts} >= {0, 1, 2, 3} or mode == "moments"
+    assert {cut["epochs"] for cut in cuts} >= {0, 1, 2} or mode == "moments"
 
 
 @pytest.mark.slow

@@ -262,7 +262,6 @@ def test_problems_use_one_thread_for_linear_algebra(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_settings_of_python_do_not_matter(toy: Program, toy_run: Path, tmp_path: Path) -> None:
     settings = {"PYTHONOPTIMIZE": "2", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONWARNINGS": "error"}
-    assert toy("--help", **settings).stdout.startswith("usage: ")
     done = toy(*DEBUG, "--run-name", "r", **settings)
     assert (done.returncode, done.stderr) == (0, "")
     results = tmp_path / "checkpoints" / "r" / "results.json"

@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import json
 import os
+import pickle
 import random
 import shutil
 import signal
@@ -20,13 +21,13 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import HANG, ROOT, environment, read, run_command
+from tests.conftest import HANG, ROOT, environment, made_once, read, run_command
 
 SWEEP = str(ROOT / "sweep.py")
 DEBUG_TOY = ("s", "--problem", "tests.toy", "--preset", "debug", "--device", "cpu")
 COMMAND = (*DEBUG_TOY, "--epochs", "150", "--seeds", "2", "--grid", "lr=0.01,0.001", "--workers", "2")
 SEARCH = (
-    *(*DEBUG_TOY, "--epochs", "60", "--search", "lr=1e-5..1e-1:log", "--trials", "7"),
+    *(*DEBUG_TOY, "--epochs", "60", "--search", "lr=1e-5..1e-1:log", "--trials", "4"),
     *("--confirm", "1", "--seeds", "1", "--workers", "1"),
 )
 
@@ -91,9 +92,16 @@ def reference(command: tuple[str, ...], cwd: Path) -> tuple[dict[str, Any], floa
     return outcome(cwd / "checkpoints" / "s"), time.monotonic() - start
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], float]:
-    return reference(COMMAND, tmp_path_factory.mktemp("reference"))
+    """The outcome of COMMAND, and how long it takes."""
+
+    def make(cwd: Path) -> None:
+        (cwd / "outcome").write_bytes(pickle.dumps(reference(COMMAND, cwd)))
+
+    folder = made_once(tmp_path_factory, "undisturbed", make)
+    found: tuple[dict[str, Any], float] = pickle.loads((folder / "outcome").read_bytes())
+    return found
 
 
 def training(folder: Path, process: "subprocess.Popen[str]", epochs: int = 1) -> None:
@@ -133,17 +141,25 @@ def kill_often(
         yield victim, delay, error
 
 
-@pytest.mark.parametrize(("command", "victims"), [(COMMAND, ["group", "worker"]), (SEARCH, ["parent"])])
-def test_a_sweep_that_is_killed_at_any_moment_gives_the_same_result(
-    command: tuple[str, ...], victims: list[str], tmp_path: Path
+def require_same_result_after_kills(
+    command: tuple[str, ...], victims: list[str], cwd: Path, undisturbed: tuple[dict[str, Any], float]
 ) -> None:
-    (tmp_path / "reference").mkdir()
-    (tmp_path / "killed").mkdir()
-    expected, seconds = reference(command, tmp_path / "reference")
-    list(kill_often(command, tmp_path / "killed", 1, victims, seconds))
-    done = run_command(*command, cwd=tmp_path / "killed", script="sweep.py", **WITHOUT_GIT)
+    list(kill_often(command, cwd, 1, victims, seconds=undisturbed[1]))
+    done = run_command(*command, cwd=cwd, script="sweep.py", **WITHOUT_GIT)
     assert (done.returncode, done.stderr) == (0, "")
-    assert outcome(tmp_path / "killed" / "checkpoints" / "s") == expected
+    assert outcome(cwd / "checkpoints" / "s") == undisturbed[0]
+
+
+def test_a_sweep_that_is_killed_at_any_moment_gives_the_same_result(
+    undisturbed: tuple[dict[str, Any], float], tmp_path: Path
+) -> None:
+    require_same_result_after_kills(COMMAND, ["group", "worker"], tmp_path, undisturbed)
+
+
+def test_a_search_that_is_killed_at_any_moment_gives_the_same_result(tmp_path: Path) -> None:
+    for name in ("reference", "killed"):
+        (tmp_path / name).mkdir()
+    require_same_result_after_kills(SEARCH, ["parent"], tmp_path / "killed", reference(SEARCH, tmp_path / "reference"))
 
 
 @pytest.mark.parametrize(

@@ -186,6 +186,7 @@ def anchors(text: str) -> set[str]:
 
 def test_links_and_anchors_exist() -> None:
     n_anchors = 0
+    assert all((ROOT / name).exists() for name in re.findall(r"\btests/[\w/]+\.py", EVERYTHING))
     for page in (*map(ROOT.joinpath, PAGES), ROOT / "journal.md", ROOT / "checkpoints" / "README.md"):
         for target, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)", page.read_text(encoding="utf-8")):
             if target.startswith("https://"):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from ising import scaling
 from ising.scaling import Choice, Measurements, Scaling, average, fit_scaling, vary
 
 T_C, NU, CORRELATION = 2.3, 1.2, 0.8
@@ -131,6 +132,15 @@ def test_the_fit_finds_any_nu(nu: float) -> None:
 def test_fits_that_the_data_do_not_determine_are_refused(changes: dict[str, Any], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         fit_scaling(collapsing(**{"noise": 0.02, "seed": 0, **changes}))
+
+
+def test_two_equally_good_fits_with_different_nu_are_refused() -> None:
+    def residuals(parameters: Floats) -> Floats:
+        t_c, inverse_nu = parameters
+        return 1e3 * np.array([(inverse_nu - 0.5) * (inverse_nu - 1.5), t_c - T_C])
+
+    with pytest.raises(ValueError, match=r"nu = (2 and 0\.667|0\.667 and 2) fit as well"):
+        scaling._search(residuals, lambda _: True, collapsing(1e-3, 0, kappas=(None,)), start=None)
 
 
 def test_curves_that_do_not_depend_on_temperature_are_refused() -> None:

@@ -97,10 +97,10 @@ from engine.machine.signals import Interrupted, stop_on_signals
 stop_on_signals()
 try:
     print("ready", flush=True)
-    time.sleep(60)
+    time.sleep(1000)
 except Interrupted:
     print("first", flush=True)
-    time.sleep(60)
+    time.sleep(1000)
 """
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, encoding="utf-8") as process:
         assert process.stdout is not None

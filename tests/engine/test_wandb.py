@@ -136,7 +136,7 @@ class Answer(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.server.asked.set()
         if self.server.silent.is_set():
-            time.sleep(300)
+            time.sleep(1000)
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         data: dict[str, Any] = {"serverInfo": {"features": []}, "viewer": {"id": "u", "entity": "me", "flags": "{}"}}
         if b"upsertBucket" in body:

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from config import PRESETS, DataConfig, ExperimentConfig
-from data import SPINS_PER_BLOCK, check, check_equilibrium, examples_around_tc
+from data import SPINS_PER_BLOCK, Equilibrium, check, check_equilibrium, examples_around_tc, n_sweeps
 from engine.datasets.splits import fingerprint, get_splits, load_data, report_check, require_memory_for
 from engine.interface.base_config import TrainConfig
 from engine.interface.base_problem import Columns, Splits
 from engine.machine.errors import BadRequestError
-from ising import exact, lattice
+from ising import exact, lattice, multispin
 from ising.exact import T_CRITICAL, kaufman
+from ising.metropolis import equilibration_sweeps
 from problem import PROBLEM
 from tests.conftest import run_command, run_process
 
@@ -151,6 +152,7 @@ def test_memory_use_is_below_the_checked_limit(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("engine.datasets.splits.require_memory", lambda n_bytes, *_: required.append(n_bytes))
     data = replace(SMALL, lattice_size=32, num_train=15_000, num_val=1000, num_test=1000, sweeps=1, temp_min=3)
     require_memory_for(PROBLEM, replace(CONFIG, data=data))
+    multispin.get_ready()  # Numba is not part of the limit
     tracemalloc.start()
     splits = sampled(data, seed=10)
     for split in splits:
@@ -160,7 +162,24 @@ def test_memory_use_is_below_the_checked_limit(monkeypatch: pytest.MonkeyPatch) 
     assert sum(split["spins"].nbytes for split in splits) < peak < required[0]
 
 
+@pytest.mark.parametrize(
+    ("sampler", "clusters"), [("numpy", False), ("multispin", False), ("wolff", True), ("multispin_wolff", True)]
+)
+def test_chains_of_the_cluster_samplers_are_shorter_on_large_lattices(sampler: Any, clusters: bool) -> None:
+    options = replace(SMALL, lattice_size=64, sampler=sampler)
+    assert n_sweeps(options) == equilibration_sweeps(64, clusters=clusters)
+    assert n_sweeps(replace(options, sweeps=7)) == 7
+
+
 # ---------------------------------------------------------------------------------------------------------- equilibrium
+
+
+@pytest.mark.parametrize(("energy_z", "bin_z", "is_good"), [(4.9, -5.9, True), (-5.1, 0.0, False), (0.0, 6.1, False)])
+def test_the_mean_energy_and_every_temperature_bin_have_their_limits(
+    energy_z: float, bin_z: float, is_good: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("data.check_equilibrium", lambda _: Equilibrium(energy_z, 1.0, bin_z))
+    assert (check(CONFIG, {}).fault == "") == is_good
 
 
 def test_the_check_accepts_data_in_equilibrium_and_refuses_others() -> None:

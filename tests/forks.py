@@ -44,7 +44,7 @@ class ForkServer:
 
         Args:
             ranks: the number of processes, which form a group as those of torchrun do. The result has the output of
-                all of them, and the largest exit code.
+                all of them, and the first exit code that is not 0.
         """
         assert self.process.stdin is not None
         assert self.process.stdout is not None
@@ -72,7 +72,7 @@ def free_port() -> int:
 
 
 def serve() -> None:
-    """Fork children for each line of the standard input, and print their largest exit code."""
+    """Fork children for each line of the standard input, and print an exit code that is not 0, if there is one."""
     sys.path.pop(0)  # the folder of this file
     for name in sys.argv[1:]:
         importlib.import_module(name)
@@ -86,7 +86,8 @@ def serve() -> None:
                     content["request"]["env"] |= group | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
                 run_here(**content["request"], rank=rank)
             children.append(child)
-        print(max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children), flush=True)
+        codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]  # negative after a signal
+        print(next((code for code in codes if code != 0), 0), flush=True)
 
 
 def run_here(

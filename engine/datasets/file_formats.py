@@ -230,7 +230,7 @@ def from_npz(content: bytes) -> dict[str, NDArray[Any]]:
     """The arrays of numbers in the content of an .npz file, by name.
 
     Raises:
-        UnusableFileError: the content is damaged, or has arrays of something else than numbers.
+        UnusableFileError: the content is damaged, or has arrays of anything other than numbers.
     """
     try:
         return dict(_Archive(io.BytesIO(content)))

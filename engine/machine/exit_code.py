@@ -92,7 +92,7 @@ class ExitCode(AbstractContextManager["ExitCode"]):
 def quick_exit(code: int) -> NoReturn:
     """End the program without a last garbage collection, which takes half a second with all objects of torch."""
     gc.freeze()  # later collections ignore all present objects
-    if "wandb" in sys.modules:  # when Python ends, it waits without a limit for a server that does not answer
+    if "wandb" in sys.modules:  # at the end of Python, W&B waits without a limit for a server that does not answer
         timer = threading.Timer(SECONDS_TO_END, _end_if_waiting, (code,))
         timer.daemon = True
         timer.start()

@@ -106,22 +106,7 @@ BAD_OPTIONS: list[tuple[str, list[str]]] = [
     ("--config a\nb", ["a\\nb"]),
 ]
 
-BAD_NAMES = [
-    "",
-    ".",
-    "..",
-    "../x",
-    "/abs",
-    "a/b",
-    "a\\b",
-    ".hidden",
-    "-dash",
-    "x" * 65,
-    "CON",
-    "nul.txt",
-    "a b",
-    "a\nb",
-]
+BAD_NAMES = ["", "../x", "x" * 65, "a\nb"]  # all kinds are tested in test_options.py
 
 
 def snapshot(folder: Path) -> dict[str, tuple[bytes, int]]:

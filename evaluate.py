@@ -24,10 +24,10 @@ from engine.evaluation.preconditions import (
     status_of,
     warn_if_trained_on_a_file,
 )
-from engine.interface.base_problem import Columns
+from engine.interface.base_problem import Columns, Problem
 from engine.interface.returned_values import plain
 from engine.learning.distributed import group_from_environment
-from engine.machine.atomic_files import write_atomic, write_json
+from engine.machine.atomic_files import inside, write_atomic, write_json
 from engine.machine.errors import ProblemError
 from engine.machine.exit_code import ExitCode, quick_exit
 from engine.machine.hardware import default_num_threads, one_blas_thread, select_device
@@ -42,20 +42,21 @@ if TYPE_CHECKING:
     from engine.learning.prediction import Standardized
 
 
-def load_run(run: str | Path) -> tuple[Any, "Standardized"]:
+def load_run(run: str | Path, problem: Problem[Any] | None = None) -> tuple[Any, "Standardized"]:
     """Load the config of a run, and its network in evaluation mode on the CPU: inputs (B, ...) -> predictions (B, ...).
 
     Args:
         run: the folder of the run, or its name in checkpoints.
+        problem: the problem of the run. It is only needed if that is neither a file of this repository nor imported.
 
     Raises:
-        BadRequestError: the module of the problem is not found on sys.path.
+        BadRequestError: the problem is needed.
         UnusableFileError: config.json or best.pt is missing or damaged, or was written for another network.
     """
     from engine.run_folder.checkpoints import load_network
 
     folder = run_folder(str(run)) or Path(run)
-    saved = load_network(folder, problem_of(folder))
+    saved = load_network(folder, problem or problem_of(folder))
     return saved.config, saved.model
 
 
@@ -174,13 +175,11 @@ def evaluate_network(request: Request, data: NewData | None = None) -> Network:
 def write(network: Network) -> None:
     """Write the result of a network and its figure to the folder of its run."""
     request, examples = network.request, network.examples
-    place = request.folder / "evaluations"
-    place.mkdir(exist_ok=True)
-    write_json(place / f"{request.name}.json", network.result)
+    write_json(inside(request.folder, f"evaluations/{request.name}.json"), network.result)
     arrays = {**examples.columns, "targets": examples.physical_targets, "predictions": network.predictions}
     figures = draw_if_possible(lambda: dict(islice(request.problem.figures(request.config, arrays).items(), 1)))
     for image in figures.values():
-        write_atomic(place / f"{request.name}.png", image)
+        write_atomic(inside(request.folder, f"evaluations/{request.name}.png"), image)
 
 
 def evaluate_run(request: Request) -> dict[str, Any]:
@@ -228,8 +227,7 @@ def evaluate_sweep(asked: SweepRequest) -> dict[str, Any]:
         report_overlap(networks[0].request, entry, "the training data of at least one network")
     for network in networks:
         write(network)
-    (asked.folder / "evaluations").mkdir(exist_ok=True)
-    write_json(asked.folder / "evaluations" / f"{asked.name}.json", result)
+    write_json(inside(asked.folder, f"evaluations/{asked.name}.json"), result)
     print_line(f"\n{result['table']}\n")
     return result
 

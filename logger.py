@@ -23,7 +23,7 @@ from engine.datasets.file_formats import to_npz
 from engine.interface.base_config import Config, to_dict, to_json
 from engine.interface.base_problem import Problem, default_config
 from engine.interface.find_problem import module_name
-from engine.machine.atomic_files import write_atomic, write_json
+from engine.machine.atomic_files import inside, write_atomic, write_json
 from engine.machine.errors import DivergedError, ProblemError, PrunedError
 from engine.machine.repository import provenance
 from engine.machine.signals import uninterrupted
@@ -92,6 +92,7 @@ class RunLogger(NullLogger):
     def __enter__(self) -> Self:
         if self.config.log.wandb:
             try:
+                inside(self.folder, "wandb")
                 self.wandb = _start_wandb(self.folder, self.problem, self.config, self.info["wandb_id"])
             except BaseException as error:  # a signal, while W&B connects
                 self.__exit__(type(error), error, error.__traceback__)

@@ -143,7 +143,7 @@ def report_runs(words: Sequence[str]) -> None:
     commit = f"{origin['git_commit'] or 'unknown'}{', with changes' if origin['git_dirty'] else ''}"
     facts = {"date": now(), "command": f"python runs.py report {shlex.join(words)}", "commit": commit}
     names = ", ".join(given["runs"][:3]) + (f" and {len(given['runs']) - 3} more" if len(given["runs"]) > 3 else "")
-    write(path, to_html(comparison, facts, f"Comparison of {names}").encode())
+    write(path, to_html(comparison, facts, f"Comparison of {names}").encode(errors="backslashreplace"))
     print_line(str(path))
 
 

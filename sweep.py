@@ -18,6 +18,7 @@ from pathlib import Path
 
 from engine.interface.base_config import Config
 from engine.interface.find_problem import load_problem
+from engine.machine.atomic_files import append_inside
 from engine.machine.errors import BusyError, DivergedError, PrunedError, UnusableFileError
 from engine.machine.exit_code import ExitCode, quick_exit
 from engine.machine.hardware import available_cores
@@ -51,7 +52,7 @@ def train_run(problem: str, config: Config, folder: Path, curves: list[list[floa
         return "taken"
     if status_of(folder) in OVER:
         return "taken"
-    redirect_output(output_of(folder))
+    redirect_output(folder)
     is_started = (folder / "config.json").exists()
     watch = None if curves is None else Pruner(curves, losses(folder), config.train.epochs)
     kept = config.log.checkpoints  # otherwise the run cannot be resumed
@@ -64,15 +65,14 @@ def train_run(problem: str, config: Config, folder: Path, curves: list[list[floa
     return "over"
 
 
-def output_of(folder: Path) -> Path:
-    """The file with the output of a run of a sweep."""
-    return folder.parent / "output" / f"{folder.name}.txt"
+def output_of(run: Path) -> str:
+    """The file with the output of a run, in the folder of the sweep."""
+    return f"output/{run.name}.txt"
 
 
-def redirect_output(path: Path) -> None:
-    """Append what this process prints to a file."""
-    path.parent.mkdir(exist_ok=True)
-    with path.open("ab", buffering=0) as file:
+def redirect_output(run: Path) -> None:
+    """Append what this process prints to the file with the output of a run."""
+    with append_inside(run.parent, output_of(run)) as file:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
             os.dup2(file.fileno(), stream.fileno())
@@ -129,17 +129,20 @@ def report(sweep: Sweep, outcome: Outcome, failed: dict[str, str]) -> None:
     failed[outcome.key] = outcome.error
     sweep.given_up.add(outcome.key)
     output = output_of(sweep.folder / outcome.key)
-    output.parent.mkdir(exist_ok=True)
-    with output.open("a", encoding="utf-8", newline="\n") as file:
-        file.write(f"{outcome.details}{outcome.error}\n")
-    warn(f"{outcome.key}: failed: {outcome.error} ({output})")
+    with append_inside(sweep.folder, output) as file:
+        file.write(f"{outcome.details}{outcome.error}\n".encode(errors="backslashreplace"))
+    warn(f"{outcome.key}: failed: {outcome.error} ({sweep.folder / output})")
 
 
 def main() -> None:
     """Run the command line, and end the program with its exit code."""
     with ExitCode() as exit_code:
         request = parse_args()
-        sweep = load_sweep(request.folder) if request.plan is None else open_sweep(request.folder, request.plan)
+        sweep = (
+            load_sweep(request.folder, request.problem)
+            if request.plan is None
+            else open_sweep(request.folder, request.plan)
+        )
         hint = f"the same command continues; {sweep.folder} has the runs so far"
         exit_code.prepare(sweep.folder, lambda: hint)
         if request.plan_only:

@@ -8,6 +8,7 @@ import pytest
 
 from engine.many_runs.sweep_request import parse_args
 from engine.many_runs.sweeps import Sweep
+from problem import PROBLEM
 from tests.conftest import DEBUG, environment, read, run_command
 
 
@@ -57,4 +58,4 @@ def test_lists_are_separated_by_spaces() -> None:
     request = parse_args(["s", "--grid", "hidden=64 32,128"])
     assert request.plan is not None
     assert request.plan.grid == {"model.hidden": [[64, 32], [128]]}
-    assert list(Sweep(request.folder, request.plan).settings()) == ["hidden64_32", "hidden128"]
+    assert list(Sweep(request.folder, request.plan, PROBLEM).settings()) == ["hidden64_32", "hidden128"]

@@ -99,12 +99,16 @@ class _Archive(Mapping[str, NDArray[Any]]):
         with zipfile.ZipFile(file) as archive:
             names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
         self.names = [name for name in names if name != PROVENANCE]
+        self.sizes: dict[str, int] = {}  # in bytes, of the arrays that have been looked up
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         with zipfile.ZipFile(self.file) as archive:
             if name not in self.names:
                 raise KeyError(_unknown("array", name, {each: _described(archive, each) for each in self.names}))
-            _check_header(archive, name)
+            self.sizes[name] = _size(archive, name)
+            if 4 * sum(self.sizes.values()) > physical_memory():  # the arrays, a copy, and temporary arrays of checks
+                claimed = f"{sum(self.sizes.values()) / 2**30:,.1f} GiB"
+                raise ValueError(f"{name} claims too much for the memory of this machine: {claimed} in all")
             with archive.open(f"{name}.npy") as file:
                 return np.asarray(npy.read_array(file, allow_pickle=False))
 
@@ -115,37 +119,38 @@ class _Archive(Mapping[str, NDArray[Any]]):
         return len(self.names)
 
 
-def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any], int]:
+    """The shape and the dtype in the header of an array, and the length of the header in bytes."""
+    start = io.BytesIO(file.read(2**14))  # a header may claim a length of gigabytes
     readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
-    if (version := npy.read_magic(file)) not in readers:
+    if (version := npy.read_magic(start)) not in readers:
         raise ValueError(f"its header has the version {version[0]}.{version[1]}, and must have 1.0 or 2.0")
-    shape, _, dtype = readers[version](file)
-    return shape, dtype
+    shape, _, dtype = readers[version](start)
+    return shape, dtype, start.tell()
 
 
 def _described(archive: zipfile.ZipFile, name: str) -> str:
     """An array as `name (N, L, L) int8`, from its header. If the header is damaged, only its name."""
     try:
         with archive.open(f"{name}.npy") as file:
-            shape, dtype = _read_header(file)
+            shape, dtype, _ = _read_header(file)
     except Exception:  # a damaged file can make a reader raise almost any exception
         return name
     return f"{name} {shape} {dtype}"
 
 
-def _check_header(archive: zipfile.ZipFile, name: str) -> None:
-    """Raise ValueError unless an array contains numbers, has the size that its header claims, and fits in memory."""
+def _size(archive: zipfile.ZipFile, name: str) -> int:
+    """The size of an array in bytes. Raise ValueError unless it has numbers, and the size that its header claims."""
     with archive.open(f"{name}.npy") as file:
-        shape, dtype = _read_header(file)
+        shape, dtype, length = _read_header(file)
         size = math.prod(shape) * dtype.itemsize
         if dtype.kind == "O":
             raise ValueError(f"{name} contains Python objects, which are never loaded: {RECIPES}#pickles converts them")
         if dtype.kind not in NUMBERS:
             raise ValueError(f"{name} has the dtype {dtype}: it must contain numbers")
-        if 4 * size > physical_memory():  # the array, a copy, and temporary arrays of the checks
-            raise ValueError(f"{name} claims {size / 2**30:,.1f} GiB, too much for the memory of this machine")
-        if size != archive.getinfo(f"{name}.npy").file_size - file.tell():
+        if size != archive.getinfo(f"{name}.npy").file_size - length:
             raise ValueError(f"{name} is not as large as it claims")
+        return size
 
 
 class _Table(Mapping[str, NDArray[np.float64]]):

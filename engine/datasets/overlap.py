@@ -82,8 +82,15 @@ def read_hashes(folder: Path) -> NDArray[np.uint64]:
         FileNotFoundError: there are none.
         UnusableFileError: the file is damaged.
     """
-    hashes: NDArray[np.uint64] = np.load(io.BytesIO(read_checked(folder / TRAIN_INPUTS)), allow_pickle=False)
-    return hashes
+    path = folder / TRAIN_INPUTS
+    content = read_checked(path)
+    try:
+        hashes = np.load(io.BytesIO(content), allow_pickle=False)
+        if hashes.dtype != np.uint64 or hashes.ndim != 1:
+            raise ValueError("it has no list of hashes")
+    except Exception as error:  # a malicious file can make NumPy raise almost any exception
+        raise UnusableFileError(f"{path} is damaged ({' '.join(str(error).split())[:200]})") from None
+    return np.asarray(hashes, dtype=np.uint64)
 
 
 def load_hashes(folder: Path) -> NDArray[np.uint64] | None:

@@ -91,6 +91,7 @@ def build_parser(problem: Problem[Any] | None = None) -> Parser:
         "--name", help="name of the result (default: the name of the --data file, or what is special about the data)"
     )
     result.add_argument("--overwrite", action="store_true", help="replace an earlier result of the same name")
+    result.add_argument("--problem", metavar="MODULE", help="the module of the problem, if it is in another folder")
     config_type = Config if problem is None else problem.config_type
     options = evaluation_options(config_type)
     defaults = dict.fromkeys((option.flag for option in options.values()), "that of the run")
@@ -126,7 +127,9 @@ def parse_sweep(argv: Sequence[str] | None = None) -> SweepRequest | None:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     if (
-        found := _parse(words, partial(run_folder, file="sweep.json"), lambda folder: load_sweep(folder).problem)
+        found := _parse(
+            words, partial(run_folder, file="sweep.json"), lambda folder, given: load_sweep(folder, given).problem
+        )
     ) is None:
         return None
     parser, folder, problem, given = found
@@ -137,11 +140,14 @@ def parse_sweep(argv: Sequence[str] | None = None) -> SweepRequest | None:
 
 
 def _parse(
-    words: Sequence[str], find: Callable[[str], Path | None], load: Callable[[Path], Problem[Any]]
+    words: Sequence[str], find: Callable[[str], Path | None], load: Callable[[Path, str | None], Problem[Any]]
 ) -> tuple[Parser, Path, Problem[Any], dict[str, Any]] | None:
     """Parse a command line whose RUN is a folder that `find` finds, with the options of its problem, or return None."""
+    first = Parser(add_help=False)
+    first.add_argument("--problem", default=None)
+    named = first.parse_known_args(words)[0].problem
     for folder in filter(None, (find(word) for word in words if not word.startswith("-"))):
-        problem = load(folder)
+        problem = load(folder, named)
         parser = build_parser(problem)
         namespace, unknown = parser.parse_known_args(words)
         if find(namespace.run) != folder:  # this word is the value of an option
@@ -153,7 +159,7 @@ def _parse(
 
 
 def _resolve_sweep(folder: Path, problem: Problem[Any], given: dict[str, Any]) -> SweepRequest:
-    sweep = load_sweep(folder)
+    sweep = load_sweep(folder, given.get("problem"))
     trials = trials_of(sweep)
     sweep.given_up |= {each.folder.name for runs in trials.values() for each in runs if each.status == "failed"}
     settings = groups_of(sweep)

@@ -10,17 +10,24 @@ from typing import TYPE_CHECKING, Any
 
 from engine.evaluation.evaluation_request import Request, SweepRequest
 from engine.interface.base_config import Config, options_with, to_dict
+from engine.machine.atomic_files import inside
 from engine.machine.errors import BadRequestError
+from engine.machine.foreign_files import MOST_BYTES_OF_LIST
 from engine.machine.terminal import warn
-from engine.run_folder.saved_run import read_run
+from engine.run_folder.saved_run import read_or_empty, read_run
 
 if TYPE_CHECKING:
     from engine.run_folder.checkpoints import SavedNetwork
 
 
 def require_writable(folder: Path) -> None:
-    """Raise PermissionError if the result of an evaluation cannot be written to the folder of a run or of a sweep."""
-    place = folder / "evaluations"
+    """Raise an error if the result of an evaluation cannot be written to the folder of a run or of a sweep.
+
+    Raises:
+        PermissionError: the folder is protected, or its place is taken by a file.
+        UnusableFileError: it is a link.
+    """
+    place = inside(folder, "evaluations")
     if not os.access(place if place.exists() else folder, os.W_OK) or place.is_file():
         raise PermissionError(errno.EACCES, "cannot be written to", str(place))
 
@@ -39,12 +46,8 @@ def require_no_other(request: Request | SweepRequest, identity: Mapping[str, Any
     path = request.folder / "evaluations" / f"{request.name}.json"
     if request.overwrite or not path.exists():
         return
-    try:
-        earlier = json.loads(path.read_bytes())
-        is_other = any(earlier.get(key) != value for key, value in json.loads(json.dumps(identity)).items())
-    except (ValueError, AttributeError):  # not a complete result
-        return
-    if is_other:
+    earlier = read_or_empty(path, dict, most=MOST_BYTES_OF_LIST)  # empty if it is not a complete result
+    if earlier and any(earlier.get(key) != value for key, value in json.loads(json.dumps(identity)).items()):
         raise BadRequestError(
             f"{path} has the result of another evaluation: --overwrite replaces it, another --name keeps it"
         )

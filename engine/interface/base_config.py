@@ -25,7 +25,7 @@ from engine.options.fields import (
     option,
     options_of,
     own_fields_first,
-    read_json,
+    read_object,
     validate,
 )
 from engine.options.scopes import SCOPES
@@ -203,7 +203,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
         ConfigError: the file cannot be read, is not strict JSON, or has the format of a later version.
     """
     try:
-        return upgrade(read_json(path))
+        return upgrade(read_object(path))
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from None
 

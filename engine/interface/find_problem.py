@@ -1,5 +1,9 @@
 # Machinery: keep, and skip at first.
-"""The module of a problem: its name, which is stored with a run, and how to import it again."""
+"""The module of a problem: its name, which is stored with a run, and how to import it again.
+
+A run may come from somebody else, and so may modules in its folder. The name in a run therefore only selects code that
+is already trusted: load_saved_problem.
+"""
 
 import importlib
 import sys
@@ -23,6 +27,46 @@ def module_name(problem: Problem[Any]) -> str:
         return name
     path = Path(str(main.__file__)).resolve()
     return ".".join(path.relative_to(ROOT).with_suffix("").parts) if path.is_relative_to(ROOT) else path.stem
+
+
+def load_saved_problem(name: str, folder: Path, given: str | None = None) -> Problem[Any]:
+    """Import the problem that the files of a run or of a sweep name.
+
+    The module has to be in use already, or a file of this repository, outside of the folders with runs, or `given`.
+
+    Args:
+        name: the module, as the files name it.
+        folder: of the run or of the sweep.
+        given: the module, as the user names it, who trusts it.
+
+    Raises:
+        BadRequestError: the user names another module, or has to name it.
+        ProblemError: the module cannot be imported, or has no PROBLEM.
+    """
+    if given is not None and given != name:
+        raise BadRequestError(f"--problem {given[:100]}: {folder} was started with {name[:100]}: name this module")
+    is_loaded = hasattr(sys.modules.get(name), "PROBLEM")
+    if given is None and name != "__main__" and not is_loaded and not _is_trusted(name, folder):
+        raise BadRequestError(
+            f"{folder} was started with the module {name[:100]}, which is not a file of this repository: if you trust "
+            f"it, add --problem {name[:100]} or, in Python, give its PROBLEM"
+        )
+    return load_problem(name)
+
+
+def _is_trusted(name: str, folder: Path) -> bool:
+    """Whether a module is a file of this repository that has not come with a run. Links are resolved."""
+    file = ROOT.joinpath(*name.split(".")).with_suffix(".py").resolve()
+    if not file.is_file() or not file.is_relative_to(ROOT):
+        return False
+    above = [ROOT / parent for parent in file.relative_to(ROOT).parents[:-1]]  # without the repository itself
+    of_runs = {ROOT / "checkpoints", ROOT / "cache"}
+    if (place := folder.resolve()).is_relative_to(ROOT) and place != ROOT:
+        of_runs.add(ROOT / place.relative_to(ROOT).parts[0])  # where the run was unpacked, perhaps with other files
+    has_runs = (
+        each in of_runs or (each / "run_info.json").exists() or (each / "sweep.json").exists() for each in above
+    )
+    return not any(has_runs)
 
 
 def load_problem(name: str) -> Problem[Any]:

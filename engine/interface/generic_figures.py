@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from engine.machine.errors import ProblemError
+from engine.machine.terminal import one_line
 
 __all__ = ["COLOURS", "Figure", "draw", "estimates_by_group", "parity", "training_curves", "validation_curves"]
 
@@ -136,7 +137,8 @@ def estimates_by_group(estimates: Mapping[str, tuple[float, float | None]], metr
     axes = figure.subplots()
     for i, (value, error) in enumerate(estimates.values()):
         axes.errorbar(value, i, xerr=error or 0, fmt="o", color=COLOURS[1], markersize=5, capsize=3)
-    axes.set(xlabel=metric, ylim=(len(estimates) - 0.4, -0.6))
+    axes.set_xlabel(_short(metric), parse_math=False)
+    axes.set_ylim(len(estimates) - 0.4, -0.6)
     values = [value for value, _ in estimates.values()]
     if 0 < min(values) < max(values) / 20:
         axes.set_xscale("log")
@@ -149,5 +151,6 @@ def estimates_by_group(estimates: Mapping[str, tuple[float, float | None]], metr
 
 def _short(name: str, length: int = 40) -> str:
     """A name for a figure, without its middle if it is long. matplotlib would not show a label that begins with _."""
+    name = one_line(name)
     name = name if len(name) <= length else f"{name[: length // 2 - 2]}...{name[-length // 2 + 1 :]}"
     return f" {name}" if name.startswith("_") else name

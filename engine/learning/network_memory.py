@@ -33,14 +33,24 @@ def require_memory_for_training(
 ) -> None:
     """Raise BadRequestError if the weights, gradients and optimiser of the network would not fit in memory.
 
-    The parameters are counted in a network on torch's device `meta`, which allocates no memory.
+    The shapes are those of the inputs and of the target.
     """
     try:
-        input_shapes, target_shape = get_shapes()
-        with torch.device("meta"), _WithoutInPlace():
-            network = problem.network(config, input_shapes, target_shape)
-        n_bytes = sum(p.numel() * p.element_size() for p in network.parameters())
-    except Exception:  # the network reads numbers from tensors, or the problem has an error, which is reported later
+        n_bytes = bytes_of_parameters(problem, config, get_shapes())
+    except Exception:  # the problem has an error, which is reported later
         return
     # the weights, their gradients, two moments of the optimiser, and the weights of the best epoch
-    require_memory(5 * n_bytes, "to train it, the network needs", "choose a smaller network")
+    require_memory(5 * (n_bytes or 0), "to train it, the network needs", "choose a smaller network")
+
+
+def bytes_of_parameters(problem: Problem[Any], config: Config, shapes: tuple[tuple[Shape, ...], Shape]) -> int | None:
+    """The size of the parameters of a network for inputs and a target of these shapes. None if it cannot be found.
+
+    They are counted in a network on torch's device `meta`, which allocates no memory.
+    """
+    try:
+        with torch.device("meta"), _WithoutInPlace():
+            network = problem.network(config, *shapes)
+        return sum(p.numel() * p.element_size() for p in network.parameters())
+    except Exception:  # the network reads numbers from tensors, or the problem has an error, which is reported later
+        return None

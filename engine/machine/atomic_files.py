@@ -1,17 +1,19 @@
 # Machinery: keep, and skip at first.
-"""Atomic writes, files with a checksum, and a lock for which other processes wait."""
+"""Write files: atomically, with a checksum, and never through a link in a run. Also a lock for which processes wait."""
 
 import errno
 import hashlib
 import json
 import os
+import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from engine.machine.errors import UnusableFileError
+from engine.machine.foreign_files import read_bytes
 
 # The errors of file systems, mostly network file systems, that do not support locks or fsync of folders.
 UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
@@ -25,15 +27,44 @@ def write_atomic(path: Path, content: bytes) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Processes of two containers can have the same number, and a name that can be guessed could be a link.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())  # the content has to be on the disk before the file gets its name
         replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The path of a file or folder, such as `figures/parity.png`, in a run or a sweep. Folders in between are created.
+
+    Raises:
+        UnusableFileError: a part of the name is a link. In a run that somebody else made, it could lead anywhere.
+    """
+    path = folder
+    for part in Path(name).parts:
+        if path != folder:
+            path.mkdir(exist_ok=True)
+        path = path / part
+        if path.is_symlink():
+            raise UnusableFileError(f"{path} is a link, and nothing is written through it: remove it")
+    return path
+
+
+def append_inside(folder: Path, name: str) -> IO[bytes]:
+    """Open a file in a run or a sweep to append to it, without a buffer.
+
+    Raises:
+        UnusableFileError: it is a link, or not a regular file.
+    """
+    path = inside(folder, name)
+    if path.exists() and not path.is_file():
+        raise UnusableFileError(f"{path} is not a regular file: remove it")
+    return path.open("ab", buffering=0)
 
 
 def replace(source: Path, target: Path) -> None:
@@ -89,7 +120,7 @@ def read_checked(path: Path) -> bytes:
     Raises:
         UnusableFileError: the file is damaged, or another program wrote it.
     """
-    content, _, checksum = path.read_bytes().rpartition(CHECKSUM)
+    content, _, checksum = read_bytes(path).rpartition(CHECKSUM)
     if checksum != hashlib.sha256(content).hexdigest().encode():
         raise UnusableFileError(f"{path} is damaged")
     return content
@@ -99,7 +130,7 @@ def read_checked(path: Path) -> bytes:
 def wait_for_lock(path: Path) -> Iterator[bool]:
     """Hold the lock of a file while the block runs. Wait as long as another process, on any machine, holds it.
 
-    If the file system has no locks, the block runs without one, and is given False.
+    The file may not be a link. If the file system has no locks, the block runs without one, and is given False.
     """
     from filelock import FileLock
 

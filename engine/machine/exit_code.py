@@ -68,7 +68,13 @@ class ExitCode(AbstractContextManager["ExitCode"]):
             )
             self.code = 2
         elif self._is_of_disk(error):
-            warn(f"{prog}: error: {error}: free space on the disk, or make {self.place} writable")
+            gone = isinstance(error, FileNotFoundError)
+            advice = (
+                f"{self.place} or a folder that contains it has been removed"
+                if gone
+                else (f"free space on the disk, or make {self.place} writable")
+            )
+            warn(f"{prog}: error: {error}: {advice}")
             self.code = 5
         elif isinstance(error, Interrupted):
             if self.is_main:

@@ -36,13 +36,18 @@ def provenance() -> dict[str, Any]:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    """The output of a git command, or None if it fails. The environment and the settings of the user have no effect."""
+    """The output of a git command, or None if it fails. The environment and the settings of the user have no effect.
+
+    It also fails if the folder is not the top of a repository: git runs programs that a repository names, and one that
+    contains this project may be somebody else's.
+    """
     # Without these settings, git refuses a repository of another user, and may start a program that watches files.
-    settings = ("-c", "safe.directory=*", "-c", "core.fsmonitor=false", "--no-optional-locks")
+    settings = ("-c", f"safe.directory={folder}", "-c", "core.fsmonitor=false", "--no-optional-locks")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
         done = subprocess.run(
             ["git", "-C", folder, *settings, *arguments],
-            env={name: value for name, value in os.environ.items() if not name.startswith("GIT_")},
+            env=environment | {"GIT_CEILING_DIRECTORIES": str(folder.parent)},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             encoding="utf-8",

@@ -10,18 +10,21 @@ from typing import TextIO
 
 
 def print_line(text: str) -> None:
-    """Print a line on stdout. If that fails, continue without output: see `flush`."""
+    """Print text on stdout. If that fails, continue without output: see `flush`.
+
+    Characters that do not print are escaped, except ends of lines: a name could contain commands for the terminal.
+    """
     _print(text, sys.stdout)
 
 
 def warn(text: str) -> None:
-    """Print a line on stderr. If that fails, continue without output: see `flush`."""
+    """Print text on stderr, as print_line does on stdout."""
     _print(text, sys.stderr)
 
 
 def _print(text: str, stream: TextIO | None) -> None:
     with suppress(OSError):
-        print(text, file=stream)
+        print("\n".join(map(_printable, text.split("\n"))), file=stream)
     flush(stream)
 
 
@@ -55,7 +58,11 @@ def repair_streams() -> None:
 
 def one_line(message: str) -> str:
     """Make a message one printable line of at most 2000 characters, whatever file names it quotes."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)[:2000]
+    return _printable(message)[:2000]
+
+
+def _printable(text: str) -> str:
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def invocation() -> str:

@@ -4,17 +4,14 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from functools import cache
 from typing import Any, NamedTuple
 
-from engine.interface.base_problem import Problem, default_config
-from engine.interface.find_problem import load_problem
 from engine.machine.errors import BadRequestError
 from engine.machine.terminal import one_line
 from engine.many_runs.comparison import count_by_status, unfinished
-from engine.options.config_values import changed_options, flatten
+from engine.options.config_values import flatten
 from engine.options.suggestions import Known, suggest
-from engine.run_folder.saved_run import Run, read_json
+from engine.run_folder.saved_run import Run, read_or_empty
 
 
 class Column(NamedTuple):
@@ -42,22 +39,6 @@ def typed(value: Any) -> str:
 def in_words(options: Mapping[str, Any]) -> str:
     """Options and their values, such as `lr=0.01 hidden=128,64`."""
     return " ".join(f"{path.rpartition('.')[2]}={typed(value)}" for path, value in options.items())
-
-
-def changed_of(run: Run) -> dict[str, Any]:
-    """The options that differ from the default. Runs of earlier versions do not record them: then ask the problem."""
-    if run.changed is not None:
-        return run.changed
-    problem = _problem_or_none(run.problem)
-    return changed_options(default_config(problem), run.config) if problem else {}
-
-
-@cache
-def _problem_or_none(module: str) -> Problem[Any] | None:
-    try:
-        return load_problem(module)
-    except Exception:  # of any type: the module is missing, or is being edited
-        return None
 
 
 def values_of(run: Run, *, validation: bool = False) -> dict[str, Any]:
@@ -144,7 +125,7 @@ def _matches(value: Any, pattern: str) -> bool:
 
 def line_of_run(run: Run, *, validation: bool = False) -> Line:
     """The line of a run."""
-    values, changed = values_of(run, validation=validation), changed_of(run)
+    values, changed = values_of(run, validation=validation), run.changed or {}
     cells = {name: column.text(run) if column.text else typed(values[name]) for name, column in COLUMNS.items()}
     return Line(cells | {"changed": in_words(changed)}, values, changed)
 
@@ -167,7 +148,7 @@ def confirmed(runs: Sequence[Run]) -> list[Run]:
 
     The trials of a search have other seeds, with which they were selected. The unchanged setting comes first.
     """
-    plan = read_json(runs[0].folder.parent / "sweep.json", dict) if runs else None
+    plan = read_or_empty(runs[0].folder.parent / "sweep.json", dict) if runs else None
     if not plan or not plan.get("search") or not isinstance(plan.get("seeds"), list):
         return list(runs)
     chosen = [run for run in runs if run.seed in plan["seeds"]]

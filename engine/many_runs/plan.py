@@ -1,11 +1,16 @@
 # Machinery: keep, and skip at first.
 """The plan of a sweep, which is stored as sweep.json, and the names of its runs."""
 
-from typing import Any
+import math
+from collections.abc import Mapping
+from typing import Any, Self
 
+from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 
 from engine.interface.base_config import STRICT
+
+MOST_RUNS = 10_000  # a plan with more is a mistake, and checking it takes long
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -22,6 +27,26 @@ class Plan:
     confirm: int  # how many of the best settings of the search are trained again, with other seeds
     seeds: list[int]  # the seeds of every setting of the grid, or of every confirmed one
     command: str  # the command line
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        n_settings = math.prod(len(values) for values in self.grid.values())
+        if n_settings * len(self.seeds) + self.trials * len(self.trial_seeds) > MOST_RUNS:
+            raise ValueError(f"more than {MOST_RUNS:,} runs")
+        if self.search and not (self.trial_seeds and all(map(_is_space, self.search.values()))):
+            raise ValueError("not a search")
+        return self
+
+
+def _is_space(space: Mapping[str, Any]) -> bool:
+    """Whether this is what a search can choose from: a list, or a range."""
+    if space.keys() == {"choices"}:
+        return isinstance(space["choices"], list) and bool(space["choices"])
+    if space.keys() != {"low", "high", "log"} or type(space["log"]) is not bool:
+        return False
+    low, high = space["low"], space["high"]
+    are_numbers = type(low) in (int, float) and type(high) in (int, float)
+    return are_numbers and (0 if space["log"] else -math.inf) < low < high
 
 
 def trial_name(number: int) -> str:

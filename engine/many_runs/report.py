@@ -8,6 +8,7 @@ from pathlib import Path
 
 from engine.machine.atomic_files import write_atomic
 from engine.machine.errors import BadRequestError
+from engine.machine.foreign_files import read_bytes
 from engine.many_runs.comparison import Table, estimates, to_markdown
 from engine.many_runs.groups import Comparison, Groups, curves, most_interesting
 from engine.many_runs.listing import line_of_run, without_common
@@ -62,7 +63,7 @@ def write(path: Path, content: bytes) -> None:
 
 def require_report(path: Path) -> None:
     """Raise BadRequestError if there is a file that is not a report, or a folder, at the path of a report."""
-    if path.is_dir() or (path.exists() and MARK.encode() not in path.read_bytes()[:1000]):
+    if path.is_dir() or (path.exists() and MARK.encode() not in read_bytes(path)[:1000]):
         raise BadRequestError(f"--output {path}: exists and is not a report of runs.py: choose another name")
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engine.machine.atomic_files import write_json
 from engine.machine.errors import BadRequestError, PrunedError, UnusableFileError
+from engine.machine.foreign_files import MOST_BYTES_OF_LIST, read_json
 from engine.machine.seeds import derive_seed
 from engine.many_runs.plan import Plan, run_name, trial_name
 from engine.options.fields import Option
@@ -58,10 +59,10 @@ class Search:
     def _read(self) -> None:
         path = self.folder / "trials.json"
         try:
-            values = json.loads(path.read_bytes()) if path.exists() else []
+            values = read_json(path, MOST_BYTES_OF_LIST) if path.exists() else []
             if not isinstance(values, list) or any(each.keys() != self.plan.search.keys() for each in values):
                 raise ValueError("other options than those of the search")
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, AttributeError, UnusableFileError) as error:
             raise UnusableFileError(f"{path} is damaged ({error}): restore it, or start another sweep") from None
         self.values = values
 

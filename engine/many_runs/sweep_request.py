@@ -16,13 +16,11 @@ from engine.interface.base_config import Config
 from engine.interface.base_problem import Problem
 from engine.interface.find_problem import load_problem
 from engine.machine.errors import BadRequestError
-from engine.many_runs.plan import Plan
+from engine.many_runs.plan import MOST_RUNS, Plan
 from engine.options.fields import ConfigError, Option, check_name, options_of
 from engine.options.flags import Parser, without_effect
 from engine.run_folder.find_run import run_folder
 from engine.run_folder.run_request import add_options, resolve
-
-MOST_RUNS = 10_000  # a plan with more is a mistake in the command line, and checking it takes long
 
 Options = Mapping[tuple[str, ...], Option]
 
@@ -33,6 +31,7 @@ class SweepRequest(NamedTuple):
     folder: Path
     plan: Plan | None  # None: that of the folder, to take runs from it
     workers: int | None  # None: as many as cores allow
+    problem: str | None = None  # the module of the problem, if the command line names it
     plan_only: bool = False  # write the plan, and train nothing
 
 
@@ -111,10 +110,10 @@ def _resolve(
     folder = _folder(given["name"])
     workers = _count(given, "workers") if "workers" in given else None
     if problem is None:
-        idle = [f"--{key.replace('_', '-')}" for key in given if key not in ("name", "work", "workers")]
+        idle = [f"--{key.replace('_', '-')}" for key in given if key not in ("name", "problem", "work", "workers")]
         if idle:
             raise ConfigError(without_effect(idle, "--work, which takes the plan of the sweep"))
-        return SweepRequest(folder, None, workers)
+        return SweepRequest(folder, None, workers, given.get("problem"))
     if "log.run_name" in given:
         raise ConfigError("--run-name: the names of the runs are made from their options; give the sweep a NAME")
     grid, search = (_by_option(parser, options, given.get(key, ()), key) for key in ("grid", "search"))
@@ -143,7 +142,7 @@ def _resolve(
         seeds=seeds,
         command=shlex.join(["python", "sweep.py", *(word for word in words if word != "--plan")]),
     )
-    return SweepRequest(folder, plan, workers, plan_only="plan" in given)
+    return SweepRequest(folder, plan, workers, given.get("problem"), plan_only="plan" in given)
 
 
 def _folder(name: str) -> Path:

@@ -19,13 +19,15 @@ from typing import Any, NamedTuple
 from pydantic import TypeAdapter
 
 from engine.interface.base_config import Config
-from engine.interface.find_problem import load_problem
-from engine.machine.atomic_files import wait_for_lock, write_json
+from engine.interface.base_problem import Problem
+from engine.interface.find_problem import load_problem, load_saved_problem
+from engine.machine.atomic_files import inside, wait_for_lock, write_json
 from engine.machine.errors import BadRequestError, UnusableFileError
+from engine.machine.foreign_files import read_json
 from engine.many_runs.plan import Plan, run_name, trial_name
 from engine.many_runs.search import Search
 from engine.options.config_values import upgrade, with_format
-from engine.options.fields import Option, folder_name, merge, options_of, validate
+from engine.options.fields import ConfigError, Option, folder_name, merge, options_of, validate
 from engine.run_folder.saved_run import status_of
 
 Values = Mapping[str, Any]  # options by their dotted path, such as "train.lr"
@@ -52,14 +54,10 @@ class Sweep:
 
     Attributes:
         given_up: names of runs that failed in this process, so that it does not try them again.
-
-    Raises:
-        BadRequestError: the module of the problem cannot be found.
     """
 
-    def __init__(self, folder: Path, plan: Plan) -> None:
-        self.folder, self.plan = folder, plan
-        self.problem = load_problem(plan.problem)
+    def __init__(self, folder: Path, plan: Plan, problem: Problem[Any]) -> None:
+        self.folder, self.plan, self.problem = folder, plan, problem
         self.options = {".".join(path): option for path, option in options_of(self.problem.config_type).items()}
         self.search = Search(folder, self.options, plan) if plan.search else None
         self.given_up: set[str] = set()
@@ -159,14 +157,14 @@ class Sweep:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Let only one process, on any machine, change the files of the sweep."""
-        with wait_for_lock(self.folder / "sweep.lock"):
+        with wait_for_lock(inside(self.folder, "sweep.lock")):
             for left_over in self.folder.glob(".*.tmp"):  # from a process that was killed while it was writing
                 left_over.unlink()
             yield
 
     def require_locks(self) -> None:
         """Raise BadRequestError if the file system cannot lock the folders of runs."""
-        with wait_for_lock(self.folder / "sweep.lock") as is_locked:
+        with wait_for_lock(inside(self.folder, "sweep.lock")) as is_locked:
             if not is_locked:
                 raise BadRequestError(
                     f"--work: the file system cannot lock {self.folder}, so two machines would train the same run: "
@@ -174,29 +172,34 @@ class Sweep:
                 )
 
 
-def load_sweep(folder: Path) -> Sweep:
+def load_sweep(folder: Path, problem: str | None = None) -> Sweep:
     """Load the sweep in a folder.
 
+    Args:
+        problem: the name of the module of its problem, as the user gives it: see load_saved_problem.
+
     Raises:
-        BadRequestError: the folder does not contain a sweep.
+        BadRequestError: the folder does not contain a sweep, or the user has to name its problem.
         UnusableFileError: sweep.json is damaged.
     """
     path = folder / "sweep.json"
     try:
-        plan = TypeAdapter(Plan).validate_json(path.read_bytes())
+        plan = TypeAdapter(Plan).validate_json(json.dumps(read_json(path)))
     except (FileNotFoundError, NotADirectoryError):
         raise BadRequestError(
             f"{folder} is not a sweep: it has no sweep.json; start one with `python sweep.py`"
         ) from None
-    except ValueError:
+    except (ValueError, UnusableFileError):
         raise UnusableFileError(
             f"{path} is damaged: remove it, and run the command that started the sweep again"
         ) from None
+    loaded = load_saved_problem(plan.problem, folder, problem)
     try:
-        plan = replace(plan, config=upgrade(plan.config))
-    except ValueError as error:
+        values = merge(asdict(loaded.config_type()), upgrade(plan.config))  # an option may be newer than the sweep
+        config = validate(loaded.config_type, values, source=str(path))
+    except (ValueError, ConfigError) as error:
         raise UnusableFileError(f"{path}: {error}") from None
-    sweep = Sweep(folder, plan)
+    sweep = Sweep(folder, replace(plan, config=json.loads(json.dumps(asdict(config)))), loaded)
     if unknown := {*plan.grid, *plan.search} - sweep.options.keys():
         raise UnusableFileError(f"{path} varies {unknown.pop()}, which {plan.problem} does not have: restore it")
     return sweep
@@ -212,8 +215,8 @@ def open_sweep(folder: Path, plan: Plan) -> Sweep:
         what = "a run" if (folder / "config.json").exists() else "not a sweep"
         raise BadRequestError(f"{folder} is {what}, so it is kept: choose another name for the sweep")
     if (folder / "sweep.json").exists():
-        _require_extension(load_sweep(folder), plan)
-    sweep = Sweep(folder, plan)
+        _require_extension(load_sweep(folder, plan.problem), plan)
+    sweep = Sweep(folder, plan, load_problem(plan.problem))
     folder.mkdir(parents=True, exist_ok=True)
     with sweep.lock():
         write_json(folder / "sweep.json", asdict(replace(plan, config=with_format(plan.config))))
@@ -232,11 +235,8 @@ def _require_extension(earlier: Sweep, plan: Plan) -> None:
     """Raise BadRequestError unless a plan contains all runs of an earlier sweep."""
     before, name = earlier.plan, earlier.folder.name
     fix = "give the options of that sweep, or another name"
-    if plan.problem != before.problem:
-        raise BadRequestError(f"{earlier.folder} is a sweep of the problem {before.problem}: {fix}")
-    defaults = json.loads(json.dumps(asdict(earlier.problem.config_type())))  # an option may be newer than the sweep
     for path, option in earlier.options.items():
-        was, now = (_at(merge(defaults, each.config), path) for each in (before, plan))
+        was, now = (_at(each.config, path) for each in (before, plan))
         if was != now:
             typed, other = (earlier.typed(option, each) for each in (now, was))
             given = typed if option.kind is bool else f"{option.flag} {typed}"

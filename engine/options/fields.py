@@ -18,7 +18,8 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import is_pydantic_dataclass
 from pydantic.fields import FieldInfo
 
-from engine.machine.errors import BadRequestError, ProblemError
+from engine.machine.errors import BadRequestError, ProblemError, UnusableFileError
+from engine.machine.foreign_files import MOST_BYTES, leaves, read_bytes
 from engine.options.scopes import DEFAULTS, SCOPES
 from engine.options.suggestions import Known, suggest
 
@@ -28,7 +29,6 @@ Config = TypeVar("Config")
 INTEGER = re.compile(r"[+-]?[0-9]+")
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
-MAX_BYTES = 2**20  # the size of the largest config file that is read: a thousand times the usual size
 NOUNS = {bool: "true or false", int: "an integer", float: "a number", str: "a name"}
 BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most", "multiple_of": "a multiple of"}
 
@@ -229,7 +229,7 @@ def own_fields_first(config_type: Any) -> list[tuple[str, FieldInfo]]:
 # ----------------------------------------------------------------------------------------------------- merging values
 
 
-def read_json(path: str | Path) -> dict[str, Any]:
+def read_object(path: str | Path) -> dict[str, Any]:
     """Read the object in a JSON file.
 
     Raises:
@@ -245,19 +245,18 @@ def read_json(path: str | Path) -> dict[str, Any]:
         return content
 
     try:
-        with Path(path).open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
-        if len(raw) > MAX_BYTES:
-            raise ConfigError(f"{path}: is larger than {MAX_BYTES} bytes; give the path of a config.json")
-        text = raw.decode("utf-8")
+        text = read_bytes(Path(path), MOST_BYTES).decode("utf-8")
         content = json.loads(text, object_pairs_hook=refuse_duplicates, parse_int=_integer)
+        leaves(content)
+    except UnusableFileError as error:
+        raise ConfigError(f"{error}; give the path of a config.json") from None
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; give the path of a config.json") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8 text") from None
     except json.JSONDecodeError as error:
         raise ConfigError(f"{path}: line {error.lineno} column {error.colno}: {error.msg}; correct the JSON") from None
-    except RecursionError:
+    except (ValueError, RecursionError):
         raise ConfigError(f"{path}: nested too deeply; a config has two levels") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: is not an object; a config is {{...}}, as --print-config prints it")

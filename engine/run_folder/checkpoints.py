@@ -1,8 +1,12 @@
 # Machinery: keep, and skip at first.
-"""Checkpoints: files with a checksum that contain tensors and plain values. Reading one never runs code from it."""
+"""Checkpoints: files with a checksum that contain tensors and plain values.
+
+Somebody else may have made a checkpoint. Reading it runs no code from it, and it does not unpack to more than its size.
+"""
 
 import hashlib
 import io
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 from numpy.random import SeedSequence
+from torch import nn
 
 from engine.datasets.splits import generate_split
 from engine.interface.base_config import (
@@ -19,10 +24,13 @@ from engine.interface.base_config import (
     to_dict,
 )
 from engine.interface.base_problem import Problem, Shape
+from engine.learning.network_memory import bytes_of_parameters
 from engine.learning.prediction import Shapes, Standardized, new_model, shapes_of
 from engine.machine.atomic_files import read_checked, replace, with_checksum, write_checked
 from engine.machine.errors import BadRequestError, ProblemError, UnusableFileError
-from engine.machine.terminal import warn
+from engine.machine.foreign_files import leaves
+from engine.machine.hardware import physical_memory
+from engine.machine.terminal import one_line, warn
 from engine.options.config_values import upgrade, with_format
 from engine.options.fields import ConfigError, merge, validate
 
@@ -83,7 +91,7 @@ def load(path: Path, config: Config, oldest: int = FORMAT, *, same_run: bool = F
     """
     content = read_checked(path)
     try:
-        saved: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        saved = _unpack(content)
         version = int(saved["format"])
         if not oldest <= version <= FORMAT:
             needed = f"{oldest} to {FORMAT}" if oldest < FORMAT else f"{FORMAT}"
@@ -102,6 +110,41 @@ def load(path: Path, config: Config, oldest: int = FORMAT, *, same_run: bool = F
     return saved | {"sha256": hashlib.sha256(with_checksum(content)).hexdigest()}
 
 
+def _is_state(saved: Mapping[str, Any]) -> bool:
+    """Whether what this program itself reads from the state of a trainer can be used."""
+    epoch, best_epoch, rows = (saved.get(key) for key in ("epoch", "best_epoch", "rows"))
+    numbers = [epoch, best_epoch, saved.get("best_loss"), *leaves(rows)]
+    if not all(type(each) in (int, float) and abs(each) < 1e300 for each in numbers) or not isinstance(rows, list):
+        return False
+    are_rows = all(isinstance(row, Mapping) and {"epoch", "val_loss"} <= row.keys() for row in rows)
+    return are_rows and 1 <= best_epoch <= epoch == len(rows) and isinstance(saved.get("best_weights"), Mapping)
+
+
+def misfit(model: nn.Module, weights: Any) -> str:
+    """In which entry weights differ from those of a network in shape or type, or an empty string."""
+    expected = {name: (each.shape, each.dtype) for name, each in model.state_dict().items()}
+    if not isinstance(weights, Mapping) or not all(isinstance(each, torch.Tensor) for each in weights.values()):
+        return "there are no weights"
+    found = {name: (each.shape, each.dtype) for name, each in weights.items()}
+    names = [name for name in (*expected, *found) if found.get(name) != expected.get(name)]
+    return f"{names[0]} differs" if names else ""
+
+
+def _unpack(content: bytes) -> dict[str, Any]:
+    """The content of a checkpoint. Raise an exception of any type if it is damaged or was made to do harm."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        if not content.startswith(b"PK") or sum(each.file_size for each in archive.infolist()) > len(content):
+            raise ValueError("it is not an archive of uncompressed tensors")
+    saved: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    tensors = [value for value in leaves(saved) if isinstance(value, torch.Tensor)]
+    if any(each.layout != torch.strided or each.device.type != "cpu" or each.is_quantized for each in tensors):
+        raise ValueError("it has tensors of a special kind")
+    # A tensor may have one element in memory and claim many, and many tensors may share their memory.
+    if 4 * sum(each.numel() * each.element_size() for each in tensors) > physical_memory():
+        raise ValueError("its tensors would not fit in memory")
+    return saved
+
+
 def load_last(folder: Path, config: Config) -> dict[str, Any] | None:
     """Read the newest intact checkpoint of a run. The result is None if the run has not finished an epoch.
 
@@ -115,6 +158,8 @@ def load_last(folder: Path, config: Config) -> dict[str, Any] | None:
     for name in ("last.pt", "previous.pt"):
         try:
             saved = load(folder / name, config, same_run=True)
+            if not _is_state(saved):
+                raise UnusableFileError(f"{folder / name} is damaged: its epoch, or its metrics, cannot be right")
         except FileNotFoundError:
             continue
         except UnusableFileError as error:
@@ -158,15 +203,22 @@ def load_network(folder: Path, problem: Problem[Any]) -> SavedNetwork:
     try:
         shapes = shapes_in(saved) if "shapes" in saved else generated_shapes(problem, config)
         model = with_weights(problem, config, shapes, saved["model"])
-    except (KeyError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
+        if any(each.isnan().any() for each in model.state_dict().values()):
+            raise ValueError("some are not numbers")
+        if type(saved["epoch"]) is not int:
+            raise ValueError("the epoch is not an integer")
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = one_line(" ".join(str(error).split()))
         raise UnusableFileError(f"{folder / 'best.pt'} does not contain weights of this network: {reason}") from None
     return SavedNetwork(problem, config, model, shapes, saved["epoch"], saved["sha256"])
 
 
 def shapes_in(saved: Mapping[str, Any]) -> Shapes:
-    """The shapes that are stored in a checkpoint."""
-    return Shapes(tuple(map(tuple, saved["shapes"]["inputs"])), tuple(saved["shapes"]["target"]))
+    """The shapes that are stored in a checkpoint. Raises ValueError if they are no shapes."""
+    inputs, target = saved["shapes"]["inputs"], saved["shapes"]["target"]
+    if not all(type(size) is int and 0 <= size < 2**40 for shape in (*inputs, target) for size in shape):
+        raise ValueError("a shape does not consist of integers")
+    return Shapes(tuple(map(tuple, inputs)), tuple(target))
 
 
 def generated_shapes(problem: Problem[Any], config: Config) -> Shapes:
@@ -181,7 +233,12 @@ def with_weights(problem: Problem[Any], config: Config, shapes: Shapes, weights:
         RuntimeError: the weights do not fit a network for these shapes.
         BadRequestError: the network does not support these shapes.
     """
+    needed = bytes_of_parameters(problem, config, shapes)  # the network is not built if it is much larger
+    if needed is not None and needed > 2 * sum(each.numel() * each.element_size() for each in weights.values()):
+        raise RuntimeError(f"the network has {needed:,} bytes of weights")
     model = new_model(problem, config, shapes)
+    if fault := misfit(model, weights):
+        raise RuntimeError(fault)
     model.load_state_dict(weights)
     return model.eval().requires_grad_(False)
 

@@ -17,7 +17,7 @@ from engine.interface.base_config import Config
 from engine.interface.base_problem import Columns, Problem
 from engine.interface.returned_values import input_arrays
 from engine.learning.distributed import Group, is_restarted, torchrun_start
-from engine.machine.errors import UnusableFileError
+from engine.machine.errors import RunError, UnusableFileError
 from engine.machine.hardware import choose_num_threads, require_compiler, select_device
 from engine.machine.terminal import print_line
 from engine.options.fields import folder_name
@@ -174,11 +174,29 @@ class StartedRun(NamedTuple):
     train_hashes: "NDArray[np.uint64]"  # in rank 0, of all inputs that the network is trained with
 
     def restore(self, trainer: Any) -> None:
-        """If the run is resumed, let its trainer continue from the last checkpoint."""
+        """If the run is resumed, let its trainer continue from the last checkpoint.
+
+        Raises:
+            UnusableFileError: the checkpoint does not suit the trainer or the network.
+        """
+        from engine.run_folder.checkpoints import misfit
+
         state, train = self.opened.state, self.opened.config.train
         if state is None:
             return
-        trainer.restore(state)
+        try:
+            trainer.restore(state)
+            for key in ("weights", "best_weights"):
+                if fault := misfit(trainer.model, state[key]):
+                    raise ValueError(f"{key}: {fault}")
+        except (RunError, MemoryError):
+            raise
+        except Exception as error:  # of any type: the code has been edited, or the checkpoint
+            reason = " ".join(repr(error).split())[:200]
+            raise UnusableFileError(
+                f"the last checkpoint of {self.opened.folder} does not suit trainer.py or the network ({reason}): "
+                "restore their code, or start another run"
+            ) from error
         print_line(f"continuing after epoch {trainer.epoch} of {train.epochs}")
         if state["config"]["train"]["epochs"] != train.epochs:
             rate = train.lr * trainer.factor_at(trainer.epoch * trainer.steps_per_epoch)

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.machine.atomic_files import UNSUPPORTED
+from engine.machine.atomic_files import UNSUPPORTED, inside
 from engine.machine.errors import BadRequestError, BusyError, UnusableFileError
 from engine.machine.terminal import warn
 from engine.run_folder.saved_run import read_info
@@ -103,7 +103,7 @@ def _lock(folder: Path) -> "FileLock | None":
     """
     from filelock import FileLock, Timeout
 
-    lock = FileLock(folder / ".lock", timeout=0, preserve_lock_file=True)
+    lock = FileLock(inside(folder, ".lock"), timeout=0, preserve_lock_file=True)
     try:
         lock.acquire()
     except Timeout:

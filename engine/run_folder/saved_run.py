@@ -1,8 +1,10 @@
 # Machinery: keep, and skip at first.
-"""The folder of a run, as its files describe it. Reading it needs neither torch nor the module of its problem."""
+"""The folder of a run, as its files describe it. Reading it needs neither torch nor the module of its problem.
 
-import json
-import math
+Somebody else may have made the run. Its files are data: what they say is checked, and no code is imported because they
+name it, except by `problem_of`.
+"""
+
 import os
 import platform
 import re
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engine.machine.errors import UnusableFileError
+from engine.machine.foreign_files import MOST_BYTES, MOST_BYTES_OF_LIST, read_bytes, read_json
 from engine.options.config_values import setting_of, upgrade
 
 if TYPE_CHECKING:
@@ -96,13 +99,13 @@ class Run(NamedTuple):
     @property
     def epochs_planned(self) -> int | None:
         """The number of epochs in the config."""
-        planned: int | None = self.config.get("train", {}).get("epochs")
-        return planned
+        planned = self.config.get("train", {}).get("epochs")
+        return planned if isinstance(planned, int) else None
 
     def rows(self) -> list[dict[str, float]]:
         """The rows of epoch_metrics.json. The list is empty if the file is missing or damaged."""
-        rows = read_json(self.folder / "epoch_metrics.json", list)
-        return [row for row in rows or () if isinstance(row, dict) and {"epoch", "val_loss"} <= _numbers(row).keys()]
+        rows = read_or_empty(self.folder / "epoch_metrics.json", list, most=MOST_BYTES_OF_LIST)
+        return [row for row in rows or () if _is_row(row)]
 
     def val_losses(self) -> dict[int, float]:
         """The validation losses by epoch."""
@@ -134,7 +137,13 @@ class Run(NamedTuple):
         from engine.datasets.file_formats import from_npz
 
         try:
-            return from_npz((self.folder / "predictions.npz").read_bytes())
+            arrays = from_npz(read_bytes(self.folder / "predictions.npz"))
+            if (
+                not {"targets", "predictions"} <= arrays.keys()
+                or arrays["targets"].shape != arrays["predictions"].shape
+            ):
+                raise UnusableFileError("without targets, or predictions of their shape")
+            return arrays
         except (OSError, UnusableFileError) as error:
             raise UnusableFileError(
                 f"{self.folder / 'predictions.npz'} is missing or damaged ({error}): run it again with --overwrite"
@@ -152,7 +161,7 @@ class Run(NamedTuple):
         return load_last(self.folder, config)
 
     def network(self, problem: "Problem[Any] | None" = None) -> "SavedNetwork":
-        """The network with the weights of its best epoch, on the CPU. The default problem is the one that it names.
+        """The network with the weights of its best epoch, on the CPU. The default problem is that of `problem_of`.
 
         Raises:
             UnusableFileError: config.json or best.pt is missing or damaged, or was written for another network.
@@ -170,31 +179,38 @@ def read_info(folder: Path) -> dict[str, Any]:
     """
     path = folder / "run_info.json"
     try:
-        return dict(json.loads(path.read_bytes()))
+        info = read_json(path)
+        if not isinstance(info, dict) or not _is_info(info):
+            raise UnusableFileError(f"{path} is damaged")
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    except (ValueError, TypeError) as error:
-        raise UnusableFileError(f"{path} is damaged ({error}): remove it to continue without it") from None
+    except UnusableFileError as error:
+        raise UnusableFileError(f"{error}: remove it to continue without it") from None
+    return info
 
 
-def problem_of(folder: Path) -> "Problem[Any]":
-    """Load the problem of a run from the module that its run_info.json names.
+def problem_of(folder: Path, given: str | None = None) -> "Problem[Any]":
+    """Load the problem of a run from the module that its run_info.json names: see load_saved_problem.
+
+    Args:
+        given: the name of the module, as the user gives it.
 
     Raises:
         RunError: run_info.json is damaged, or the module cannot be imported.
     """
-    from engine.interface.find_problem import load_problem
+    from engine.interface.find_problem import load_saved_problem
 
-    return load_problem(str(read_info(folder).get("problem", "problem")))  # the first version did not write the name
+    name = str(read_info(folder).get("problem", "problem"))  # the first version did not write the name
+    return load_saved_problem(name, folder, given)
 
 
 def read_run(folder: Path) -> Run | None:
     """Read the files of a run. The result is None if the folder has no config.json."""
     try:
-        if (config := read_json(folder / "config.json", dict, _is_config)) is None:
+        if (config := read_or_empty(folder / "config.json", dict, _is_config)) is None:
             return None
-        info = read_json(folder / "run_info.json", dict, _is_info)
-        results = read_json(folder / "results.json", dict, _is_results)
+        info = read_or_empty(folder / "run_info.json", dict, _is_info)
+        results = read_or_empty(folder / "results.json", dict, _is_results)
     except OSError:  # for example, not a folder that may be read
         return None
     config = upgrade(config)
@@ -248,17 +264,19 @@ def _is_gone(info: Mapping[str, Any]) -> bool:
         return born > datetime.fromisoformat(str(info["started"])).timestamp() + 2  # the number was given away again
     except psutil.NoSuchProcess:
         return True
-    except (psutil.Error, ValueError, KeyError):
+    except (psutil.Error, ValueError, OverflowError, KeyError):
         return False
 
 
-def read_json(path: Path, kind: type, is_sound: Callable[[Any], bool] = lambda content: True) -> Any:
+def read_or_empty(
+    path: Path, kind: type, is_sound: Callable[[Any], bool] = lambda content: True, most: int = MOST_BYTES
+) -> Any:
     """The content of a JSON file, None if there is no such file, or an empty `kind` if it is damaged."""
     try:
-        content = json.loads(path.read_bytes())
+        content = read_json(path, most)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, RecursionError):
+    except UnusableFileError:
         return kind()
     return content if isinstance(content, kind) and is_sound(content) else kind()
 
@@ -266,13 +284,24 @@ def read_json(path: Path, kind: type, is_sound: Callable[[Any], bool] = lambda c
 def _is_config(config: dict[str, Any]) -> bool:
     with suppress(ValueError):
         upgrade(config)
-        return isinstance(config.get("train", {}), dict) and isinstance(config.get("seed", 0), int)
+        return isinstance(config.get("train", {}), dict) and isinstance(config.get("seed"), int)
     return False
+
+
+# The types of what is read from run_info.json. Keys may be missing, and values may be null.
+TYPES = {
+    **dict.fromkeys(("status", "problem", "label", "started", "host", "git_commit", "torchrun", "wandb_id"), str),
+    **dict.fromkeys(("data_sha256", "data_file_sha256", "problem_sha256", "trainer_sha256", "torch", "device"), str),
+    **dict.fromkeys(("changed", "init_from"), dict),
+    **dict.fromkeys(("main_metric", "earlier"), list),
+    "pid": int,
+}
 
 
 def _is_info(info: dict[str, Any]) -> bool:
     main = info.get("main_metric", ["", ""])
-    return isinstance(info.get("changed", {}), dict) and isinstance(main, list) and len(main) == 2
+    are_typed = all(info.get(name) is None or isinstance(info[name], kind) for name, kind in TYPES.items())
+    return are_typed and isinstance(main, list) and len(main) == 2
 
 
 def _is_results(results: dict[str, Any]) -> bool:
@@ -280,8 +309,12 @@ def _is_results(results: dict[str, Any]) -> bool:
     return isinstance(results.get("test"), dict) and are_epochs
 
 
+def _is_row(row: Any) -> bool:
+    return isinstance(row, dict) and "val_loss" in _numbers(row) and type(row.get("epoch")) is int and row["epoch"] > 0
+
+
 def _numbers(values: Any) -> dict[str, float]:
-    """The entries of a dictionary that are finite numbers."""
+    """The entries of a dictionary that are numbers, and whose squares are finite."""
     if not isinstance(values, dict):
         return {}
-    return {name: v for name, v in values.items() if isinstance(v, int | float) and math.isfinite(v)}
+    return {name: v for name, v in values.items() if isinstance(v, int | float) and abs(v) < 1e150}

@@ -91,7 +91,7 @@ BAD_OPTIONS: list[tuple[str, list[str]]] = [
     ("--epochs \uff11\uff10", ["--epochs", "an integer"]),
     ("--lr 1_0.5", ["1_0.5", "a number"]),
     ("--config none.json", ["none.json", "No such file", "give the path of a config.json"]),
-    ("--config .", [".", "Is a directory", "give the path of a config.json"]),
+    ("--config .", [".", "is a folder", "give the path of a config.json"]),
     ("--print-config --overwrite", ["--overwrite does nothing with --print-config: drop it or --print-config"]),
     ("--overwrite", ["--overwrite", "--run-name", "name the run to replace"]),
     ("--resume none", ["--resume none", "nothing to resume"]),

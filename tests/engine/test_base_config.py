@@ -207,7 +207,7 @@ BROKEN_FILES: dict[str, tuple[str | bytes, list[str]]] = {
     "lone surrogate": ('{"device": "\\ud800"}', ["not Unicode"]),
     "BOM": (b'\xef\xbb\xbf{"seed": 1}', ["BOM"]),
     "array at top level": ('[{"seed": 1}]', ["is not an object"]),
-    "too large": (" " * 2**21, ["is larger than 1048576 bytes"]),
+    "too large": (" " * 2**21, ["is larger than 1,048,576 bytes"]),
     "several faults": (
         '{"seed": -1, "train": {"lr": 0}, "data": {"dimension": 0, "colour": 1}}',
         ["seed -1", "train.lr 0", "data.dimension 0", "data.colour"],
@@ -239,7 +239,7 @@ def test_a_broken_file_is_refused_in_one_line_with_all_its_faults(name: str, tmp
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"No such file.*; give the path of a config\.json"):
         load_config(ToyConfig, tmp_path / "none.json")
-    with pytest.raises(ConfigError, match=r"Is a directory.*; give the path of a config\.json"):
+    with pytest.raises(ConfigError, match=r"is a folder; give the path of a config\.json"):
         load_config(ToyConfig, tmp_path)
 
 

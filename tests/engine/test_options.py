@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass
 
 from engine.interface.base_config import STRICT, Config
 from engine.machine.errors import ProblemError
-from engine.options.fields import ConfigError, check_name, folder_name, merge, option, options_of, read_json, validate
+from engine.options.fields import ConfigError, check_name, folder_name, merge, option, options_of, read_object, validate
 from engine.options.flags import Parser, add_flags, flags_given
 
 Widths = tuple[Annotated[int, Field(ge=1, le=4096)], ...]
@@ -258,10 +258,10 @@ def test_names_that_windows_reserves_are_refused(name: str) -> None:
         check_name(name)
 
 
-def test_read_json_returns_the_object_in_a_file(tmp_path: Path) -> None:
+def test_read_object_returns_the_object_in_a_file(tmp_path: Path) -> None:
     path = tmp_path / "c.json"
     path.write_text('{"a": {"b": [1, 2.5, null]}, "c": 123456789012345678901234567890}', encoding="utf-8", newline="\n")
-    assert read_json(path) == {"a": {"b": [1, 2.5, None]}, "c": 123456789012345678901234567890}
+    assert read_object(path) == {"a": {"b": [1, 2.5, None]}, "c": 123456789012345678901234567890}
 
 
 def test_a_config_without_its_decorator_is_named() -> None:

@@ -40,7 +40,7 @@ def planned(*arguments: str) -> list[str]:
     """The names of the runs that a command line plans, without training any."""
     request = parse_args(["s", "--problem", "tests.toy", *arguments])
     assert request.plan is not None
-    return [run.name for run in Sweep(request.folder, request.plan).open_runs(())]
+    return [run.name for run in Sweep(request.folder, request.plan, PROBLEM).open_runs(())]
 
 
 def start(request: SweepRequest) -> None:
@@ -96,7 +96,7 @@ def test_different_values_have_different_valid_names(grid: list[str], tmp_path: 
 def test_a_config_of_a_run_only_differs_in_its_setting_and_seed() -> None:
     request = parse_args(["s", "--problem", "tests.toy", "--preset", "debug", "--grid", "lr=0.5", "--seed-list", "3"])
     assert request.plan is not None
-    (run,) = Sweep(request.folder, request.plan).open_runs(())
+    (run,) = Sweep(request.folder, request.plan, PROBLEM).open_runs(())
     preset = PROBLEM.presets["debug"]
     assert (run.config.train.lr, run.config.seed, run.config.log.run_name) == (0.5, 3, "lr0.5-seed3")
     assert run.config.data == preset.data

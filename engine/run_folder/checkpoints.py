@@ -112,12 +112,12 @@ def load(path: Path, config: Config, oldest: int = FORMAT, *, same_run: bool = F
 
 def _is_state(saved: Mapping[str, Any]) -> bool:
     """Whether what this program itself reads from the state of a trainer can be used."""
-    epoch, best_epoch, rows = (saved.get(key) for key in ("epoch", "best_epoch", "rows"))
-    numbers = [epoch, best_epoch, saved.get("best_loss"), *leaves(rows)]
-    if not all(type(each) in (int, float) and abs(each) < 1e300 for each in numbers) or not isinstance(rows, list):
+    best_epoch, epoch, loss, rows = (saved.get(key) for key in ("best_epoch", "epoch", "best_loss", "rows"))
+    if type(best_epoch) is not int or type(epoch) is not int or not isinstance(rows, list):
         return False
     are_rows = all(isinstance(row, Mapping) and {"epoch", "val_loss"} <= row.keys() for row in rows)
-    return are_rows and 1 <= best_epoch <= epoch == len(rows) and isinstance(saved.get("best_weights"), Mapping)
+    are_numbers = all(type(each) in (int, float) and abs(each) < 1e300 for each in (loss, *leaves(rows)))
+    return are_rows and are_numbers and 1 <= best_epoch <= epoch and isinstance(saved.get("best_weights"), Mapping)
 
 
 def misfit(model: nn.Module, weights: Any) -> str:

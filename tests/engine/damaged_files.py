@@ -121,8 +121,15 @@ def _change_bytes(path: Path, chance: random.Random) -> str:
     if kind == "flip":
         for _ in range(chance.randint(1, 5)):
             content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
-    new = {"cut": content[:place], "noise": chance.randbytes(200), "empty": b"", "twice": content + content}
-    path.write_bytes(content[:place] + b"\0[{" + content[place:] if kind == "insert" else new.get(kind, content))
+    damaged, noise = bytes(content), chance.randbytes(200)
+    new: dict[str, bytes] = {
+        "cut": damaged[:place],
+        "noise": noise,
+        "empty": b"",
+        "twice": damaged + damaged,
+        "flip": damaged,
+    }
+    path.write_bytes(new.get(kind, damaged[:place] + b"\0[{" + damaged[place:]))
     return f"{kind} at {place}"
 
 

@@ -81,15 +81,23 @@ def test_a_run_of_a_file_outside_of_the_repository(tmp_path: Path) -> None:
     (mine / "decay.py").write_text(blocks(GUIDE, "python")[0], encoding="utf-8")
     done = run_command(*DEBUG[2:], "--epochs", "1", "--run-name", "r", cwd=mine, script=(str(mine / "decay.py"),))
     assert done.returncode == 0, done.stderr
-    line = "there is no module decay: add the folder that has decay.py to PYTHONPATH or, in Python, to sys.path"
-    assert python(f"{USE}\nload_run('../mine/checkpoints/r')", other).stderr.endswith(f"BadRequestError: {line}\n")
-    use = f"{USE}\nsys.path.insert(0, '../mine')\nprint(load_run('../mine/checkpoints/r')[0].seed)"
+    line = (
+        "../mine/checkpoints/r was started with the module decay, which is not a file of this repository: if you trust "
+        "it, add --problem decay or, in Python, give its PROBLEM"
+    )
+    found = f"{USE}\nsys.path.insert(0, '../mine')\n"
+    assert python(f"{found}load_run('../mine/checkpoints/r')", other).stderr.endswith(f"BadRequestError: {line}\n")
+    use = f"{found}from decay import PROBLEM\nprint(load_run('../mine/checkpoints/r', PROBLEM)[0].seed)"
     assert python(use, other).stdout == "42\n"
-    evaluation = ("../mine/checkpoints/r", "--num-test", "20", "--name", "n")
-    done = run_command(*evaluation, cwd=other, script="evaluate.py")
+    run, evaluation = "../mine/checkpoints/r", ("--num-test", "20", "--name", "n")
+    done = run_command(run, *evaluation, cwd=other, script="evaluate.py", PYTHONPATH=str(mine))
     assert (done.returncode, done.stderr) == (2, f"evaluate.py: error: {line}\n")
-    done = run_command(*evaluation, cwd=other, script="evaluate.py", PYTHONPATH=str(mine))
-    assert done.returncode == 0, done.stderr
+    for script, *words in (("evaluate.py", run, *evaluation), ("runs.py", "plot", run)):
+        done = run_command(*words, "--problem", "decay", cwd=other, script=script, PYTHONPATH=str(mine))
+        assert (done.returncode, done.stderr) == (0, "")
+    done = run_command(run, *evaluation, "--problem", "decay", cwd=other, script="evaluate.py")
+    assert done.returncode == 2
+    assert "add the folder that has decay.py to PYTHONPATH" in done.stderr
 
 
 @pytest.mark.slow

@@ -82,7 +82,7 @@ class RunLogger(NullLogger):
         self.bar: tqdm[Any] | None = None
         if earlier:
             before = {key: value for key, value in earlier.items() if key != "earlier"}
-            self.info["earlier"] = [*earlier.get("earlier", []), before]
+            self.info["earlier"] = [*(earlier.get("earlier") or []), before]
         write_atomic(folder / "config.json", to_json(config).encode())
         if state:  # the other files may be damaged, or from a later epoch than the checkpoint
             self._write_metrics_and_best(state)

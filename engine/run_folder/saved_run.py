@@ -230,17 +230,22 @@ def status_of(folder: Path) -> str:
 
 def find_runs(root: Path) -> list[Run]:
     """All runs in a folder and in the sweeps in it, by name. The folder may itself be a sweep."""
-    found: list[Run] = []
+    runs, others = _runs_in(root)
+    sweeps = [
+        folder for folder in others if (folder / "sweep.json").is_file()
+    ]  # without those in sweeps: links can loop
+    runs += [run for sweep in sweeps for run in _runs_in(sweep)[0]]
+    return sorted(runs, key=lambda run: _in_order(run.name))
+
+
+def _runs_in(root: Path) -> tuple[list[Run], list[Path]]:
+    """The runs in a folder, and its other folders."""
     try:
-        entries = [Path(entry.path) for entry in os.scandir(root) if entry.is_dir()]
+        folders = [Path(entry.path) for entry in os.scandir(root) if entry.is_dir()]
     except OSError:
-        return []
-    for folder in entries:
-        if (run := read_run(folder)) is not None:
-            found.append(run)
-        elif (folder / "sweep.json").is_file():
-            found += find_runs(folder)
-    return sorted(found, key=lambda run: _in_order(run.name))
+        return [], []
+    found = {folder: read_run(folder) for folder in folders}
+    return [run for run in found.values() if run], [folder for folder, run in found.items() if not run]
 
 
 def _in_order(name: str) -> list[Any]:

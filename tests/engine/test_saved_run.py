@@ -84,6 +84,8 @@ def test_runs_are_found_in_a_folder_and_in_its_sweeps(run: Path) -> None:
         shutil.copytree(run, root / name)
     (root / "width" / "sweep.json").write_text("{}", encoding="utf-8", newline="\n")
     (root / "file").touch()
+    for name in ("one", "two"):
+        (root / "width" / name).symlink_to(root / "width")  # 2^40 paths lead to the runs
     assert [record.name for record in find_runs(root)] == ["first", "width/seed2", "width/seed10"]
     assert [record.name for record in find_runs(root / "width")] == ["width/seed2", "width/seed10"]
     assert find_runs(root / "missing") == []

@@ -231,10 +231,8 @@ def status_of(folder: Path) -> str:
 def find_runs(root: Path) -> list[Run]:
     """All runs in a folder and in the sweeps in it, by name. The folder may itself be a sweep."""
     runs, others = _runs_in(root)
-    sweeps = [
-        folder for folder in others if (folder / "sweep.json").is_file()
-    ]  # without those in sweeps: links can loop
-    runs += [run for sweep in sweeps for run in _runs_in(sweep)[0]]
+    if not (root / "sweep.json").is_file():  # a sweep contains no others, except through links, which can form a loop
+        runs += [run for each in others if (each / "sweep.json").is_file() for run in _runs_in(each)[0]]
     return sorted(runs, key=lambda run: _in_order(run.name))
 
 

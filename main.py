@@ -69,13 +69,14 @@ def run(
         model = opened.build_model(data)
         started = opened.start(data, model, RunLogger, watch)
         with timed("training", opened.timings):
-            trainer = Trainer(problem, config, model, data.train, data.val, logger=started.logger, group=group)
+            kind = problem.trainer() or Trainer
+            trainer = kind(problem, config, model, data.train, data.val, logger=started.logger, group=group)
             started.restore(trainer)
             trainer.fit()
         if group.is_main:
             with timed("baselines", opened.timings), one_blas_thread():
                 baselines = problem.baselines(config, data.train, data.test)
-            is_unseen = started.is_unseen(data.test)
+            is_unseen = started.is_unseen(data.test, trainer.epoch)
             results, arrays = test(problem, config, model, data, baselines=baselines, is_unseen=is_unseen)
             results |= {"best_epoch": trainer.best_epoch, "epochs_trained": trainer.epoch}
             started.finish(results, arrays)

@@ -17,13 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from engine.datasets.splits import new_examples
 from engine.interface.base_config import Config, TrainConfig
 from engine.interface.base_problem import Columns, Problem
 from engine.interface.returned_values import plain
 from engine.learning.distributed import SINGLE_PROCESS, Group
 from engine.learning.light_optimizers import without_compiler
-from engine.learning.prediction import Standardized, evaluate, example_losses, prepare
-from engine.machine.errors import DivergedError, UnusableFileError
+from engine.learning.prediction import Examples, Standardized, evaluate, example_losses, prepare
+from engine.machine.errors import DivergedError, ProblemError, UnusableFileError
 from engine.run_folder.null_logger import NullLogger
 from utils import derive_seed, seed_everything
 
@@ -51,14 +52,20 @@ def lr_factor(scheduler: str, step: int, total_steps: int, warmup_steps: int) ->
 
 
 def create_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """Create the optimiser of a config. Weight decay applies to matrices, not to biases and normalisation layers."""
-    parameters = [p for p in network.parameters() if p.requires_grad]
+    """Create the optimiser of a config. Weight decay applies to matrices, not to biases and normalisation layers.
+
+    It has all parameters. Frozen ones have no gradient, and are not changed until they are released.
+    """
+    parameters = list(network.parameters())
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     create = without_compiler(OPTIMIZERS[config.optimizer])  # the same optimiser, without loading torch.compile
-    optimizer = create(groups, lr=config.lr)
+    try:
+        optimizer = create(groups, lr=config.lr)
+    except (TypeError, ValueError) as error:  # for example, LBFGS has only one group of parameters, and Muon no biases
+        raise ProblemError(f"--optimizer {config.optimizer}: {error}: change create_optimizer in trainer.py") from None
     for param_group in optimizer.param_groups:
         param_group["initial_lr"] = param_group["lr"]  # the peak of the schedule, which may differ between groups
     return optimizer
@@ -104,8 +111,10 @@ class Trainer:
         self.forward: Callable[..., Tensor] = self.network
         if config.compile:  # fallback_random: the same random numbers as without compilation
             self.forward = torch.compile(self.network, dynamic=False, options={"fallback_random": True})
-        self.steps_per_epoch = math.ceil(len(self.train.targets) / config.train.batch_size)
+        self.rates = [param_group["lr"] for param_group in self.optimizer.param_groups]  # as the trainer last set them
         self.epoch = 0  # the current one, counted from 1; 0 before the first
+        self.n_steps = 0  # of the optimiser, in all epochs
+        self.total_steps, self.warmup_steps = map(self.steps_until, (config.train.epochs, config.train.warmup_epochs))
         self.history: list[dict[str, float]] = []  # one row of metrics per completed epoch
         self.best_epoch, self.best_loss = 0, math.inf  # the one with the lowest validation loss, and that loss
         self.best_weights: dict[str, Any] = {}
@@ -122,19 +131,19 @@ class Trainer:
         while not self.config.train.is_over(self.epoch, self.best_epoch):
             self.epoch += 1
             train_loss = self.train_epoch()
+            self.group.synchronize(self.network, self.epoch)
             metrics, _ = evaluate(self.problem, self.config, self.model, self.val, self.group)
             if not math.isfinite(train_loss + metrics["loss"]):
                 raise DivergedError(
                     f"the loss is not finite in epoch {self.epoch} (training {train_loss:g}, "
                     f"validation {metrics['loss']:g}): lower --lr, or set --grad-clip or --warmup-epochs"
                 )
-            n_steps = self.epoch * self.steps_per_epoch
             row = {
                 "epoch": self.epoch,
-                "step": n_steps,
+                "step": self.n_steps,
                 "train_loss": train_loss,
                 **{f"val_{name}": value for name, value in metrics.items()},
-                "learning_rate": self.config.train.lr * self.factor_at(n_steps - 1),  # of the last step
+                "learning_rate": self.rates[0],  # of the last step
             }
             self.history.append(plain("the row of an epoch", row))
             if metrics["loss"] < self.best_loss:
@@ -148,22 +157,37 @@ class Trainer:
 
     def train_epoch(self) -> float:
         """Train with every example once, in an order that depends on the seed and the epoch. Return the mean loss."""
+        train = self.examples()
         self.network.train()  # switches dropout on
         # Each rank has its own dropout masks. 1 + rank, because a key that ends in 0 gives the seed of the shuffling.
         seed_everything(derive_seed(self.config.seed, self.epoch, 1 + self.group.rank))
         # The data are shuffled once per epoch, on the device. Each batch is then a view, which takes no time to make.
-        n, batch_size = len(self.train.targets), self.config.train.batch_size
-        order = random_order(n, self.config.seed, self.epoch).to(self.train.targets.device)
-        columns = [tensor[order] for tensor in (*self.train.inputs, self.train.targets)]
-        batches = zip(*(torch.split(column, batch_size) for column in columns), strict=True)
+        n = len(train.targets)
+        order = random_order(n, self.config.seed, self.epoch).to(train.targets.device)
+        columns = [tensor[order] for tensor in (*train.inputs, train.targets)]
+        batches = zip(*(torch.split(column, self.batch_size(self.epoch)) for column in columns), strict=True)
         total = torch.zeros((), device=order.device)
-        for step, batch in enumerate(batches, start=(self.epoch - 1) * self.steps_per_epoch):
-            factor = self.factor_at(step)
-            for param_group in self.optimizer.param_groups:
-                param_group["lr"] = param_group["initial_lr"] * factor
+        for batch in batches:
+            self.set_rates(self.factor_at(self.n_steps))
             *inputs, targets = self.group.shard_batch(batch)  # the shard of this process; all of it in a single process
             total.add_(self.step(tuple(inputs), targets), alpha=len(batch[0]))
+            self.n_steps += 1
         return total.item() / n  # .item() waits for the device, so it is called only once per epoch
+
+    def examples(self) -> Examples:
+        """The training examples of this epoch. With --fresh, they are new in every epoch; see new_examples."""
+        if not self.config.train.fresh or self.epoch == 1:
+            return self.train
+        return prepare(self.problem, self.config, self.model, new_examples(self.problem, self.config, self.epoch))
+
+    def batch_size(self, epoch: int) -> int:
+        """The number of examples in a batch of an epoch, counted from 1. The steps and the schedule follow from it."""
+        return self.config.train.batch_size
+
+    def steps_until(self, epoch: int) -> int:
+        """The number of steps in the first epochs, up to and with this one."""
+        n = len(self.train.targets)
+        return sum(math.ceil(n / self.batch_size(each)) for each in range(1, epoch + 1))
 
     def step(self, inputs: tuple[Tensor, ...], targets: Tensor) -> Tensor:
         """Update the weights with one batch: inputs, each (B, ...), and targets (B, ...), in scaled units.
@@ -184,9 +208,28 @@ class Trainer:
         return loss
 
     def factor_at(self, step: int) -> float:
-        """The learning rate at a step, counted from 0, as a fraction of the peak."""
-        config, per_epoch = self.config.train, self.steps_per_epoch
-        return lr_factor(config.scheduler, step, config.epochs * per_epoch, config.warmup_epochs * per_epoch)
+        """The learning rate at a step, counted from 0, as a fraction of the peak.
+
+        It may also depend on `self.history`, the rows of the epochs before, which a resumed run has, too.
+        """
+        return lr_factor(self.config.train.scheduler, step, self.total_steps, self.warmup_steps)
+
+    def set_rates(self, factor: float) -> None:
+        """Set the learning rate of each group of parameters, as a fraction of its peak.
+
+        Raises:
+            ProblemError: other code has changed a rate, which would have no effect.
+        """
+        groups = self.optimizer.param_groups
+        for param_group, rate in zip(groups, self.rates, strict=False):  # there may be new groups
+            if param_group["lr"] != rate:
+                raise ProblemError(
+                    f"the learning rate was changed from {rate:g} to {param_group['lr']:g} by code other than the "
+                    "trainer's, which sets it before every step: change factor_at, or add a line to SCHEDULES"
+                )
+        for param_group in groups:
+            param_group["lr"] = param_group.setdefault("initial_lr", param_group["lr"]) * factor
+        self.rates = [param_group["lr"] for param_group in groups]
 
     def state(self) -> dict[str, Any]:
         """The state after a completed epoch, from which training can be continued.
@@ -196,6 +239,7 @@ class Trainer:
         """
         return {
             "epoch": self.epoch,
+            "n_steps": self.n_steps,
             "rows": self.history,
             "best_epoch": self.best_epoch,
             "best_loss": self.best_loss,
@@ -231,5 +275,6 @@ class Trainer:
             param_group |= {name: now[name] for name in (*self.optimizer.defaults, "initial_lr")}
         self.optimizer.load_state_dict(saved)
         self.epoch, self.history = state["epoch"], list(state["rows"])
+        self.n_steps = state.get("n_steps", self.steps_until(self.epoch))  # earlier versions did not save it
         self.best_epoch, self.best_loss = state["best_epoch"], state["best_loss"]
         self.best_weights = state["best_weights"]

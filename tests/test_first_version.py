@@ -40,7 +40,7 @@ def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_its_config_has_the_same_values() -> None:
     config = load_config(PROBLEM.config_type, OLD / "config.json")
     values = {"format": 1, **read(OLD, "config.json")}
-    values["train"]["init_from"] = None  # a newer option
+    values["train"] |= {"init_from": None, "fresh": False}  # newer options
     assert json.loads(to_json(config)) == values
     assert parse_args(PROBLEM, ["--config", str(OLD / "config.json")], prog="main.py").config == config
 

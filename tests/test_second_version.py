@@ -156,7 +156,7 @@ def test_a_key_that_is_missing_has_the_default_of_6bbe7fc(tmp_path: Path) -> Non
     defaults = read(SAVED / "finished", "config.json")  # it has all keys
     del defaults["replay"]
     defaults["model"]["hidden"] = [128, 64, 32]
-    defaults["train"] |= {"epochs": 100, "batch_size": 64}
+    defaults["train"] |= {"epochs": 100, "batch_size": 64, "fresh": False}  # the last one is newer
     defaults["data"] |= {"num_train": 10_000, "num_val": 2_000, "num_test": 2_000}
     defaults |= {"log": {**defaults["log"], "run_name": None}, "device": "auto", "threads": None}
     assert json.loads(to_json(config)) == {"format": 1, **defaults}

@@ -74,6 +74,23 @@ def generate_split(problem: Problem[Any], config: Config, n: int, seed: SeedSequ
     return cast(Columns, columns)
 
 
+def new_examples(problem: Problem[Any], config: Config, epoch: int) -> Columns:
+    """Generate the training examples of an epoch with --fresh. They only depend on the config and on the epoch.
+
+    Those of the first epoch are the training split. A split that the problem's check finds wrong causes a warning.
+
+    Raises:
+        ProblemError: the generator did not return valid arrays.
+    """
+    assert config.data.num_train is not None  # get_splits has checked it
+    seed = SeedSequence(config.seed, spawn_key=(len(Splits._fields), epoch))  # the splits have the keys 0, 1 and 2
+    columns = generate_split(problem, config, config.data.num_train, seed)
+    with one_blas_thread():
+        check = problem.check(config, columns)
+    report_check(f"training (epoch {epoch})", check._replace(summary=""), is_external=True)
+    return columns
+
+
 def get_splits(problem: Problem[Any], config: Config) -> tuple[Splits, str]:
     """Get the data of a config, and a phrase that says where they came from.
 

@@ -60,6 +60,7 @@ class TrainConfig:
     patience: int | None = option(
         None, "stop after this many epochs without a better validation loss; below --epochs", ge=1
     )
+    fresh: bool = option(False, "train on --num-train newly generated examples in every epoch")
     init_from: str | None = option(
         None, "start from the weights of this run: its name or folder; none: random weights", min_length=1
     )
@@ -145,6 +146,12 @@ class Config:
         None, "CPU threads; none: all cores, but one thread for small networks", scope="machine", ge=1, le=1024
     )
     compile: bool = option(False, "compile the network with torch.compile; slower on the CPU", scope="execution")
+
+    @model_validator(mode="after")
+    def _check_fresh(self) -> Self:
+        if self.train.fresh and self.data.file is not None:
+            raise ValueError("--fresh does nothing with --data, whose examples are not generated: drop one of them")
+        return self
 
     @model_validator(mode="after")
     def _check_batches(self) -> Self:

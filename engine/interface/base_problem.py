@@ -91,6 +91,13 @@ class Problem(ABC, Generic[C]):
             ValueError: the network does not support these shapes with these options. The message is shown to the user.
         """
 
+    def trainer(self) -> type[Any] | None:
+        """A subclass of trainer.Trainer that trains the network, or None for Trainer itself.
+
+        Import it here, and not at the top of the file, so that `--help` does not load torch.
+        """
+        return None
+
     def read(self, config: C, columns: Columns) -> Columns:
         """Check and convert the arrays of a file of --data. An array is read from the file when it is looked up.
 

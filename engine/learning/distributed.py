@@ -6,6 +6,7 @@ counts from 0. Operations such as all_reduce are collective: every process has t
 waits until all others have called them too.
 """
 
+import hashlib
 import os
 import sys
 import threading
@@ -22,7 +23,7 @@ from engine.machine.terminal import warn
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
 
 T = TypeVar("T")
 
@@ -124,6 +125,29 @@ class Group:
         for gradient, mean in zip(gradients, means, strict=True):
             gradient.copy_(mean.view_as(gradient))
         return loss.squeeze()
+
+    def synchronize(self, network: "nn.Module", epoch: int) -> None:
+        """Average the buffers of a network over all processes, such as the means of BatchNorm, and compare its weights.
+
+        Raises:
+            RunError: the weights are not the same in all processes.
+        """
+        if self.size == 1:
+            return
+        import torch
+
+        for buffer in network.buffers():
+            if buffer.is_floating_point():
+                buffer.copy_(self.all_reduce(buffer.clone()) / self.size)
+        tensors = (each.detach().cpu().flatten().view(torch.uint8) for each in network.state_dict().values())
+        content = b"".join(each.numpy().tobytes() for each in tensors)
+        digest = int.from_bytes(hashlib.sha256(content).digest()[:7])
+        digests = self.gather(torch.tensor([digest]), self.size)
+        if (digests != digest).any():
+            raise RunError(
+                f"the weights differ between the processes after epoch {epoch}: change them in the same way in all "
+                "processes, and take random numbers for that from a generator with the same seed"
+            )
 
     def all_reduce(self, tensor: "Tensor") -> "Tensor":
         """Replace a tensor in every process by its sum over all processes, and return it."""

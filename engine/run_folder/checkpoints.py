@@ -7,6 +7,7 @@ Somebody else may have made a checkpoint. Reading it runs no code from it, and i
 import hashlib
 import io
 import zipfile
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -53,16 +54,19 @@ def save(path: Path, config: Config, content: Mapping[str, Any], keep: Path | No
 
 
 def _require_plain(name: str, value: Any) -> None:
-    """Raise ProblemError, which names the value, unless it consists of tensors, numbers, strings, lists and dicts."""
-    if isinstance(value, Mapping):
+    """Raise ProblemError, which names the value, unless it consists of types that torch.load reads as data."""
+    if type(value) in (dict, OrderedDict):
         for key, each in value.items():
+            _require_plain(f"a key of {name}", key)
             _require_plain(f"{name}: {key}", each)
-    elif isinstance(value, list | tuple):
+    elif type(value) in (list, tuple, torch.Size):
         for each in value:
             _require_plain(name, each)
-    elif value is not None and type(value) not in (bool, int, float, str) and not isinstance(value, torch.Tensor):
+    elif value is not None and type(value) not in (bool, int, float, str, torch.Tensor, nn.Parameter):
+        kind = type(value).__name__
         raise ProblemError(
-            f"{name} is of the type {type(value).__name__}: use tensors, numbers, strings, lists and dicts"
+            f"{name} is of the type {kind}: use tensors, numbers, strings, and lists and dicts of these, such as "
+            f"dict(...) of a {kind}"
         )
 
 

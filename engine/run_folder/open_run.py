@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from engine.datasets.overlap import hash_inputs, save_hashes, unseen
-from engine.datasets.splits import Data, load_data, require_memory_for
+from engine.datasets.splits import Data, load_data, new_examples, require_memory_for
 from engine.interface.base_config import Config
 from engine.interface.base_problem import Columns, Problem
 from engine.interface.returned_values import input_arrays
@@ -199,12 +199,23 @@ class StartedRun(NamedTuple):
             ) from error
         print_line(f"continuing after epoch {trainer.epoch} of {train.epochs}")
         if state["config"]["train"]["epochs"] != train.epochs:
-            rate = train.lr * trainer.factor_at(trainer.epoch * trainer.steps_per_epoch)
+            rate = train.lr * trainer.factor_at(trainer.n_steps)
             print_line(f"the schedule is now that of the longer run: the learning rate continues at {rate:.3g}")
 
-    def is_unseen(self, columns: Columns) -> "NDArray[np.bool_]":
-        """Whether examples do not occur in the training data, (N,), also not in those of the run of --init-from."""
-        return unseen(self.train_hashes, hash_inputs(self.opened.problem, self.opened.config, columns))
+    def is_unseen(self, columns: Columns, epochs: int) -> "NDArray[np.bool_]":
+        """Whether examples do not occur in the training data, (N,), also not in those of the run of --init-from.
+
+        With --fresh, the examples of all epochs are generated again, and train_inputs.npy then has all their hashes.
+
+        Args:
+            epochs: the number of epochs of the training.
+        """
+        problem, config, hashes = self.opened.problem, self.opened.config, self.train_hashes
+        if config.train.fresh:
+            new = (hash_inputs(problem, config, new_examples(problem, config, k)) for k in range(2, epochs + 1))
+            hashes = np.unique(np.concatenate([hashes, *new]))
+            save_hashes(self.opened.folder, hashes)
+        return unseen(hashes, hash_inputs(problem, config, columns))
 
     def finish(self, results: dict[str, Any], arrays: dict[str, Any]) -> None:
         """Record the results, and print a summary."""

@@ -74,6 +74,7 @@ CHANGES: dict[str, tuple[list[str], Any]] = {
     "train.weight_decay": ([".5"], 0.5),
     "train.grad_clip": (["1"], 1.0),
     "train.patience": (["10"], 10),
+    "train.fresh": ([], True),
     "train.init_from": (["a"], "a"),
     "data.num_train": (["300"], 300),
     "data.num_val": (["301"], 301),

@@ -383,7 +383,7 @@ def test_numbers_of_numpy_in_a_row_become_numbers_of_python(monkeypatch: pytest.
 
 def test_an_invalid_number_in_a_row_is_an_error_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer, _ = build(epochs=2)
-    monkeypatch.setattr(trainer, "factor_at", lambda step: math.nan)
+    trainer.rates = [math.nan]
     monkeypatch.setattr(trainer, "train_epoch", lambda: 1.0)
     with pytest.raises(ProblemError, match="the row of an epoch: learning_rate is nan"):
         trainer.fit()
@@ -476,7 +476,7 @@ def test_every_option_of_network_and_training_changes_the_run(change: dict[str, 
 def test_the_changes_above_cover_every_option() -> None:
     changed = {(section, name) for change in CHANGES for section, values in change.items() for name in values}
     options = {path for path in options_of(ToyConfig) if path[0] in ("model", "train")}
-    assert changed == options - {("train", "init_from")}  # tests/engine/test_init_from.py
+    assert changed == options - {("train", "init_from"), ("train", "fresh")}  # test_init_from.py, test_fresh.py
 
 
 @pytest.mark.parametrize(

@@ -39,8 +39,9 @@ def read_bytes(path: Path, most: int | None = None) -> bytes:
 
         most = physical_memory() // 4
     with path.open("rb") as file:
-        content = file.read(most + 1)  # some files of the system claim a size of 0, and have no end
-    if len(content) > most:
+        # A file with holes can claim more than the disk has, and some files of the system claim 0 and have no end.
+        content = b"" if found.st_size > most else file.read(most + 1)
+    if max(found.st_size, len(content)) > most:
         raise UnusableFileError(f"{path}: is larger than {most:,} bytes")
     return content
 

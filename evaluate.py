@@ -151,7 +151,9 @@ def evaluate_network(request: Request, data: NewData | None = None) -> Network:
     if taken := {"n", "metrics", "n_unseen", "metrics_unseen", "check", "source"} & report.keys():
         raise ProblemError(f"report returned {', '.join(sorted(taken))}, which an evaluation has itself: rename it")
     is_unseen, on_unseen = None, None
-    if (train_hashes := load_hashes(request.folder)) is not None:
+    if saved.config.train.fresh and status != "finished":  # the file has only the examples of the first epoch
+        print_line("it is not known which examples occur in the training data: the run, which has --fresh, is not over")
+    elif (train_hashes := load_hashes(request.folder)) is not None:
         is_unseen = unseen(train_hashes, hash_inputs(problem, config, data.columns))
         on_unseen, _ = metrics_on_unseen(
             problem, config, model, examples, is_unseen, predictions=predictions, baselines={}

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engine.datasets.splits import new_examples
+from engine.datasets.splits import examples_of_epoch
 from engine.interface.base_config import Config, TrainConfig
 from engine.interface.base_problem import Columns, Problem
 from engine.interface.returned_values import plain
@@ -175,10 +175,10 @@ class Trainer:
         return total.item() / n  # .item() waits for the device, so it is called only once per epoch
 
     def examples(self) -> Examples:
-        """The training examples of this epoch. With --fresh, they are new in every epoch; see new_examples."""
-        if not self.config.train.fresh or self.epoch == 1:
-            return self.train
-        return prepare(self.problem, self.config, self.model, new_examples(self.problem, self.config, self.epoch))
+        """The training examples of this epoch, which --fresh generates."""
+        columns = examples_of_epoch(self.problem, self.config, self.epoch, self.train.columns)
+        is_new = columns is not self.train.columns
+        return prepare(self.problem, self.config, self.model, columns) if is_new else self.train
 
     def batch_size(self, epoch: int) -> int:
         """The number of examples in a batch of an epoch, counted from 1. The steps and the schedule follow from it."""

@@ -77,14 +77,22 @@ def generate_split(problem: Problem[Any], config: Config, n: int, seed: SeedSequ
 def new_examples(problem: Problem[Any], config: Config, epoch: int) -> Columns:
     """Generate the training examples of an epoch with --fresh. They only depend on the config and on the epoch.
 
-    Those of the first epoch are the training split. A split that the problem's check finds wrong causes a warning.
-
     Raises:
         ProblemError: the generator did not return valid arrays.
     """
     assert config.data.num_train is not None  # get_splits has checked it
     seed = SeedSequence(config.seed, spawn_key=(len(Splits._fields), epoch))  # the splits have the keys 0, 1 and 2
-    columns = generate_split(problem, config, config.data.num_train, seed)
+    return generate_split(problem, config, config.data.num_train, seed)
+
+
+def examples_of_epoch(problem: Problem[Any], config: Config, epoch: int, train: Columns) -> Columns:
+    """The training examples of an epoch: `train`, or new ones with --fresh from the second epoch on.
+
+    If the problem's check finds new examples wrong, it causes a warning.
+    """
+    if not config.train.fresh or epoch == 1:
+        return train
+    columns = new_examples(problem, config, epoch)
     with one_blas_thread():
         check = problem.check(config, columns)
     report_check(f"training (epoch {epoch})", check._replace(summary=""), is_external=True)

@@ -78,6 +78,11 @@ def load_origin(
     saved = load_network(place, problem)
     if differing := _differing(saved.config, config):
         raise BadRequestError(f"{subject}: that run has {' '.join(differing)}: give these options")
+    if saved.config.train.fresh and info.get("status") != "finished":
+        raise BadRequestError(
+            f"{subject}: that run has --fresh and is not over, so that it is not known which examples it was trained "
+            f"with: finish it with --resume {name}"
+        )
     before = (read_info(folder).get("init_from") if resume else None) or {}
     if before.get("weights_sha256", saved.sha256) != saved.sha256:
         raise UnusableFileError(

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 import main
 from engine.datasets.splits import load_data
 from engine.evaluation.evaluation_request import parse_args
-from engine.interface.base_config import TrainConfig
+from engine.interface.base_config import LogConfig, TrainConfig
 from engine.interface.base_problem import Check, Columns, Problem, Shape
 from engine.interface.find_problem import load_problem, module_name
 from engine.learning.prediction import build_model, compute_metrics, evaluate, predict, prepare
@@ -26,6 +27,7 @@ from engine.machine.exit_code import ExitCode
 from engine.options.fields import options_of
 from engine.run_folder.null_logger import NullLogger
 from evaluate import evaluate_run
+from tests.conftest import read
 from tests.toy import PROBLEM, ToyConfig, ToyDataConfig, ToyModelConfig, ToyProblem
 from trainer import Trainer
 
@@ -536,6 +538,40 @@ def test_a_value_error_of_the_network_is_a_bad_request() -> None:
 
     with pytest.raises(BadRequestError, match="--hidden 16: must be a multiple of 3"):
         trained(Picky())
+
+
+def test_a_problem_can_have_a_trainer_of_its_own() -> None:
+    class Counting(Trainer):
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            super().__init__(*arguments, **named)
+            self.n_own = 0
+
+        def step(self, inputs: tuple[Tensor, ...], targets: Tensor) -> Tensor:
+            self.n_own += 1
+            return super().step(inputs, targets) * (1 + self.n_own)
+
+        def state(self) -> dict[str, Any]:
+            return super().state() | {"n_own": self.n_own}
+
+        def restore(self, state: Mapping[str, Any]) -> None:
+            super().restore(state)
+            self.n_own = state["n_own"]
+
+    class OwnProblem(ToyProblem):
+        def trainer(self) -> type[Trainer]:
+            return Counting
+
+    config = replace(CONFIG, train=replace(CONFIG.train, epochs=4, scheduler="none"), log=LogConfig())
+    shorter = replace(config, train=replace(config.train, epochs=2))
+    main.run(OwnProblem(), config, Path("checkpoints/a"))
+    main.run(OwnProblem(), shorter, Path("checkpoints/b"))
+    main.run(OwnProblem(), config, Path("checkpoints/b"), resume=True)
+    a, b = (read(Path("checkpoints") / name, "epoch_metrics.json") for name in "ab")
+    assert a == b
+    main.run(PROBLEM, config, Path("checkpoints/c"))
+    c = read(Path("checkpoints/c"), "epoch_metrics.json")
+    assert [row["val_loss"] for row in c] == [row["val_loss"] for row in a]
+    assert all(row["train_loss"] < other["train_loss"] for row, other in zip(c, a, strict=True))
 
 
 def test_the_module_of_a_problem_is_found_again() -> None:

@@ -5,6 +5,7 @@ import io
 import os
 import pickle
 import shutil
+from collections import defaultdict, deque
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from engine.interface.base_config import TrainConfig, load_config, to_dict
+from engine.learning.prediction import Shapes
 from engine.machine.atomic_files import CHECKSUM, read_checked, write_checked
 from engine.machine.errors import ProblemError, UnusableFileError
 from engine.options.fields import ConfigError
@@ -121,9 +123,21 @@ def test_a_save_keeps_the_earlier_file_if_requested(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["last.pt", "previous.pt"]
 
 
-@pytest.mark.parametrize("value", [np.float64(1), np.ones(2), {1}, [{"a": np.int64(1)}]])
+@pytest.mark.parametrize(
+    "value",
+    [
+        np.float64(1),
+        np.ones(2),
+        {1},
+        [{"a": np.int64(1)}],
+        defaultdict(float),
+        Shapes((), ()),
+        {np.int64(1): 1},
+        {"a": [deque()]},
+    ],
+)
 def test_values_that_could_not_be_read_again_are_not_saved(value: Any, tmp_path: Path) -> None:
-    with pytest.raises(ProblemError, match=r"last\.pt: mine.* is of the type \w+: use tensors, numbers"):
+    with pytest.raises(ProblemError, match=r"last\.pt.* is of the type \w+: use tensors, numbers"):
         checkpoints.save(tmp_path / "last.pt", CONFIG, {"epoch": 1, "mine": value})
     assert list(tmp_path.iterdir()) == []
 

@@ -21,11 +21,13 @@ from engine.run_folder.open_run import is_restart
 from tests.conftest import (
     DEBUG,
     HANG,
+    ROOT,
     TORCHRUN,
     TOY,
     environment,
     read,
     run_command,
+    run_process,
     run_ranks,
     start_command,
     wait_for,
@@ -248,6 +250,78 @@ def test_runs_with_dropout_in_two_processes_are_equal(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
     a, b = ((tmp_path / "checkpoints" / name / "epoch_metrics.json").read_bytes() for name in "ab")
     assert a == b
+
+
+# Problems whose processes could have different weights: one normalises batches, one adds its own noise to gradients.
+OTHERS = """
+import torch
+from torch import nn
+
+from main import main
+from tests.toy import ToyProblem
+
+
+class Norm(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.GELU(), nn.Linear(8, 1), nn.Flatten(0))
+
+    def forward(self, points, signs):
+        return self.layers(points) * signs
+
+
+class NormProblem(ToyProblem):
+    def network(self, config, input_shapes, target_shape):
+        return Norm()
+
+
+class NoisyProblem(ToyProblem):
+    def trainer(self):
+        from trainer import Trainer
+
+        class NoisyTrainer(Trainer):
+            def step(self, inputs, targets):
+                loss = super().step(inputs, targets)
+                if self.epoch == 2:
+                    next(self.network.parameters()).data += 1e-3 * torch.rand(())
+                return loss
+
+        return NoisyTrainer
+
+
+PROBLEM = NAME()
+
+if __name__ == "__main__":
+    main(PROBLEM)
+"""
+
+
+@pytest.mark.slow
+def test_the_best_loss_is_that_of_the_saved_weights_with_batch_normalisation(tmp_path: Path) -> None:
+    (tmp_path / "norm.py").write_text(OTHERS.replace("NAME", "NormProblem"), encoding="utf-8")
+    done = run_ranks(2, *DEBUG, "--run-name", "r", cwd=tmp_path, script=("norm.py",))
+    assert done.returncode == 0, done.stderr
+    code = (
+        "from norm import PROBLEM; from evaluate import load_run; from engine.datasets.splits import get_splits; "
+        "from engine.learning.prediction import evaluate, prepare; config, model = load_run('r', PROBLEM); "
+        "val = prepare(PROBLEM, config, model, get_splits(PROBLEM, config)[0].val); "
+        "print(evaluate(PROBLEM, config, model, val).metrics['loss'])"
+    )
+    done = run_process(cwd=tmp_path, script=("-c", code), PYTHONPATH=f"{ROOT}:{tmp_path}")
+    assert done.returncode == 0, done.stderr
+    rows = read(tmp_path / "checkpoints" / "r", "epoch_metrics.json")
+    assert float(done.stdout.splitlines()[-1]) == pytest.approx(min(row["val_loss"] for row in rows), rel=1e-6)
+
+
+@pytest.mark.slow
+def test_weights_that_differ_between_processes_end_the_run(tmp_path: Path) -> None:
+    (tmp_path / "noisy.py").write_text(OTHERS.replace("NAME", "NoisyProblem"), encoding="utf-8")
+    assert run_ranks(1, *DEBUG, "--run-name", "one", cwd=tmp_path, script=("noisy.py",)).returncode == 0
+    done = run_ranks(2, *DEBUG, "--run-name", "two", cwd=tmp_path, script=("noisy.py",))
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "error: the weights differ between the processes after epoch 2: change them in the same way" in done.stderr
+    assert len(read(tmp_path / "checkpoints" / "two", "epoch_metrics.json")) == 1
 
 
 @pytest.mark.slow

@@ -519,6 +519,15 @@ def test_a_restored_trainer_continues_bit_for_bit(epoch: int, optimizer: str) ->
     assert torch.equal(weights(later), weights(uninterrupted))
 
 
+def test_a_state_of_an_earlier_version_has_no_number_of_steps() -> None:
+    trainer, record = build(scheduler="cosine")
+    history = trainer.fit()
+    later, _ = build(scheduler="cosine")
+    del record.states[1]["n_steps"]
+    later.restore(record.states[1])
+    assert later.fit() == history
+
+
 def test_a_trainer_can_be_restored_after_training() -> None:
     trainer, record = build()
     trainer.fit()

@@ -202,6 +202,8 @@ class RunLogger(NullLogger):
             else:
                 rows = {label: results["test_unseen"], **results["baselines_unseen"]}
                 tables += [f"{seen} Without these:", _table(f"on {n_unseen:,} test examples", rows, names)]
+        if self.config.train.fresh and results["baselines"]:
+            tables.append("The baselines know the examples of the first epoch only.")
         command = f"{invocation()} {shlex.join(info['argv'][1:])}".rstrip() if info["argv"] else "main.run(...)"
         commit = (info["git_commit"] or "none")[:10] + (", with changes" if info["git_dirty"] else "")
         processes = f", in {info['processes']} processes" if info.get("processes", 1) > 1 else ""

@@ -95,6 +95,7 @@ def test_a_run_that_is_not_over_does_not_claim_to_know_its_examples(
     toy_in_process: Run, toy_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert toy_in_process(*FRESH, "--run-name", "r") == 0
+    assert "The baselines know the examples of the first epoch only." in capsys.readouterr().out
     info = Path("checkpoints/r/run_info.json")
     info.write_text(info.read_text(encoding="utf-8").replace('"finished"', '"interrupted"'), encoding="utf-8")
     capsys.readouterr()

@@ -43,16 +43,16 @@ def inside(folder: Path, name: str) -> Path:
     """The path of a file or folder, such as `figures/parity.png`, in a run or a sweep. Folders in between are created.
 
     Raises:
-        UnusableFileError: a part of the name is a link. In a run that somebody else made, it could lead anywhere.
+        UnusableFileError: a part of the name is a link, which could lead anywhere if somebody else made it. The folder
+            itself may be a link, unless it is that of a run in a sweep.
     """
-    path = folder
-    for part in Path(name).parts:
-        if path != folder:
-            path.mkdir(exist_ok=True)
-        path = path / part
+    paths = [folder.joinpath(*Path(name).parts[:k]) for k in range(len(Path(name).parts) + 1)]
+    for path in paths if (folder.parent / "sweep.json").exists() else paths[1:]:
         if path.is_symlink():
             raise UnusableFileError(f"{path} is a link, and nothing is written through it: remove it")
-    return path
+        if path not in (folder, paths[-1]):
+            path.mkdir(exist_ok=True)
+    return paths[-1]
 
 
 def append_inside(folder: Path, name: str) -> IO[bytes]:

@@ -239,6 +239,12 @@ def test_nothing_is_written_through_a_link_in_a_run(link: str, tmp_path: Path) -
         with pytest.raises(UnusableFileError, match=rf"{link} is a link, and nothing is written through it: remove it"):
             write(run, "figures/a.png")
     assert list(outside.iterdir()) == []
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "seed42").symlink_to(run)
+    assert inside(tmp_path / "sweep" / "seed42", "a.json").parent.samefile(run)
+    (tmp_path / "sweep" / "sweep.json").touch()
+    with pytest.raises(UnusableFileError, match="seed42 is a link, and nothing is written through it"):
+        inside(tmp_path / "sweep" / "seed42", "a.json")
     assert inside(run, "evaluations/a.json") == run / "evaluations" / "a.json"
     assert (run / "evaluations").is_dir()
 

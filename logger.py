@@ -23,6 +23,7 @@ from engine.datasets.file_formats import to_npz
 from engine.interface.base_config import Config, to_dict, to_json
 from engine.interface.base_problem import Problem, default_config
 from engine.interface.find_problem import module_name
+from engine.learning.prediction import weights_sha256
 from engine.machine.atomic_files import inside, write_atomic, write_json
 from engine.machine.errors import DivergedError, ProblemError, PrunedError
 from engine.machine.repository import provenance
@@ -66,7 +67,7 @@ class RunLogger(NullLogger):
         self.folder, self.problem, self.config, self.watch = folder, problem, config, watch
         self.shapes = dict(shapes or {})
         self.unsaved: Mapping[str, Any] | None = None
-        self.last_write, self.best_written = -math.inf, 0
+        self.last_write, self.written = -math.inf, ""  # the hash of the weights in best.pt
         self.timings = {} if timings is None else timings
         self.info: dict[str, Any] = {
             "status": "running",
@@ -176,10 +177,14 @@ class RunLogger(NullLogger):
 
     def _write_metrics_and_best(self, state: Mapping[str, Any]) -> None:
         write_json(self.folder / "epoch_metrics.json", state["rows"])
-        if self.config.log.checkpoints and state["best_epoch"] != self.best_written:
-            content = {"epoch": state["best_epoch"], "shapes": self.shapes, "model": state["best_weights"]}
+        self.log_weights(state["best_epoch"], state["best_weights"])
+
+    def log_weights(self, epoch: int, weights: Mapping[str, Any]) -> None:
+        """Write the best weights to best.pt, unless it has them already."""
+        if self.config.log.checkpoints and (now := weights_sha256(weights)) != self.written:
+            content = {"epoch": epoch, "shapes": self.shapes, "model": weights}
             checkpoints.save(self.folder / "best.pt", self.config, content)
-            self.best_written = state["best_epoch"]
+            self.written = now
 
     def log_arrays(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Save named arrays in an .npz file."""

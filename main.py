@@ -79,7 +79,7 @@ def run(
             is_unseen = started.is_unseen(data.test, trainer.epoch)
             results, arrays = test(problem, config, model, data, baselines=baselines, is_unseen=is_unseen)
             results |= {"best_epoch": trainer.best_epoch, "epochs_trained": trainer.epoch}
-            started.finish(results, arrays)
+            started.finish(model, results, arrays)
             with timed("figures", opened.timings):
                 started.plot_figures()
 

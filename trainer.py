@@ -5,7 +5,8 @@
 
 The global random generators of torch, NumPy and Python are seeded at the start of every epoch, with a value derived
 from the seed and the epoch. A resumed run therefore gives the same numbers as one that was not interrupted, and the
-state of the generators need not be saved. If you need random numbers, take them from these generators.
+state of the generators need not be saved. If you need random numbers, take them from these generators. Those of torch
+differ between the processes of a run, so that each has its own dropout masks.
 """
 
 import copy
@@ -192,7 +193,8 @@ class Trainer:
     def step(self, inputs: tuple[Tensor, ...], targets: Tensor) -> Tensor:
         """Update the weights with one batch: inputs, each (B, ...), and targets (B, ...), in scaled units.
 
-        If you add a term to the loss here, it is part of `train_loss`, but not of `val_loss`.
+        If you change the loss here, `train_loss` changes, but not `val_loss`. After every `backward`, average the
+        gradients of all processes, as below.
 
         Returns:
             The mean loss as a tensor on the device. Do not read its value here: the program would wait at every step.
@@ -210,7 +212,8 @@ class Trainer:
     def factor_at(self, step: int) -> float:
         """The learning rate at a step, counted from 0, as a fraction of the peak.
 
-        It may also depend on `self.history`, the rows of the epochs before, which a resumed run has, too.
+        It may also depend on epochs (`steps_until`), and on `self.history`, which a resumed run has, too. A factor
+        times the result of lr_factor keeps --scheduler and --warmup-epochs.
         """
         return lr_factor(self.config.train.scheduler, step, self.total_steps, self.warmup_steps)
 
@@ -224,7 +227,7 @@ class Trainer:
         for param_group, rate in zip(groups, self.rates, strict=False):  # there may be new groups
             if param_group["lr"] != rate:
                 raise ProblemError(
-                    f"the learning rate was changed from {rate:g} to {param_group['lr']:g} by code other than the "
+                    f"the learning rate was changed from {rate} to {param_group['lr']} by code other than the "
                     "trainer's, which sets it before every step: change factor_at, or add a line to SCHEDULES"
                 )
         for param_group in groups:

@@ -6,7 +6,6 @@ counts from 0. Operations such as all_reduce are collective: every process has t
 waits until all others have called them too.
 """
 
-import hashlib
 import os
 import sys
 import threading
@@ -104,6 +103,8 @@ class Group:
     def average(self, loss: "Tensor", parameters: "Iterable[Tensor]", n: int) -> "Tensor":
         """Replace the gradients of parameters by their means over the examples of all processes.
 
+        Call it after every `backward`, with all parameters that are then changed.
+
         Args:
             loss: the mean loss over the examples of this process, without dimensions.
             parameters: the same in all processes; those without a gradient are skipped.
@@ -116,8 +117,8 @@ class Group:
             return loss
         import torch
 
-        # Put all numbers into one tensor, which is faster to send than many. Its last element is 1. After the product
-        # with n and the sum over all processes, it is the total number of examples.
+        # Put all numbers into one tensor, which is faster to send than many. A 1 at its end becomes the total number of
+        # examples, by the product with n and the sum over all processes.
         gradients = [p.grad for p in parameters if p.grad is not None]
         numbers = torch.cat([each.flatten() for each in (*gradients, loss, torch.ones_like(loss))])
         *totals, count = torch.split(self.all_reduce(numbers * n), [each.numel() for each in (*gradients, loss, loss)])
@@ -136,12 +137,12 @@ class Group:
             return
         import torch
 
+        from engine.learning.prediction import weights_sha256
+
         for buffer in network.buffers():
             if buffer.is_floating_point():
                 buffer.copy_(self.all_reduce(buffer.clone()) / self.size)
-        tensors = (each.detach().cpu().flatten().view(torch.uint8) for each in network.state_dict().values())
-        content = b"".join(each.numpy().tobytes() for each in tensors)
-        digest = int.from_bytes(hashlib.sha256(content).digest()[:7])
+        digest = int(weights_sha256(network.state_dict())[:15], 16)  # as many digits as an int64 can have
         digests = self.gather(torch.tensor([digest]), self.size)
         if (digests != digest).any():
             raise RunError(

@@ -45,7 +45,7 @@ def save(path: Path, config: Config, content: Mapping[str, Any], keep: Path | No
     Raises:
         ProblemError: the content has a value of another type, so that the file could not be read again.
     """
-    _require_plain(path.name, content)
+    _require_plain(f"{path.name}, from the state of the trainer", content)
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, "config": with_format(to_dict(config)), **content}, buffer)
     if keep is not None and path.exists():

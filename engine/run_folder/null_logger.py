@@ -34,6 +34,9 @@ class NullLogger:
     def flush(self) -> None:
         """Save the newest state, if it has not been saved."""
 
+    def log_weights(self, epoch: int, weights: Mapping[str, Any]) -> None:
+        """Save the weights with which the network is tested, which are those of the best epoch."""
+
     def log_arrays(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Save named arrays."""
 

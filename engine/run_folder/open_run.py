@@ -217,8 +217,9 @@ class StartedRun(NamedTuple):
             save_hashes(self.opened.folder, hashes)
         return unseen(hashes, hash_inputs(problem, config, columns))
 
-    def finish(self, results: dict[str, Any], arrays: dict[str, Any]) -> None:
-        """Record the results, and print a summary."""
+    def finish(self, model: "Standardized", results: dict[str, Any], arrays: dict[str, Any]) -> None:
+        """Record the results of a model, and print a summary. best.pt then has its weights, whatever a trainer did."""
+        self.logger.log_weights(results["best_epoch"], model.state_dict())
         self.logger.log_arrays("predictions", arrays)
         self.logger.log_results(results)
         print_line(f"\n{self.logger.summary(results)}\n")

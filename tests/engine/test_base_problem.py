@@ -26,7 +26,7 @@ from engine.machine.errors import BadRequestError, ProblemError, UnusableFileErr
 from engine.machine.exit_code import ExitCode
 from engine.options.fields import options_of
 from engine.run_folder.null_logger import NullLogger
-from evaluate import evaluate_run
+from evaluate import evaluate_run, load_run
 from tests.conftest import read
 from tests.toy import PROBLEM, ToyConfig, ToyDataConfig, ToyModelConfig, ToyProblem
 from trainer import Trainer
@@ -572,6 +572,26 @@ def test_a_problem_can_have_a_trainer_of_its_own() -> None:
     c = read(Path("checkpoints/c"), "epoch_metrics.json")
     assert [row["val_loss"] for row in c] == [row["val_loss"] for row in a]
     assert all(row["train_loss"] < other["train_loss"] for row, other in zip(c, a, strict=True))
+
+
+def test_the_saved_weights_are_those_that_were_tested() -> None:
+    class Halving(Trainer):
+        def fit(self) -> list[dict[str, float]]:
+            history = super().fit()
+            for parameter in self.network.parameters():
+                parameter.data /= 2
+            return history
+
+    class OwnProblem(ToyProblem):
+        def trainer(self) -> type[Trainer]:
+            return Halving
+
+    problem, config = OwnProblem(), replace(CONFIG, log=LogConfig())
+    main.run(problem, config, Path("checkpoints/a"))
+    _, model = load_run("a", problem)
+    columns = load_data(problem, config).test
+    tested = read(Path("checkpoints/a"), "results.json")["test"]["mae"]
+    assert np.abs(predict(problem, config, model, columns) - columns["values"]).mean() == pytest.approx(tested)
 
 
 def test_the_module_of_a_problem_is_found_again() -> None:

@@ -68,12 +68,12 @@ class ExitCode(AbstractContextManager["ExitCode"]):
             )
             self.code = 2
         elif self._is_of_disk(error):
-            gone = isinstance(error, FileNotFoundError)
-            advice = (
-                f"{self.place} or a folder that contains it has been removed"
-                if gone
-                else (f"free space on the disk, or make {self.place} writable")
-            )
+            if isinstance(error, FileNotFoundError):
+                advice = f"{self.place}, or a folder that contains it, has been removed"
+            elif isinstance(error, IsADirectoryError):
+                advice = "remove this folder, which has the name of a file"
+            else:
+                advice = f"free space on the disk, or make {self.place} writable"
             warn(f"{prog}: error: {error}: {advice}")
             self.code = 5
         elif isinstance(error, Interrupted):

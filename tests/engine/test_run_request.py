@@ -318,6 +318,16 @@ ENDINGS: dict[str, tuple[BaseException, int, str]] = {
     "problem": (ProblemError("generate: no"), 1, "toy.py: error: generate: no\n"),
     "processes": (RunError("another process"), 1, "toy.py: error: another process\n"),
     "disk": (OSError(28, "No space left"), 5, "toy.py: error: [Errno 28] No space left: free space on the disk, or "),
+    "removed": (
+        FileNotFoundError(2, "No such file", "checkpoints/a/b.json"),
+        5,
+        "toy.py: error: [Errno 2] No such file: 'checkpoints/a/b.json': checkpoints/a, or a folder that contains it, has",
+    ),
+    "folder": (
+        IsADirectoryError(21, "Is a directory", "checkpoints/a/b"),
+        5,
+        "toy.py: error: [Errno 21] Is a director",
+    ),
     "SIGINT": (Interrupted(signal.SIGINT), 130, "toy.py: interrupted: continue by hand\n"),
     "SIGTERM": (Interrupted(signal.SIGTERM), 143, "toy.py: interrupted: continue by hand\n"),
     "SIGUSR1": (Interrupted(signal.SIGUSR1), 143, "toy.py: interrupted: continue by hand\n"),

@@ -142,7 +142,6 @@ def weights(change: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
         weights(lambda w: w.update({"network.last.bias": 1.0})),
         {**weights(lambda w: w), "epoch": "1"},
         {**weights(lambda w: w), "shapes": {"inputs": [[-3], []], "target": []}},
-        {**weights(lambda w: w), "shapes": {"inputs": [[2**39], []], "target": []}},  # a network of 32 TiB
         {**weights(lambda w: w), "shapes": [3]},
         {"epoch": 1, "model": [1]},
     ],
@@ -153,6 +152,14 @@ def test_weights_of_another_kind_are_refused(content: dict[str, Any], tmp_path: 
     with pytest.raises(UnusableFileError, match=r"best\.pt does not contain weights of this network: .+") as caught:
         checkpoints.load_network(tmp_path, PROBLEM)
     assert "\n" not in str(caught.value)
+
+
+def test_a_network_that_is_larger_than_its_weights_is_not_built(tmp_path: Path) -> None:
+    """It would have 32 TiB."""
+    saved(tmp_path / "best.pt", {**weights(lambda w: w), "shapes": {"inputs": [[2**39], []], "target": []}})
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(UnusableFileError, match=r"the network has 35,184,372,\d\d\d,\d\d\d bytes of weights"):
+        checkpoints.load_network(tmp_path, PROBLEM)
 
 
 # -------------------------------------------------------------------------------------------------------------- code

@@ -321,7 +321,7 @@ ENDINGS: dict[str, tuple[BaseException, int, str]] = {
     "removed": (
         FileNotFoundError(2, "No such file", "checkpoints/a/b.json"),
         5,
-        "toy.py: error: [Errno 2] No such file: 'checkpoints/a/b.json': checkpoints/a, or a folder that contains it, has",
+        "toy.py: error: [Errno 2] No such file: 'checkpoints/a/b.json': checkpoints/a, or a folder that contains it",
     ),
     "folder": (
         IsADirectoryError(21, "Is a directory", "checkpoints/a/b"),

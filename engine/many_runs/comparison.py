@@ -156,7 +156,7 @@ def compared_metrics(groups: Mapping[str, Sequence[Run]]) -> list[str]:
         return []
     main, unseen = (f"{split}_{finished[0].main_metric[0]}" for split in ("test", "test_unseen"))
     metrics = [run.test_metrics() for run in finished]
-    is_other = any(unseen in each and each[unseen] != each[main] for each in metrics)
+    is_other = any(unseen in each and each[unseen] != each.get(main) for each in metrics)
     names = dict.fromkeys([main, *([unseen] if is_other else [])])
     names |= dict.fromkeys(name for each in metrics for name in each if not name.startswith("test_unseen_"))
     return [name for name in names if name != "test_loss" or name == main]

@@ -114,6 +114,13 @@ def test_the_error_has_two_digits_and_the_value_as_many_decimals(value: float, e
     assert with_error(value, error) == text
 
 
+def test_a_run_without_the_main_metric_is_compared_by_the_others() -> None:
+    other = record(2, mae=0.5)._replace(results={"test": {"rmse": 1.0}, "test_unseen": {"mae": 0.4}})
+    assert tables({"a": [record(1, mae=0.5)], "b": [other]})[0].columns == (
+        *("setting", "test_mae", "test_unseen_mae", "test_rmse"),
+    )
+
+
 def test_the_tables_compare_settings_with_the_first_one() -> None:
     mae = {"lr0.1": [0.1, 0.2, 0.3, 0.2, 0.1], "lr0.2": [0.31, 0.4, 0.52, 0.43, 0.3], "lr|3": []}
     groups = {

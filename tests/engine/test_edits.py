@@ -170,8 +170,10 @@ def test_the_guide_has_the_edits_that_people_make() -> None:
 
 
 def test_a_released_layer_is_trained_and_a_frozen_one_is_not() -> None:
-    trainer = make(trainer_after(name_of("Freeze")), CONFIG)
-    first = next(trainer.network.parameters())
+    splits, _ = get_splits(PROBLEM, CONFIG)
+    model = build_model(PROBLEM, CONFIG, splits.train)
+    first = next(model.network.parameters()).requires_grad_(False)  # also if it is frozen from the start
+    trainer = trainer_after(name_of("Freeze"))(PROBLEM, CONFIG, model, splits.train, splits.val)
     before, changed = first.detach().clone(), []
     trainer.logger.log_epoch = lambda row: changed.append(not torch.equal(before, first))  # type: ignore[method-assign]
     trainer.fit()

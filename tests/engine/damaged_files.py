@@ -1,6 +1,7 @@
 """Damage the files of a run and of a sweep in many ways, and give each command that reads them. Nothing may go wrong.
 
 python -m tests.engine.damaged_files 10000     10,000 damaged files; prints those after which a command went wrong
+python -m tests.engine.damaged_files 1 3488    the one with this number again, with the output of its command
 
 Each command runs in a fork of this process, which has loaded all modules. It went wrong if it ended with a traceback or
 another exit code than those in errors.py, ran for more than a minute, or wrote outside of the run.
@@ -276,7 +277,7 @@ def files_outside(place: Path) -> dict[str, int]:
     }
 
 
-def trials(n: int, seed: int = 0, only: int | None = None) -> Iterator[tuple[Fault | None, str, Result]]:
+def trials(n: int, first: int = 0) -> Iterator[tuple[Fault | None, str, Result]]:
     """Damage a file, run a command, and say whether it went wrong; n times, each time with new copies of the runs."""
     torch.set_num_threads(1)
     draw = figures_of_run.draw
@@ -291,11 +292,9 @@ def trials(n: int, seed: int = 0, only: int | None = None) -> Iterator[tuple[Fau
             for path in Path(place / "made").rglob("checkpoints/**/*")
             if path.suffix in (".json", ".npz", ".npy", ".pt") and path.is_file()
         )
-        for number in range(n):
-            chance = random.Random(seed * 10**6 + number)
+        for number in range(first, first + n):
+            chance = random.Random(number)
             file, command = chance.choice(files), chance.choice([*COMMANDS])
-            if only not in (None, number):
-                continue
             for folder in (place / "now", place / "outside"):
                 shutil.rmtree(folder, ignore_errors=True)
             shutil.copytree(place / "made", place / "now")
@@ -316,13 +315,13 @@ def trials(n: int, seed: int = 0, only: int | None = None) -> Iterator[tuple[Fau
 
 def main_() -> None:
     """Print the faults, and how the commands ended."""
-    n, only = int(sys.argv[1]), int(sys.argv[2]) if sys.argv[2:] else None
+    n, first = int(sys.argv[1]), int(sys.argv[2]) if sys.argv[2:] else 0
     codes: Counter[str] = Counter()
     largest, faults = 0, 0
-    for fault, command, result in trials(n, only=only):
+    for fault, command, result in trials(n, first):
         codes[f"{command}: {result.code}"] += 1
         largest = max(largest, result.mib)
-        if only is not None:
+        if n == 1:
             print(result.output)
         if fault is not None:
             faults += 1

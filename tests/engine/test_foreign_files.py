@@ -318,7 +318,7 @@ def test_a_plan_that_cannot_be_right_is_damaged(change: dict[str, Any], tmp_path
 @pytest.mark.figures
 @pytest.mark.skipif(sys.platform != "linux", reason="commands are forks")
 def test_damaged_files_of_runs_end_a_command_with_one_line_at_most() -> None:
-    assert [fault for fault, *_ in trials(120, seed=1) if fault is not None] == []
+    assert [fault for fault, *_ in trials(120, first=10**6) if fault is not None] == []
 
 
 @pytest.mark.slow

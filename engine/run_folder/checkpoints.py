@@ -116,12 +116,14 @@ def load(path: Path, config: Config, oldest: int = FORMAT, *, same_run: bool = F
 
 def _is_state(saved: Mapping[str, Any]) -> bool:
     """Whether what this program itself reads from the state of a trainer can be used."""
-    best_epoch, epoch, loss, rows = (saved.get(key) for key in ("best_epoch", "epoch", "best_loss", "rows"))
-    if type(best_epoch) is not int or type(epoch) is not int or not isinstance(rows, list):
+    loss, rows = saved.get("best_loss"), saved.get("rows")
+    steps = saved.get("n_steps", 1)  # earlier versions did not save it
+    counts = [each for each in (saved.get("best_epoch"), saved.get("epoch"), steps) if type(each) is int]
+    if len(counts) < 3 or not all(0 < each < 2**63 for each in counts) or not isinstance(rows, list):
         return False
     are_rows = all(isinstance(row, Mapping) and {"epoch", "val_loss"} <= row.keys() for row in rows)
     are_numbers = all(type(each) in (int, float) and abs(each) < 1e300 for each in (loss, *leaves(rows)))
-    return are_rows and are_numbers and 1 <= best_epoch <= epoch and isinstance(saved.get("best_weights"), Mapping)
+    return are_rows and are_numbers and counts[0] <= counts[1] and isinstance(saved.get("best_weights"), Mapping)
 
 
 def misfit(model: nn.Module, weights: Any) -> str:

@@ -1,5 +1,6 @@
 """Runs that were killed or interrupted, or that failed, can be resumed and give the result of an uninterrupted run."""
 
+import io
 import json
 import resource
 import shutil
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from engine.interface.base_config import load_config
-from engine.machine.atomic_files import read_checked
+from engine.machine.atomic_files import read_checked, write_checked
 from engine.run_folder import checkpoints
 from engine.run_folder.run_lock import lock_run
 from tests.conftest import DEBUG, HANG, ROOT, TOY, environment, read, run_command, start_command, wait_for
@@ -344,6 +345,23 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_not_resumed(
     error = capsys.readouterr().err
     assert error == "toy.py: error: checkpoints/first/last.pt is damaged\n"
     assert contents(FIRST) == before
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("epoch", -5), ("n_steps", -1), ("best_epoch", 6), ("best_loss", "x"), ("rows", [1]), ("best_weights", None)],
+)
+def test_a_checkpoint_that_cannot_be_right_is_damaged(
+    key: str, value: object, finished: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved = torch.load(io.BytesIO(read_checked(FIRST / "last.pt")), weights_only=True)
+    buffer = io.BytesIO()
+    torch.save({**saved, key: value}, buffer)
+    write_checked(FIRST / "last.pt", buffer.getvalue())
+    (FIRST / "previous.pt").unlink()
+    assert finished("--resume", "first", "--epochs", "6") == 3
+    error = capsys.readouterr().err
+    assert error == "toy.py: error: checkpoints/first/last.pt is damaged: its epoch, or its metrics, cannot be right\n"
 
 
 def test_the_error_about_a_damaged_record_shows_how_to_continue(

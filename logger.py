@@ -23,7 +23,7 @@ from engine.datasets.file_formats import to_npz
 from engine.interface.base_config import Config, to_dict, to_json
 from engine.interface.base_problem import Problem, default_config
 from engine.interface.find_problem import module_name
-from engine.learning.prediction import weights_sha256
+from engine.learning.distributed import weights_sha256
 from engine.machine.atomic_files import inside, write_atomic, write_json
 from engine.machine.errors import DivergedError, ProblemError, PrunedError
 from engine.machine.repository import provenance

@@ -20,14 +20,14 @@ from engine.machine.errors import BadRequestError
 from engine.machine.exit_code import ExitCode, quick_exit
 from engine.machine.repository import provenance
 from engine.many_runs.groups import Comparison, compare, curves, find_groups, known_names
-from engine.many_runs.listing import COLUMNS, list_of_runs
+from engine.many_runs.listing import COLUMNS, list_of_runs, mark_killed
 from engine.many_runs.report import curves_image, now, require_figure_type, require_report, to_html, write
 from engine.many_runs.report import to_text as comparison_to_text
 from engine.options.flags import Parser
 from engine.options.suggestions import suggest
 from engine.run_folder.figures_of_run import plot_again
 from engine.run_folder.find_run import run_folder
-from engine.run_folder.saved_run import Run, find_runs, mark_killed, read_run
+from engine.run_folder.saved_run import Run, find_runs, read_run
 from utils import print_line
 
 CHECKPOINTS = Path("checkpoints")

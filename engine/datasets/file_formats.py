@@ -7,7 +7,9 @@ import json
 import math
 import re
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -34,6 +36,9 @@ OTHER_FORMATS = [
 ]
 PROVENANCE = "provenance"  # the array of a file that says how its data were generated
 RECIPES = "docs/data-files.md"
+
+MOST_ARRAYS = 2_000  # in one file
+MOST_AT_ONCE = 2**26  # bytes
 
 NUMBERS = "biuf"  # the kinds of dtypes that are accepted: Booleans, signed and unsigned integers, floats
 
@@ -91,26 +96,51 @@ def require_columns(columns: Columns) -> None:
             raise ValueError(f"{name} is infinite or not a number in example {first}: remove such examples")
 
 
+class _CarefulFile(io.FileIO):
+    """A file of which not too much is read at once: the list of arrays in a zip file can claim gigabytes."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or size < 0:
+            size = Path(str(self.name)).stat().st_size - self.tell()
+        if size > MOST_AT_ONCE:
+            raise ValueError("its list of arrays is damaged")
+        return super().read(size)
+
+
 class _Archive(Mapping[str, NDArray[Any]]):
     """The arrays of an .npz file. An array is checked and read when it is looked up. Objects are never unpickled."""
 
     def __init__(self, file: str | IO[bytes]) -> None:
         self.file = file
-        with zipfile.ZipFile(file) as archive:
-            names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
-        self.names = [name for name in names if name != PROVENANCE]
+        with self._opened() as archive:
+            infos = archive.infolist()
+        entries = {each.filename: each for each in infos if each.filename.endswith(".npy")}
+        if len(entries) > MOST_ARRAYS:
+            raise ValueError(f"it has {len(entries):,} arrays, and at most {MOST_ARRAYS:,} are read")
+        if any(each.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for each in entries.values()):
+            raise ValueError("an array is compressed in a way that NumPy does not use")
+        self.names = [name.removesuffix(".npy") for name in entries if name != f"{PROVENANCE}.npy"]
         self.sizes: dict[str, int] = {}  # in bytes, of the arrays that have been looked up
 
     def __getitem__(self, name: str) -> NDArray[Any]:
-        with zipfile.ZipFile(self.file) as archive:
+        with self._opened() as archive:
             if name not in self.names:
-                raise KeyError(_unknown("array", name, {each: _described(archive, each) for each in self.names}))
+                raise KeyError(_unknown("array", name, {each: _described(archive, each) for each in self.names[:21]}))
             self.sizes[name] = _size(archive, name)
             if 4 * sum(self.sizes.values()) > physical_memory():  # the arrays, a copy, and temporary arrays of checks
                 claimed = f"{sum(self.sizes.values()) / 2**30:,.1f} GiB"
                 raise ValueError(f"{name} claims too much for the memory of this machine: {claimed} in all")
             with archive.open(f"{name}.npy") as file:
                 return np.asarray(npy.read_array(file, allow_pickle=False))
+
+    @contextmanager
+    def _opened(self) -> Iterator[zipfile.ZipFile]:
+        if isinstance(self.file, str):
+            with _CarefulFile(self.file) as file, zipfile.ZipFile(file) as archive:
+                yield archive
+        else:
+            with zipfile.ZipFile(self.file) as archive:
+                yield archive
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)
@@ -158,6 +188,8 @@ class _Table(Mapping[str, NDArray[np.float64]]):
 
     def __init__(self, path: str) -> None:
         self.path = path
+        if 8 * Path(path).stat().st_size > physical_memory():  # text takes several times as much
+            raise ValueError("is too large for the memory of this machine: convert it to .npz in parts")
         with Path(path).open(encoding="utf-8-sig", newline="") as file:
             unquoted = re.sub('"[^"]*"', "", file.read(2**16))  # a quoted name may contain other delimiters
             self.delimiter = max(",;\t", key=unquoted.partition("\n")[0].count)
@@ -166,7 +198,7 @@ class _Table(Mapping[str, NDArray[np.float64]]):
             self.names = [name.strip() for name in next(rows, [])]
             if not any(self.names):
                 raise ValueError("the first line is empty; it must name the columns")
-            if repeated := {name for name in self.names if self.names.count(name) > 1}:
+            if repeated := [name for name, n in Counter(self.names).items() if n > 1]:
                 if all(NUMBER.fullmatch(name) for name in self.names):
                     raise ValueError(f"the first line has numbers, and must name the columns: see {RECIPES}#tables")
                 raise ValueError(f"two columns are named {min(repeated)!r}; rename one")

@@ -46,7 +46,7 @@ T = TypeVar("T")
 class TrainConfig:
     """How the network is trained."""
 
-    epochs: int = option(100, "passes over the training set", scope="duration", ge=1)
+    epochs: int = option(100, "passes over the training set", scope="duration", ge=1, le=1_000_000)
     batch_size: int = option(64, "examples in one optimiser step", ge=1)
     lr: float = option(0.001, "peak learning rate", gt=0)
     optimizer: Optimizer = option("adamw", "update rule; sgd has momentum 0.9")

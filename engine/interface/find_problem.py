@@ -12,6 +12,7 @@ from typing import Any
 
 from engine.interface.base_problem import Problem
 from engine.machine.errors import BadRequestError, ProblemError
+from engine.machine.foreign_files import is_file
 from engine.machine.repository import ROOT
 
 
@@ -55,17 +56,18 @@ def load_saved_problem(name: str, folder: Path, given: str | None = None) -> Pro
 
 
 def _is_trusted(name: str, folder: Path) -> bool:
-    """Whether a module is a file of this repository that has not come with a run. Links are resolved."""
-    file = ROOT.joinpath(*name.split(".")).with_suffix(".py").resolve()
-    if not file.is_file() or not file.is_relative_to(ROOT):
+    """Whether a module is a file of this repository that has not come with a run, and neither has what it imports."""
+    file = ROOT.joinpath(*name.split(".")).with_suffix(".py")
+    if not is_file(file) or file.resolve() != file:  # no links, which could lead to a file of a run
+        return False
+    # Python prefers a package to a file of the same name. A run that was unpacked here could be one.
+    if any(is_file(each.with_suffix("") / "__init__.py") for each in (file, *ROOT.glob("*.py"))):
         return False
     above = [ROOT / parent for parent in file.relative_to(ROOT).parents[:-1]]  # without the repository itself
     of_runs = {ROOT / "checkpoints", ROOT / "cache"}
     if (place := folder.resolve()).is_relative_to(ROOT) and place != ROOT:
         of_runs.add(ROOT / place.relative_to(ROOT).parts[0])  # where the run was unpacked, perhaps with other files
-    has_runs = (
-        each in of_runs or (each / "run_info.json").exists() or (each / "sweep.json").exists() for each in above
-    )
+    has_runs = (each in of_runs or is_file(each / "run_info.json") or is_file(each / "sweep.json") for each in above)
     return not any(has_runs)
 
 

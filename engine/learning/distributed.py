@@ -6,10 +6,11 @@ counts from 0. Operations such as all_reduce are collective: every process has t
 waits until all others have called them too.
 """
 
+import hashlib
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -137,8 +138,6 @@ class Group:
             return
         import torch
 
-        from engine.learning.prediction import weights_sha256
-
         for buffer in network.buffers():
             if buffer.is_floating_point():
                 buffer.copy_(self.all_reduce(buffer.clone()) / self.size)
@@ -211,6 +210,16 @@ def _connection() -> Iterator[None]:
     except RuntimeError as error:  # from the connection, because nothing is computed in such a block
         reason = " ".join(str(error).split())[:200]
         raise RunError(f"another process of this run has ended, or cannot be reached ({reason})") from error
+
+
+def weights_sha256(weights: "Mapping[str, Tensor]") -> str:
+    """The SHA-256 of the values of weights, as hexadecimal digits."""
+    import torch
+
+    digest = hashlib.sha256()
+    for tensor in weights.values():
+        digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def torchrun_start() -> datetime | None:

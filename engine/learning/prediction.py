@@ -1,7 +1,6 @@
 # Machinery: keep, and skip at first.
 """From columns to predictions in physical units: tensors in scaled units, networks with their scales, metrics."""
 
-import hashlib
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, cast
@@ -93,14 +92,6 @@ class Standardized(nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor:
         """Predict in physical units: inputs (B, ...), as the problem's `inputs` returns them -> (B, ...) float32."""
         return cast(Tensor, self.mean + self.std * self.network(*self.scaled_inputs(inputs)))
-
-
-def weights_sha256(weights: Mapping[str, Tensor]) -> str:
-    """The SHA-256 of the values of weights, as hexadecimal digits."""
-    digest = hashlib.sha256()
-    for tensor in weights.values():
-        digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _mean_and_deviation(name: str, values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from engine.machine.errors import UnusableFileError
-from engine.machine.foreign_files import read_bytes
+from engine.machine.foreign_files import is_file, read_bytes
 
 # The errors of file systems, mostly network file systems, that do not support locks or fsync of folders.
 UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
@@ -47,7 +47,7 @@ def inside(folder: Path, name: str) -> Path:
             itself may be a link, unless it is that of a run in a sweep.
     """
     paths = [folder.joinpath(*Path(name).parts[:k]) for k in range(len(Path(name).parts) + 1)]
-    for path in paths if (folder.parent / "sweep.json").exists() else paths[1:]:
+    for path in paths if is_file(folder.parent / "sweep.json") else paths[1:]:
         if path.is_symlink():
             raise UnusableFileError(f"{path} is a link, and nothing is written through it: remove it")
         if path not in (folder, paths[-1]):
@@ -59,11 +59,11 @@ def append_inside(folder: Path, name: str) -> IO[bytes]:
     """Open a file in a run or a sweep to append to it, without a buffer.
 
     Raises:
-        UnusableFileError: it is a link, or not a regular file.
+        UnusableFileError: it is a link, not a regular file, or has another name, too (a hard link).
     """
     path = inside(folder, name)
-    if path.exists() and not path.is_file():
-        raise UnusableFileError(f"{path} is not a regular file: remove it")
+    if path.exists() and not (path.is_file() and path.stat().st_nlink == 1):
+        raise UnusableFileError(f"{path} is not a regular file of its own: remove it")
     return path.open("ab", buffering=0)
 
 

@@ -9,6 +9,7 @@ import json
 import math
 import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,19 @@ def read_bytes(path: Path, most: int | None = None) -> bytes:
         most: the size of the largest file that is read, in bytes; None: a quarter of the memory of this machine or job.
 
     Raises:
-        OSError: the file is missing, or cannot be read.
-        UnusableFileError: it is not a regular file, but for example a pipe, which could make a reader wait for ever; or
-            it is too large.
+        FileNotFoundError, NotADirectoryError: the file is missing.
+        UnusableFileError: it cannot be read, or is too large; or it is not a regular file, but for example a pipe,
+            which could make a reader wait for ever.
     """
+    try:
+        return _read_regular(path, most)
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except OSError as error:  # for example, a link in a loop, or to a name that is too long
+        raise UnusableFileError(f"{path}: {error.strerror}") from None
+
+
+def _read_regular(path: Path, most: int | None) -> bytes:
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):
         raise UnusableFileError(f"{path}: is {'a folder' if path.is_dir() else 'not a regular file'}")
@@ -50,8 +60,8 @@ def read_json(path: Path, most: int = MOST_BYTES) -> Any:
     """The content of a JSON file: dictionaries, lists, text, and finite numbers.
 
     Raises:
-        OSError: the file is missing, or cannot be read.
-        UnusableFileError: it is not a regular file, is too large, or has other content.
+        FileNotFoundError, NotADirectoryError: the file is missing.
+        UnusableFileError: it cannot be read, is not a regular file, is too large, or has other content.
     """
     try:
         content = json.loads(read_bytes(path, most))
@@ -88,3 +98,10 @@ def leaves(content: Any) -> list[Any]:
             return found
         level = inner
     raise ValueError("it is nested too deeply")
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a regular file. Also false, and no error, if the path leads through links that lead nowhere."""
+    with suppress(OSError, ValueError):
+        return path.is_file()
+    return False

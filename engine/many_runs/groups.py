@@ -4,6 +4,7 @@
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -11,11 +12,11 @@ from typing import Any, NamedTuple
 
 from engine.machine.errors import BadRequestError
 from engine.many_runs.comparison import SIGNIFICANCE, Table, compared_metrics, estimates, tables, unfinished
-from engine.many_runs.listing import confirmed, typed
+from engine.many_runs.listing import confirmed, mark_killed, typed
 from engine.options.config_values import flatten
 from engine.options.suggestions import Known, suggest
 from engine.run_folder.find_run import run_folder
-from engine.run_folder.saved_run import Run, find_runs, mark_killed, read_run
+from engine.run_folder.saved_run import Run, find_runs, read_run
 
 Groups = Mapping[str, Sequence[Run]]  # runs that only differ in the seed, by the name of the group
 
@@ -144,10 +145,10 @@ def _origin(groups: Groups) -> Table:
         for path in dict.fromkeys(p for each in settings for p in each)
         if len({str(each.get(path)) for each in settings}) > 1
     ]
-    last = [path.rpartition(".")[2] for path in paths]
+    names = Counter(path.rpartition(".")[2] for path in paths)
     columns = {
-        p if last.count(name) > 1 else name: [typed(each[p]) if p in each else "" for each in options]
-        for p, name in zip(paths, last, strict=True)
+        p if names[name] > 1 else name: [typed(each[p]) if p in each else "" for each in options]
+        for p, name in ((path, path.rpartition(".")[2]) for path in paths)
     }
     for key, title in ORIGIN.items():
         values = [sorted({_shown(key, run) for run in runs}) for runs in groups.values()]

@@ -2,7 +2,9 @@
 """The list of runs that runs.py prints: which runs, in which order, and what it says about them."""
 
 import json
+import platform
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
@@ -250,3 +252,22 @@ def list_of_runs(runs: Sequence[Run], *, filters: Sequence[str], column: str, by
         [f"python runs.py {next(iter(sweeps))} lists the runs of a sweep; --all, those of all sweeps"] if sweeps else []
     )
     return "\n".join(parts)
+
+
+def mark_killed(runs: list[Run]) -> list[Run]:
+    """Replace the status `running` by `killed` where the process of a run no longer exists on this machine."""
+    return [r._replace(status="killed") if r.status == "running" and _is_gone(r.info) else r for r in runs]
+
+
+def _is_gone(info: Mapping[str, Any]) -> bool:
+    import psutil
+
+    if info.get("host") != platform.node() or not isinstance(info.get("pid"), int):
+        return False  # not a process of this machine, or of an older run that does not name its machine
+    try:
+        born = psutil.Process(info["pid"]).create_time()
+        return born > datetime.fromisoformat(str(info["started"])).timestamp() + 2  # the number was given away again
+    except psutil.NoSuchProcess:
+        return True
+    except (psutil.Error, ValueError, OverflowError, KeyError):
+        return False

@@ -31,8 +31,10 @@ class Plan:
     @model_validator(mode="after")
     def _check(self) -> Self:
         n_settings = math.prod(len(values) for values in self.grid.values())
-        if n_settings * len(self.seeds) + self.trials * len(self.trial_seeds) > MOST_RUNS:
+        if n_settings * max(1, len(self.seeds)) + self.trials * len(self.trial_seeds) > MOST_RUNS:
             raise ValueError(f"more than {MOST_RUNS:,} runs")
+        if min(self.trials, self.confirm) < 0 or not (self.search or self.seeds):
+            raise ValueError("no runs")
         if self.search and not (self.trial_seeds and all(map(_is_space, self.search.values()))):
             raise ValueError("not a search")
         return self

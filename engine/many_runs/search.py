@@ -96,7 +96,11 @@ class Search:
         n_known = len(self.values)
         self._read()
         if n_known == len(self.values) < self.plan.trials:
-            suggested = self._study().ask(self._distributions()).params
+            try:
+                suggested = self._study().ask(self._distributions()).params
+            except ValueError as error:  # values that the search cannot have suggested
+                path = self.folder / "trials.json"
+                raise UnusableFileError(f"{path} is damaged ({error}): restore it, or start another sweep") from None
             self.values.append({path: _as_typed(x, self.plan.search[path]) for path, x in suggested.items()})
             write_json(self.folder / "trials.json", self.values)
         return len(self.values) > n_known

@@ -29,8 +29,9 @@ from engine.learning.network_memory import bytes_of_parameters
 from engine.learning.prediction import Shapes, Standardized, new_model, shapes_of
 from engine.machine.atomic_files import read_checked, replace, with_checksum, write_checked
 from engine.machine.errors import BadRequestError, ProblemError, UnusableFileError
-from engine.machine.foreign_files import leaves
+from engine.machine.foreign_files import is_file, leaves
 from engine.machine.hardware import physical_memory
+from engine.machine.pickle_size import require_small_pickle
 from engine.machine.terminal import one_line, warn
 from engine.options.config_values import upgrade, with_format
 from engine.options.fields import ConfigError, merge, validate
@@ -126,6 +127,17 @@ def _is_state(saved: Mapping[str, Any]) -> bool:
     return are_rows and are_numbers and counts[0] <= counts[1] and isinstance(saved.get("best_weights"), Mapping)
 
 
+def optimizer_misfit(optimizer: torch.optim.Optimizer) -> str:
+    """Which parameter has a state of another shape, or an empty string. Fused optimisers write without checking it."""
+    for param_group in optimizer.param_groups:
+        for parameter in param_group["params"] if param_group.get("fused") else ():
+            for name, value in optimizer.state.get(parameter, {}).items():
+                expected = torch.empty(()) if name == "step" else parameter
+                if (value.shape, value.dtype) != (expected.shape, expected.dtype) or not value.is_contiguous():
+                    return f"the state {name} of a parameter has the shape {tuple(value.shape)}"
+    return ""
+
+
 def misfit(model: nn.Module, weights: Any) -> str:
     """In which entry weights differ from those of a network in shape or type, or an empty string."""
     expected = {name: (each.shape, each.dtype) for name, each in model.state_dict().items()}
@@ -138,10 +150,18 @@ def misfit(model: nn.Module, weights: Any) -> str:
 
 def _unpack(content: bytes) -> dict[str, Any]:
     """The content of a checkpoint. Raise an exception of any type if it is damaged or was made to do harm."""
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        if not content.startswith(b"PK") or sum(each.file_size for each in archive.infolist()) > len(content):
+    checked = io.BytesIO()  # what has been checked, and nothing else that another reader could find in the file
+    with zipfile.ZipFile(io.BytesIO(content)) as archive, zipfile.ZipFile(checked, "w") as copy:
+        entries = archive.infolist()
+        if sum(each.file_size for each in entries) > len(content) or any(each.compress_type for each in entries):
             raise ValueError("it is not an archive of uncompressed tensors")
-    saved: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        for each in entries:
+            part = archive.read(each)
+            if each.filename.endswith(".pkl"):
+                require_small_pickle(part)
+            copy.writestr(each.filename, part)
+    checked.seek(0)
+    saved: dict[str, Any] = torch.load(checked, map_location="cpu", weights_only=True)
     tensors = [value for value in leaves(saved) if isinstance(value, torch.Tensor)]
     if any(each.layout != torch.strided or each.device.type != "cpu" or each.is_quantized for each in tensors):
         raise ValueError("it has tensors of a special kind")
@@ -197,7 +217,7 @@ def load_network(folder: Path, problem: Problem[Any]) -> SavedNetwork:
     Raises:
         UnusableFileError: config.json or best.pt is missing or damaged, or was written for another network.
     """
-    if not (folder / "best.pt").is_file():
+    if not is_file(folder / "best.pt"):
         raise UnusableFileError(
             f"{folder} has no best.pt: give the name in checkpoints, or the folder, of a run that saved its weights"
         )

@@ -12,6 +12,7 @@ from engine.interface.base_problem import Problem
 from engine.machine.atomic_files import inside, write_atomic
 from engine.machine.errors import BadRequestError, RunError, UnusableFileError
 from engine.machine.exit_code import ExitCode, quick_exit
+from engine.machine.foreign_files import is_file
 from engine.machine.terminal import one_line, print_line, warn
 from engine.options.flags import Parser
 from engine.run_folder.find_run import run_folder
@@ -45,7 +46,7 @@ def plot_run(problem: Problem[Any], config: Config, folder: Path, draw: Draw = d
         UnusableFileError: one of these files is damaged.
     """
     run = read_run(folder)
-    if run is None or not (folder / "results.json").is_file():
+    if run is None or not is_file(folder / "results.json"):
         raise BadRequestError(f"{folder} is not the folder of a finished run: it has no results.json")
     rows, results = run.rows(), run.results
     if not rows or results is None:
@@ -86,7 +87,7 @@ def plot_saved_run(folder: Path, given: str | None = None) -> list[Path]:
             reason = f"{where}: {' '.join(repr(error).split())[:300]}"
             raise UnusableFileError(f"the files of {folder} do not suit the figures ({reason})") from error
 
-    if not (folder / "results.json").is_file():
+    if not is_file(folder / "results.json"):
         raise BadRequestError(f"{folder} is not the folder of a finished run: it has no results.json")
     problem = problem_of(folder, given)
     try:

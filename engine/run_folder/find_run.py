@@ -2,8 +2,9 @@
 """Find the folder of a run, and the project that it belongs to."""
 
 import os
-from contextlib import suppress
 from pathlib import Path
+
+from engine.machine.foreign_files import is_file
 
 
 def run_folder(run: str, file: str = "config.json", root: Path = Path()) -> Path | None:
@@ -14,9 +15,8 @@ def run_folder(run: str, file: str = "config.json", root: Path = Path()) -> Path
     """
     is_path = "/" in run or os.sep in run
     for folder in [*([root / run] if is_path else []), root / "checkpoints" / run]:
-        with suppress(OSError):  # for example, because the name is too long
-            if (folder / file).is_file():
-                return folder
+        if is_file(folder / file):
+            return folder
     return None
 
 
@@ -27,4 +27,4 @@ def project_folder(run: Path) -> Path:
     run in a sweep is in the folder of the sweep, which is in `checkpoints`.
     """
     place = Path(os.path.abspath(run)).parent  # noqa: PTH100 - resolve() would follow links, as to a larger disk
-    return place.parent.parent if (place / "sweep.json").exists() else place.parent
+    return place.parent.parent if is_file(place / "sweep.json") else place.parent

@@ -179,7 +179,7 @@ class StartedRun(NamedTuple):
         Raises:
             UnusableFileError: the checkpoint does not suit the trainer or the network.
         """
-        from engine.run_folder.checkpoints import misfit
+        from engine.run_folder.checkpoints import misfit, optimizer_misfit
 
         state, train = self.opened.state, self.opened.config.train
         if state is None:
@@ -189,6 +189,8 @@ class StartedRun(NamedTuple):
             for key in ("weights", "best_weights"):
                 if fault := misfit(trainer.model, state[key]):
                     raise ValueError(f"{key}: {fault}")
+            if fault := optimizer_misfit(trainer.optimizer):
+                raise ValueError(fault)
         except (RunError, MemoryError):
             raise
         except Exception as error:  # of any type: the code has been edited, or the checkpoint

@@ -25,6 +25,7 @@ from engine.interface.base_config import (
 from engine.interface.base_problem import Problem
 from engine.interface.find_problem import module_name
 from engine.machine.errors import ProblemError
+from engine.machine.foreign_files import is_file
 from engine.options.fields import ConfigError, merge, options_of, validate
 from engine.options.flags import Parser, add_flags, flags_given, without_effect
 from engine.options.scopes import SCOPES
@@ -151,7 +152,7 @@ def _resolve_resume(problem: Problem[Any], given: dict[str, Any]) -> Command:
         raise ConfigError(without_effect(idle, "--resume, which takes the config of the run"))
     if (sweep := Path("checkpoints") / given["resume"][:100] / "sweep.json").is_file():
         raise ConfigError(f"--resume {given['resume']}: {sweep.parent} is a sweep: its command, sweep.py, continues it")
-    if folder is not None and "train.epochs" in given and (folder.parent / "sweep.json").is_file():
+    if folder is not None and "train.epochs" in given and is_file(folder.parent / "sweep.json"):
         raise ConfigError(
             f"--epochs: {folder} is a run of a sweep, whose runs have the same length: start another sweep"
         )

@@ -6,16 +6,15 @@ name it, except by `problem_of`.
 """
 
 import os
-import platform
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engine.machine.errors import UnusableFileError
-from engine.machine.foreign_files import MOST_BYTES, MOST_BYTES_OF_LIST, read_bytes, read_json
+from engine.machine.foreign_files import MOST_BYTES, MOST_BYTES_OF_LIST, is_file, read_bytes, read_json
 from engine.options.config_values import setting_of, upgrade
 
 if TYPE_CHECKING:
@@ -61,7 +60,7 @@ class Run(NamedTuple):
     @property
     def label(self) -> str:
         """A short description of the config: that of the problem or, for older runs, the name of the folder."""
-        return str(self.info.get("label", self.folder.name))
+        return str(self.info.get("label", self.folder.name))[:200]
 
     @property
     def date(self) -> str:
@@ -104,8 +103,12 @@ class Run(NamedTuple):
 
     def rows(self) -> list[dict[str, float]]:
         """The rows of epoch_metrics.json. The list is empty if the file is missing or damaged."""
-        rows = read_or_empty(self.folder / "epoch_metrics.json", list, most=MOST_BYTES_OF_LIST)
-        return [row for row in rows or () if _is_row(row)]
+        path = self.folder / "epoch_metrics.json"
+        try:
+            found = path.stat()
+        except OSError:
+            return []
+        return _rows(path, found.st_mtime_ns, found.st_size)
 
     def val_losses(self) -> dict[int, float]:
         """The validation losses by epoch."""
@@ -215,7 +218,7 @@ def read_run(folder: Path) -> Run | None:
         return None
     config = upgrade(config)
     status = "damaged" if {} in (config, info, results) else str((info or {}).get("status", "unknown"))
-    of_sweep = (folder.parent / "sweep.json").is_file()
+    of_sweep = is_file(folder.parent / "sweep.json")
     name = f"{folder.parent.name}/{folder.name}" if of_sweep else folder.name
     return Run(folder, name, config, info or {}, status, results or None)
 
@@ -231,15 +234,15 @@ def status_of(folder: Path) -> str:
 def find_runs(root: Path) -> list[Run]:
     """All runs in a folder and in the sweeps in it, by name. The folder may itself be a sweep."""
     runs, others = _runs_in(root)
-    if not (root / "sweep.json").is_file():  # a sweep contains no others, except through links, which can form a loop
-        runs += [run for each in others if (each / "sweep.json").is_file() for run in _runs_in(each)[0]]
+    if not is_file(root / "sweep.json"):  # a sweep contains no others, except through links, which can form a loop
+        runs += [run for each in others if is_file(each / "sweep.json") for run in _runs_in(each)[0]]
     return sorted(runs, key=lambda run: _in_order(run.name))
 
 
 def _runs_in(root: Path) -> tuple[list[Run], list[Path]]:
     """The runs in a folder, and its other folders."""
     try:
-        folders = [Path(entry.path) for entry in os.scandir(root) if entry.is_dir()]
+        folders = [Path(entry.path) for entry in os.scandir(root) if os.path.isdir(entry.path)]  # noqa: PTH112
     except OSError:
         return [], []
     found = {folder: read_run(folder) for folder in folders}
@@ -250,25 +253,6 @@ def _in_order(name: str) -> list[Any]:
     """A key that sorts numbers in names by their values: `lr0.1-seed9` comes before `lr0.1-seed10`."""
     parts = re.split(r"(\d+(?:\.\d+)?(?:e-?\d+)?)", name)  # text, number, text, ...
     return [float(part) if i % 2 else part for i, part in enumerate(parts)]
-
-
-def mark_killed(runs: list[Run]) -> list[Run]:
-    """Replace the status `running` by `killed` where the process of a run no longer exists on this machine."""
-    return [r._replace(status="killed") if r.status == "running" and _is_gone(r.info) else r for r in runs]
-
-
-def _is_gone(info: Mapping[str, Any]) -> bool:
-    import psutil
-
-    if info.get("host") != platform.node() or not isinstance(info.get("pid"), int):
-        return False  # not a process of this machine, or of an older run that does not name its machine
-    try:
-        born = psutil.Process(info["pid"]).create_time()
-        return born > datetime.fromisoformat(str(info["started"])).timestamp() + 2  # the number was given away again
-    except psutil.NoSuchProcess:
-        return True
-    except (psutil.Error, ValueError, OverflowError, KeyError):
-        return False
 
 
 def read_or_empty(
@@ -310,6 +294,13 @@ def _is_info(info: dict[str, Any]) -> bool:
 def _is_results(results: dict[str, Any]) -> bool:
     are_epochs = all(isinstance(results.get(name, 0), int) for name in ("best_epoch", "epochs_trained"))
     return isinstance(results.get("test"), dict) and are_epochs
+
+
+@lru_cache(maxsize=1)
+def _rows(path: Path, mtime_ns: int, size: int) -> list[dict[str, float]]:
+    """The rows in epoch_metrics.json. They are read once for all numbers in a line of a list."""
+    rows = read_or_empty(path, list, most=MOST_BYTES_OF_LIST)
+    return [row for row in rows or () if _is_row(row)]
 
 
 def _is_row(row: Any) -> bool:

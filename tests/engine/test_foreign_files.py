@@ -6,6 +6,7 @@ What the commands do with them is tested by damaged_files.py.
 import io
 import json
 import os
+import pickle
 import subprocess
 import sys
 import zipfile
@@ -23,6 +24,7 @@ from engine.learning.prediction import Shapes, new_model
 from engine.machine.atomic_files import append_inside, inside, write_atomic, write_checked
 from engine.machine.errors import BadRequestError, UnusableFileError
 from engine.machine.foreign_files import leaves, read_bytes, read_json
+from engine.machine.pickle_size import require_small_pickle
 from engine.machine.repository import _git
 from engine.machine.terminal import print_line
 from engine.many_runs.plan import MOST_RUNS
@@ -105,6 +107,8 @@ def saved(path: Path, content: dict[str, Any], compression: int = zipfile.ZIP_ST
 
 
 HARMFUL: dict[str, Any] = {
+    "text of 20 GiB": ["x" * 2**20] * 20_000,
+    "tuples": ((exponential(),) * 2,),
     "a value of 4 TiB": torch.zeros(1).expand(2**40),
     "2^40 values": exponential(),
     "a sparse tensor": torch.eye(3).to_sparse(),
@@ -116,6 +120,17 @@ HARMFUL: dict[str, Any] = {
 def test_a_checkpoint_does_not_unpack_to_more_than_its_size(name: str, tmp_path: Path) -> None:
     with pytest.raises(UnusableFileError, match=r"best\.pt is not a checkpoint of this program: "):
         checkpoints.load(saved(tmp_path / "best.pt", {"model": {"w": HARMFUL[name]}}), ToyConfig())
+
+
+def test_a_pickle_with_something_else_than_tensors_is_not_loaded() -> None:
+    for value in (bytearray(9), {1}, Path("x"), 2**3000):
+        with pytest.raises(ValueError, match="it has "):
+            require_small_pickle(pickle.dumps(value, protocol=2))
+    endless: list[Any] = []
+    endless.append(endless)
+    with pytest.raises(ValueError, match="a value contains itself"):
+        require_small_pickle(pickle.dumps(endless, protocol=2))
+    require_small_pickle(pickle.dumps([1, 2.5, "a", {"b": (True, None, (1, 2), [3] * 9)}, 2**63], protocol=2))
 
 
 def test_a_compressed_checkpoint_is_refused(tmp_path: Path) -> None:
@@ -176,6 +191,7 @@ EVIL = "import pathlib; (pathlib.Path(__file__).parent / 'HARM').touch(); from t
         ("shared/payload.py", "shared/r"),  # came in the same folder as the run
         ("shared/other/payload.py", "checkpoints/r"),  # a folder with a run_info.json
         ("link.py", "checkpoints/r"),  # leads to a file of a run
+        ("checkpoints/r/trusted.py", "checkpoints/r"),  # a link to a file of this repository, in a package of the run
         ("../outside.py", "checkpoints/r"),
     ],
 )
@@ -187,8 +203,12 @@ def test_no_code_is_imported_that_may_have_come_with_a_run(
         folder.mkdir(parents=True, exist_ok=True)
     (root / "shared" / "other" / "run_info.json").write_text("{}", encoding="utf-8")
     (root / "checkpoints" / "r" / "real.py").write_text(EVIL, encoding="utf-8")
+    (root / "problem.py").write_text("from tests.toy import PROBLEM", encoding="utf-8")
     if file == "link.py":
         (root / file).symlink_to("checkpoints/r/real.py")
+    elif file.endswith("trusted.py"):
+        (root / file).symlink_to(root / "problem.py")
+        (root / file).with_name("__init__.py").write_text(EVIL, encoding="utf-8")
     else:
         (root / file).write_text(EVIL, encoding="utf-8")
     monkeypatch.setattr(find_problem, "ROOT", root)
@@ -200,9 +220,24 @@ def test_no_code_is_imported_that_may_have_come_with_a_run(
     ):
         load_saved_problem(name, root / run)
     assert list(tmp_path.rglob("HARM")) == []
-    if file != "link.py":
+    if "link" not in file and "trusted" not in file:
         assert load_saved_problem(name, root / run, name) is PROBLEM  # the user trusts it
     monkeypatch.delitem(sys.modules, name, raising=False)
+
+
+def test_no_code_is_imported_if_a_run_was_unpacked_in_place_of_a_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("problem.py", "data.py"):
+        (tmp_path / name).write_text("from tests.toy import PROBLEM", encoding="utf-8")
+    monkeypatch.setattr(find_problem, "ROOT", tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "problem", raising=False)
+    assert find_problem._is_trusted("problem", tmp_path / "r")
+    (tmp_path / "data").mkdir()  # Python would import this folder instead of data.py
+    (tmp_path / "data" / "__init__.py").write_text(EVIL, encoding="utf-8")
+    with pytest.raises(BadRequestError, match="was started with the module problem, which is not a file of this"):
+        load_saved_problem("problem", tmp_path / "data")
 
 
 def test_a_problem_of_this_repository_is_imported_or_one_that_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,6 +291,14 @@ def test_nothing_is_written_through_a_link_in_a_run(link: str, tmp_path: Path) -
     assert (run / "evaluations").is_dir()
 
 
+def test_a_file_that_also_has_another_name_is_not_appended_to(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("keep", encoding="utf-8")
+    (tmp_path / "run" / "output").mkdir(parents=True)
+    os.link(tmp_path / "precious", tmp_path / "run" / "output" / "a.txt")
+    with pytest.raises(UnusableFileError, match="is not a regular file of its own"):
+        append_inside(tmp_path / "run", "output/a.txt")
+
+
 @ON_UNIX
 def test_output_is_not_appended_to_a_pipe(tmp_path: Path) -> None:
     (tmp_path / "output").mkdir()
@@ -294,6 +337,9 @@ def test_what_a_terminal_would_obey_is_printed_escaped(capsys: pytest.CaptureFix
         {"grid": {f"train.{i}": list(range(59)) for i in range(6)}},
         {"seeds": list(range(MOST_RUNS + 1))},
         {"trials": 10**9},
+        {"trials": -1},
+        {"seeds": []},
+        {"seeds": [], "grid": {f"train.{i}": list(range(1000)) for i in range(3)}},
         {"search": {"train.lr": {"low": 1, "high": 0, "log": False}}},
         {"search": {"train.lr": {"low": "0", "high": 1, "log": False}}},
         {"search": {"train.lr": {"choices": []}}},

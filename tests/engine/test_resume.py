@@ -364,6 +364,18 @@ def test_a_checkpoint_that_cannot_be_right_is_damaged(
     assert error == "toy.py: error: checkpoints/first/last.pt is damaged: its epoch, or its metrics, cannot be right\n"
 
 
+def test_moments_of_another_shape_are_refused(finished: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """Fused optimisers would write beyond the end of their memory."""
+    saved = torch.load(io.BytesIO(read_checked(FIRST / "last.pt")), weights_only=True)
+    for state in saved["optimizer"]["state"].values():
+        state["exp_avg"] = torch.zeros(2, 1)
+    buffer = io.BytesIO()
+    torch.save(saved, buffer)
+    write_checked(FIRST / "last.pt", buffer.getvalue())
+    assert finished("--resume", "first", "--epochs", "6") == 3
+    assert "the state exp_avg of a parameter has the shape (2, 1)" in capsys.readouterr().err
+
+
 def test_the_error_about_a_damaged_record_shows_how_to_continue(
     finished: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -86,6 +86,9 @@ def test_runs_are_found_in_a_folder_and_in_its_sweeps(run: Path) -> None:
     (root / "file").touch()
     for name in ("one", "two"):
         (root / "width" / name).symlink_to(root / "width")  # 2^40 paths lead to the runs
+    (root / "loop").symlink_to("loop")
+    (root / "beyond").symlink_to("first/config.json/x")
+    (root / "folder" / "sweep.json").symlink_to("x" * 300)
     assert [record.name for record in find_runs(root)] == ["first", "width/seed2", "width/seed10"]
     assert [record.name for record in find_runs(root / "width")] == ["width/seed2", "width/seed10"]
     assert find_runs(root / "missing") == []

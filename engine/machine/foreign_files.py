@@ -8,7 +8,7 @@ checkpoints.py, which compare the sizes that they claim with the memory, and nev
 import json
 import math
 import stat
-from collections.abc import Mapping
+from collections import OrderedDict
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ MOST_BYTES = 2**20  # of a JSON file: a thousand times the usual size of a confi
 MOST_BYTES_OF_LIST = 2**26  # of a JSON file that grows: epoch_metrics.json has 350 bytes for each epoch
 DEEPEST = 32  # levels of lists and dictionaries inside each other; the files of this program have up to 6
 MOST_VALUES = 2**23  # on one level of a file
+CONTAINERS = {dict, OrderedDict, list, tuple}  # of JSON and of checkpoints
 
 
 def read_bytes(path: Path, most: int | None = None) -> bytes:
@@ -48,10 +49,11 @@ def _read_regular(path: Path, most: int | None) -> bytes:
         from engine.machine.hardware import physical_memory
 
         most = physical_memory() // 4
+    # A file with holes can claim more than the disk has. Some files of the system claim 0, and have no end.
+    size = found.st_size
     with path.open("rb") as file:
-        # A file with holes can claim more than the disk has, and some files of the system claim 0 and have no end.
-        content = b"" if found.st_size > most else file.read(most + 1)
-    if max(found.st_size, len(content)) > most:
+        content = b"" if size > most else file.read((size or most) + 1)
+    if max(size, len(content)) > most:
         raise UnusableFileError(f"{path}: is larger than {most:,} bytes")
     return content
 
@@ -66,9 +68,9 @@ def read_json(path: Path, most: int = MOST_BYTES) -> Any:
     try:
         content = json.loads(read_bytes(path, most))
         for value in leaves(content):
-            if isinstance(value, float) and not math.isfinite(value):
+            if type(value) is float and not math.isfinite(value):
                 raise ValueError(f"{value} is not a finite number")
-            if isinstance(value, int) and abs(value) >= 2**64:  # some are too large to become floats
+            if type(value) is int and abs(value) >= 2**64:  # some are too large to become floats
                 raise ValueError("an integer has more than 64 bits")
     except (ValueError, RecursionError) as error:
         raise UnusableFileError(f"{path} is damaged ({error})") from None
@@ -86,12 +88,10 @@ def leaves(content: Any) -> list[Any]:
     for _ in range(DEEPEST):
         inner: list[Any] = []
         for value in level:
-            if isinstance(value, Mapping):
-                inner += value.values()
-            elif isinstance(value, list | tuple):
-                inner += value
-            else:
+            if type(value) not in CONTAINERS:
                 found.append(value)
+                continue
+            inner += value.values() if isinstance(value, dict) else value
             if len(inner) > MOST_VALUES:
                 raise ValueError("it has too many values")
         if not inner:

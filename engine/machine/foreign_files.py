@@ -50,10 +50,10 @@ def _read_regular(path: Path, most: int | None) -> bytes:
 
         most = physical_memory() // 4
     # A file with holes can claim more than the disk has. Some files of the system claim 0, and have no end.
-    size = found.st_size
+    limit = found.st_size or min(most, MOST_BYTES)
     with path.open("rb") as file:
-        content = b"" if size > most else file.read((size or most) + 1)
-    if max(size, len(content)) > most:
+        content = b"" if limit > most else file.read(limit + 1)
+    if limit > most or (len(content) > limit and not found.st_size):
         raise UnusableFileError(f"{path}: is larger than {most:,} bytes")
     return content
 
@@ -81,8 +81,7 @@ def leaves(content: Any) -> list[Any]:
     """All values in dictionaries, lists and tuples inside each other, level by level.
 
     Raises:
-        ValueError: there are too many levels or values. A small pickle can have very many, since its lists may share
-            their entries.
+        ValueError: there are too many levels or values.
     """
     level, found = [content], []
     for _ in range(DEEPEST):

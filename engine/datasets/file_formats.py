@@ -126,12 +126,23 @@ class _Archive(Mapping[str, NDArray[Any]]):
         with self._opened() as archive:
             if name not in self.names:
                 raise KeyError(_unknown("array", name, {each: _described(archive, each) for each in self.names[:21]}))
-            self.sizes[name] = _size(archive, name)
-            if 4 * sum(self.sizes.values()) > physical_memory():  # the arrays, a copy, and temporary arrays of checks
-                claimed = f"{sum(self.sizes.values()) / 2**30:,.1f} GiB"
-                raise ValueError(f"{name} claims too much for the memory of this machine: {claimed} in all")
+            self._claim(archive, name)
             with archive.open(f"{name}.npy") as file:
                 return np.asarray(npy.read_array(file, allow_pickle=False))
+
+    def read_all(self) -> dict[str, NDArray[Any]]:
+        """All arrays. None is read if they do not fit in memory together."""
+        with self._opened() as archive:
+            for name in self.names:
+                self._claim(archive, name)
+        return dict(self)
+
+    def _claim(self, archive: zipfile.ZipFile, name: str) -> None:
+        """Raise ValueError if an array, with those that have been looked up before, would not fit in memory."""
+        self.sizes[name] = _size(archive, name)
+        if 4 * sum(self.sizes.values()) > physical_memory():  # the arrays, a copy, and temporary arrays of checks
+            claimed = f"{sum(self.sizes.values()) / 2**30:,.1f} GiB"
+            raise ValueError(f"{name} claims too much for the memory of this machine: {claimed} in all")
 
     @contextmanager
     def _opened(self) -> Iterator[zipfile.ZipFile]:
@@ -270,7 +281,7 @@ def from_npz(content: bytes) -> dict[str, NDArray[Any]]:
         UnusableFileError: the content is damaged, or has arrays of anything other than numbers.
     """
     try:
-        return dict(_Archive(io.BytesIO(content)))
+        return _Archive(io.BytesIO(content)).read_all()
     except Exception as error:  # a damaged or malicious file can make a reader raise almost any exception
         raise UnusableFileError(" ".join(str(error).split())[:200]) from None
 

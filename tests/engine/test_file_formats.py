@@ -16,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 from engine.datasets import file_formats as engine_io
-from engine.datasets.file_formats import divide, read_columns, require_columns, to_npz, write_columns
+from engine.datasets.file_formats import divide, from_npz, read_columns, require_columns, to_npz, write_columns
 from engine.datasets.splits import fingerprint, get_splits
 from engine.interface.base_config import DataConfig
 from engine.interface.base_problem import Columns
@@ -210,6 +210,16 @@ def test_large_arrays_are_refused_before_memory_is_allocated(n: int, monkeypatch
     with pytest.raises(UnusableFileError, match=rf"a{n - 1} claims too much for the memory .*: 0\.0 GiB in all"):
         plain(path)
     assert tracemalloc.get_traced_memory()[1] < 1.5 * 10**6
+    tracemalloc.stop()
+
+
+def test_all_arrays_are_compared_with_the_memory_before_one_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_io, "physical_memory", lambda: 4 * 10**6 - 1)
+    content = Path(written({f"a{i}": np.zeros(10**5, np.int8) for i in range(10)})).read_bytes()
+    tracemalloc.start()
+    with pytest.raises(UnusableFileError, match=r"a9 claims too much for the memory of this machine: 0\.0 GiB in all"):
+        from_npz(content)
+    assert tracemalloc.get_traced_memory()[1] < 3 * 10**5
     tracemalloc.stop()
 
 

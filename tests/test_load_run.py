@@ -82,8 +82,8 @@ def test_a_run_of_a_file_outside_of_the_repository(tmp_path: Path) -> None:
     done = run_command(*DEBUG[2:], "--epochs", "1", "--run-name", "r", cwd=mine, script=(str(mine / "decay.py"),))
     assert done.returncode == 0, done.stderr
     line = (
-        "../mine/checkpoints/r was started with the module decay, which is not a file of this repository: if you trust "
-        "it, add --problem decay or, in Python, give its PROBLEM"
+        "../mine/checkpoints/r was started with the module decay, which is not a file of this repository, or may have "
+        "come with a run: if you trust it, add --problem decay or, in Python, give its PROBLEM"
     )
     found = f"{USE}\nsys.path.insert(0, '../mine')\n"
     assert python(f"{found}load_run('../mine/checkpoints/r')", other).stderr.endswith(f"BadRequestError: {line}\n")

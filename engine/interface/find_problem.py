@@ -49,8 +49,8 @@ def load_saved_problem(name: str, folder: Path, given: str | None = None) -> Pro
     is_loaded = hasattr(sys.modules.get(name), "PROBLEM")
     if given is None and name != "__main__" and not is_loaded and not _is_trusted(name, folder):
         raise BadRequestError(
-            f"{folder} was started with the module {name[:100]}, which is not a file of this repository: if you trust "
-            f"it, add --problem {name[:100]} or, in Python, give its PROBLEM"
+            f"{folder} was started with the module {name[:100]}, which is not a file of this repository, or may have "
+            f"come with a run: if you trust it, add --problem {name[:100]} or, in Python, give its PROBLEM"
         )
     return load_problem(name)
 

@@ -9,6 +9,7 @@ import platform
 import signal
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -19,7 +20,7 @@ from filelock import FileLock
 from hypothesis import settings
 
 from engine.machine.signals import STOP_SIGNALS
-from tests.forks import MODULES, ForkServer
+from tests.forks import FIGURES, MODULES, ForkServer
 
 ROOT = Path(__file__).parent.parent
 
@@ -69,7 +70,7 @@ def run_command(
     reads when it starts, it is a new process.
     """
     start = (str(ROOT / script),) if isinstance(script, str) else script
-    if IS_LINUX and all(name.startswith(("PATH", "PYTHONPATH", "WANDB", "SLURM")) for name in changes):
+    if IS_LINUX and all(name.startswith(("PATH", "PYTHONPATH", "WANDB", "SLURM", FIGURES)) for name in changes):
         return fork_server().run(arguments, start, cwd=cwd, env=environment(**changes))
     return run_process(*arguments, cwd=cwd, script=script, **changes)
 
@@ -161,13 +162,15 @@ def restored_handlers() -> Iterator[None]:
 def plot_nothing(patch: pytest.MonkeyPatch) -> None:
     """Let runs and evaluations in this process plot no figures, which takes half a second."""
     patch.setattr("engine.run_folder.figures_of_run.draw", lambda make, file_type="png": {})
+    patch.setattr("engine.many_runs.report.draw", lambda make, file_type="png": defaultdict(lambda: b"<svg></svg>"))
 
 
 @pytest.fixture(autouse=True)
 def without_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plot nothing in tests that are not marked with `figures`."""
+    """Plot nothing in tests that are not marked with `figures`, nor in the forks that they start."""
     if "figures" not in request.keywords:
         plot_nothing(monkeypatch)
+        monkeypatch.setenv(FIGURES, "none")
 
 
 @pytest.fixture
@@ -196,7 +199,7 @@ def finished_once(factory: pytest.TempPathFactory, script: str | tuple[str, ...]
     """The folder of a finished debug run."""
 
     def make(cwd: Path) -> None:
-        done = run_process(*DEBUG, "--run-name", "first", cwd=cwd, script=script)
+        done = run_command(*DEBUG, "--run-name", "first", cwd=cwd, script=script, **{FIGURES: "all"})
         assert done.returncode == 0, done.stderr
         (cwd / "stdout.txt").write_text(done.stdout, encoding="utf-8", newline="\n")
 

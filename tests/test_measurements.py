@@ -12,7 +12,7 @@ from ising.exact import T_CRITICAL
 
 
 def test_near_tc_the_covariance_is_the_scatter_between_samples() -> None:
-    steps = range(20, 50)  # the number of steps is part of the seed
+    steps = range(20, 40)  # the number of steps is part of the seed
     data = critical_temperature.measurements(
         [{"case": ["sample", 8, T_CRITICAL, n], **critical_temperature.sample(8, T_CRITICAL, n)} for n in steps]
     )
@@ -50,8 +50,8 @@ def test_every_case_has_its_own_test_configurations() -> None:
 def test_errors_of_probabilities_are_the_scatter_between_test_sets() -> None:
     # P(T) of logistic regression falls within a bin, which must not count as noise.
     splits = between(1.8, 2.8, 8, 1, num_train=2000, num_val=10)
-    curves = []
-    for seed in range(60):
+    curves, n_sets = [], 40
+    for seed in range(n_sets):
         test = between(2.0, 2.6, 8, 100 + seed, num_test=2000).test
         curves.append(label_shift.binned(test["temperatures"], log_odds("magnetization", 1, splits, test)))
     p, error = (np.array([[*curve[key]] for curve in curves]) for key in ("p", "error"))
@@ -59,7 +59,7 @@ def test_errors_of_probabilities_are_the_scatter_between_test_sets() -> None:
     t = np.array([curve["t"] for curve in curves])
     slopes = np.gradient(p.mean(axis=0), t.mean(axis=0))
     scatter = (p - slopes * (t - t.mean(axis=0))).std(axis=0, ddof=1)
-    assert np.mean(scatter / error.mean(axis=0)) == pytest.approx(1, abs=4 * np.sqrt(1 / (2 * 60 * 20)))
+    assert np.mean(scatter / error.mean(axis=0)) == pytest.approx(1, abs=4 * np.sqrt(1 / (2 * n_sets * 20)))
 
 
 def test_classifiers_away_from_tc_see_no_configuration_near_it() -> None:

@@ -44,6 +44,7 @@ def plot_again(run: str, cwd: Path) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
+@pytest.mark.figures
 def test_a_run_has_its_figures_and_the_script_plots_them_again(small_run: Path, tmp_path: Path) -> None:
     plotted = {path.name: path.read_bytes() for path in (small_run / "figures").iterdir()}
     assert set(plotted) == RUN_FIGURES

@@ -121,6 +121,7 @@ class _Archive(Mapping[str, NDArray[Any]]):
             raise ValueError("an array is compressed in a way that NumPy does not use")
         self.names = [name.removesuffix(".npy") for name in entries if name != f"{PROVENANCE}.npy"]
         self.sizes: dict[str, int] = {}  # in bytes, of the arrays that have been looked up
+        self.most = physical_memory() / 4  # for the arrays, a copy, and temporary arrays of checks
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         with self._opened() as archive:
@@ -140,7 +141,7 @@ class _Archive(Mapping[str, NDArray[Any]]):
     def _claim(self, archive: zipfile.ZipFile, name: str) -> None:
         """Raise ValueError if an array, with those that have been looked up before, would not fit in memory."""
         self.sizes[name] = _size(archive, name)
-        if 4 * sum(self.sizes.values()) > physical_memory():  # the arrays, a copy, and temporary arrays of checks
+        if sum(self.sizes.values()) > self.most:
             claimed = f"{sum(self.sizes.values()) / 2**30:,.1f} GiB"
             raise ValueError(f"{name} claims too much for the memory of this machine: {claimed} in all")
 

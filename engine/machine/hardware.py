@@ -4,8 +4,10 @@
 import math
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +15,7 @@ from engine.machine.errors import BadRequestError
 
 if TYPE_CHECKING:
     import torch
+    from threadpoolctl import ThreadpoolController
     from torch import nn
 
 # If the largest layer needs fewer multiplications than this in a step, a second thread saves hardly any time.
@@ -147,7 +150,13 @@ def one_blas_thread() -> Iterator[None]:
     The order of sums, and therefore the last digits of a result, would otherwise depend on OMP_NUM_THREADS and on the
     number of cores.
     """
-    from threadpoolctl import threadpool_limits
-
-    with threadpool_limits(1, user_api="blas"):
+    with _thread_pools(len(sys.modules)).limit(limits=1, user_api="blas"):
         yield
+
+
+@lru_cache(maxsize=1)
+def _thread_pools(n_modules: int) -> "ThreadpoolController":
+    """The libraries with threads in this process. An import can add one, so they are searched again after it."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()

@@ -64,7 +64,8 @@ def add_options(parser: Parser, command: Any, problem: Problem[Any]) -> None:
     """Add --preset and --config to the group `command` of a parser, and a flag for every option of the problem."""
     if "default" not in problem.presets:
         raise ProblemError('presets has no key "default": add a preset with this name')
-    own = {path: each for path, each in options_of(problem.config_type).items() if path not in options_of(Config)}
+    shared = options_of(Config)
+    own = {path: each for path, each in options_of(problem.config_type).items() if path not in shared}
     if ("format",) in own:
         raise ProblemError("the config has a field `format`, a key that config.json has itself: rename the field")
     if hidden := [each for each in own.values() if not SCOPES[each.scope].in_setting]:

@@ -21,6 +21,7 @@ from engine.interface import find_problem
 from engine.interface.base_config import to_dict
 from engine.interface.find_problem import load_saved_problem
 from engine.learning.prediction import Shapes, new_model
+from engine.machine import foreign_files
 from engine.machine.atomic_files import append_inside, inside, write_atomic, write_checked
 from engine.machine.errors import BadRequestError, UnusableFileError
 from engine.machine.foreign_files import leaves, read_bytes, read_json
@@ -86,7 +87,8 @@ def exponential() -> list[Any]:
     return content
 
 
-def test_values_that_share_memory_are_counted() -> None:
+def test_values_that_share_memory_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(foreign_files, "MOST_VALUES", 2**16)
     with pytest.raises(ValueError, match="too many values"):
         leaves(exponential())
 

@@ -176,6 +176,7 @@ def test_without_runs_the_list_says_so(tmp_path: Path, monkeypatch: pytest.Monke
 # --------------------------------------------------------------------------------------------------------- comparisons
 
 
+@pytest.mark.figures
 def test_a_sweep_is_compared_by_setting(make_sweep: Any, command: Runs) -> None:
     make_sweep("width")
     code, out, err = command("compare", "width")
@@ -301,6 +302,7 @@ class Page(HTMLParser):
         self.text += data
 
 
+@pytest.mark.figures
 def test_a_report_is_one_page_that_needs_no_other_file(make_sweep: Any, make: Make, command: Runs) -> None:
     make_sweep("width")
     make("bad", 1, 0.2, label="<script>", status="finished", torch="<b>&", changed={"model.kind": "<i>"})

@@ -7,6 +7,7 @@ inherited from engine/interface/base_config.py.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -65,6 +66,9 @@ class ModelConfig:
         le=32,
     )
     activation: Activation = option("gelu", "nonlinearity between layers", idle=unused_by_squares)
+    initial_scale: float = option(
+        1.0, "factor on the random initial weights of all matrices; at 1, layers keep mean squares", gt=0, le=100
+    )
     dropout: float = option(0.1, "fraction of activations set to zero in training", idle=unused_by_squares, ge=0, lt=1)
     input_temperature: bool = option(False, "also give the temperature to the network")
 
@@ -142,6 +146,11 @@ class ExperimentConfig(Config):
         return self
 
 
+# What the values are worth, and which others were tried: docs/results.md, "A recipe".
+RECIPE = ExperimentConfig(
+    model=ModelConfig(hidden=(1024,), activation="silu", initial_scale=0.6, dropout=0.0),
+    train=TrainConfig(epochs=50, batch_size=128, lr=0.003, betas=(0.95, 0.98), scheduler="linear", weight_decay=0.03),
+)
 PRESETS: dict[str, ExperimentConfig] = {
     "debug": ExperimentConfig(
         model=ModelConfig(hidden=(64, 32)),
@@ -152,7 +161,12 @@ PRESETS: dict[str, ExperimentConfig] = {
         train=TrainConfig(epochs=40),
         data=DataConfig(num_train=5_000, num_val=1_000, num_test=1_000),
     ),
-    "default": ExperimentConfig(),
+    "default": RECIPE,
+    "fresh": replace(
+        RECIPE,
+        model=replace(RECIPE.model, initial_scale=0.4),
+        train=replace(RECIPE.train, fresh=True, lr=0.004, weight_decay=0.0),
+    ),
     "exact": ExperimentConfig(
         model=ModelConfig(architecture="cnn", channels=(32,), activation="relu", dropout=0.0),
         train=TrainConfig(epochs=14, batch_size=16, lr=0.1, weight_decay=0.0),

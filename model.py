@@ -232,4 +232,9 @@ def create_network(config: ModelConfig, lattice_size: int) -> Network:
     Raises:
         ValueError: the network does not accept lattices of this size.
     """
-    return ARCHITECTURES[config.architecture](config, lattice_size)
+    network = ARCHITECTURES[config.architecture](config, lattice_size)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.ndim > 1:  # not biases and normalisation layers
+                parameter.mul_(config.initial_scale)
+    return network

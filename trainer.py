@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.datasets.splits import examples_of_epoch
-from engine.interface.base_config import Config, TrainConfig
+from engine.interface.base_config import ADAM, Config, TrainConfig
 from engine.interface.base_problem import Columns, Problem
 from engine.interface.returned_values import plain
 from engine.learning.distributed import SINGLE_PROCESS, Group
@@ -40,6 +40,7 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 # The learning rate after the warm-up, as a fraction of --lr. The progress runs from 0 to just below 1.
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "none": lambda progress: 1.0,
+    "linear": lambda progress: 1 - progress,
     "cosine": lambda progress: (1 + math.cos(math.pi * progress)) / 2,
     "step": lambda progress: 0.1 ** int(3 * progress),
 }
@@ -63,8 +64,9 @@ def create_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Opt
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     create = without_compiler(OPTIMIZERS[config.optimizer])  # the same optimiser, without loading torch.compile
+    options = {"betas": config.betas} if config.betas and config.optimizer in ADAM else {}
     try:
-        optimizer = create(groups, lr=config.lr)
+        optimizer = create(groups, lr=config.lr, **options)
     except (TypeError, ValueError) as error:  # for example, LBFGS has only one group of parameters, and Muon no biases
         raise ProblemError(f"--optimizer {config.optimizer}: {error}: change create_optimizer in trainer.py") from None
     for param_group in optimizer.param_groups:

@@ -56,7 +56,7 @@ def sample_multispin(size: int, temperatures: Temperatures, n_sweeps: int, n_cor
     return multispin.sample(size, temperatures, n_sweeps, seed=1, n_threads=n_cores)
 
 
-def sample_mcising(size: int, temperatures: Temperatures, n_sweeps: int, n_cores: int) -> object:
+def sample_mcising(size: int, temperatures: Temperatures, n_sweeps: int, n_cores: int, seed: int = 1) -> object:
     # mcising.Simulation calls this function in its parallel mode, and then computes statistics, which are omitted here.
     # RAYON_NUM_THREADS sets the number of cores.
     from mcising._core import run_independent_temperatures
@@ -69,7 +69,7 @@ def sample_mcising(size: int, temperatures: Temperatures, n_sweeps: int, n_cores
         1,
         True,
     )  # all but the last sweep; one sweep; measure after it; keep the spins
-    return run_independent_temperatures(size, *couplings, 1, "metropolis", "square", *run)
+    return run_independent_temperatures(size, *couplings, seed, "metropolis", "square", *run)
 
 
 def sample_peapods(size: int, temperatures: Temperatures, n_sweeps: int, n_cores: int) -> object:

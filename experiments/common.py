@@ -42,7 +42,7 @@ Row = dict[str, Any]
 
 # Each network with suitable options, found by hand. The symmetric_mlp has a single layer, since a sum of squares of
 # linear functions is a quadratic form of the spins, as the energy is.
-DEFAULT, EXACT = PRESETS["default"], PRESETS["exact"]
+DEFAULT, EXACT = ExperimentConfig(), PRESETS["exact"]
 NETWORKS: dict[str, ExperimentConfig] = {
     "mlp": DEFAULT,
     "residual_mlp": replace(DEFAULT, model=replace(DEFAULT.model, architecture="residual_mlp", dropout=0.0)),
@@ -178,5 +178,5 @@ def unseen_of(columns: Columns, train: Columns) -> Columns:
     Cold lattices are often in a ground state, which a network has seen in training. The other configurations show
     whether it generalises.
     """
-    config = PRESETS["default"]  # its only inputs are the spins
+    config = DEFAULT  # its only inputs are the spins
     return select(columns, unseen(*(hash_inputs(PROBLEM, config, each) for each in (train, columns))))

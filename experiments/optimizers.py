@@ -17,14 +17,14 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from config import PRESETS
-from engine.interface.base_config import Optimizer, Scheduler
+from engine.interface.base_config import Optimizer
 from engine.machine.errors import DivergedError
 from experiments.common import Row, Study, evaluated, sampled, trained, unseen_of
 
 Pair = tuple[str, str]  # optimiser and schedule
 Setting = tuple[str, str, float, float]  # with learning rate and weight decay
 
-OPTIMIZERS, SCHEDULERS = get_args(Optimizer), get_args(Scheduler)
+OPTIMIZERS, SCHEDULERS = get_args(Optimizer), ("none", "cosine", "step")
 RATES = {
     "adam": (3e-4, 1e-3, 3e-3, 1e-2, 3e-2),
     "adamw": (3e-4, 1e-3, 3e-3, 1e-2, 3e-2),

@@ -30,8 +30,8 @@ def write(folder: Path, content: str | bytes) -> Path:
 
 
 def test_defaults() -> None:
-    config = config_of()
-    assert config == PRESETS["default"] == ExperimentConfig()
+    assert config_of() == PRESETS["default"]
+    config = ExperimentConfig()
     assert config.model == ModelConfig(architecture="mlp", hidden=(128, 64, 32), activation="gelu", dropout=0.1)
     assert (config.model.channels, config.model.kernel_size, config.model.input_temperature) == ((16,), 2, False)
     assert (config.data.lattice_size, config.data.temp_min, config.data.temp_max) == (8, 1.0, 4.0)
@@ -47,7 +47,8 @@ CHANGES: dict[str, tuple[list[str], Any]] = {
     "model.channels": (["8", "4"], (8, 4)),
     "model.kernel_size": (["3"], 3),
     "model.activation": (["tanh"], "tanh"),
-    "model.dropout": (["0"], 0.0),
+    "model.dropout": (["0.2"], 0.2),
+    "model.initial_scale": (["0.7"], 0.7),
     "model.input_temperature": ([], True),
     "data.lattice_size": (["16"], 16),
     "data.temp_min": (["1.5"], 1.5),

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from benchmarks import sampler, sweep, training
-from config import ExperimentConfig
+from config import PRESETS, ExperimentConfig
 from engine.evaluation import evaluation_request as evaluation
 from engine.interface.base_config import to_json
 from engine.interface.base_problem import Problem
@@ -296,7 +296,7 @@ def option_table() -> str:
     for option in options_of(ExperimentConfig).values():
         flags = f"`{option.flag}`, `--no-{option.flag[2:]}`" if option.kind is bool else f"`{option.flag}`"
         allowed = "on or off" if option.kind is bool else option.allowed
-        lines.append(f"| {flags} | `{option.default}` | {allowed} | {option.info.description} |")
+        lines.append(f"| {flags} | `{option.typed_in(PRESETS['default'])}` | {allowed} | {option.info.description} |")
     return "\n".join(lines)
 
 

@@ -48,7 +48,7 @@ def test_a_run_writes_all_results(finished_run: Path) -> None:
         *("test", "baselines", "n_test", "n_unseen", "test_unseen", "baselines_unseen"),
         *("checks", "best_epoch", "epochs_trained"),
     ]
-    assert list(results["baselines"]) == ["mean", "pair_products", "symmetric_correlators"]
+    assert list(results["baselines"]) == ["mean", "magnetization", "pair_products", "symmetric_correlators"]
     for metrics in (results["test"], *results["baselines"].values()):
         assert list(metrics) == ["loss", "mae", "rmse", "r2", "exact_fraction"]
     assert list(results["checks"]) == ["train", "val", "test"]
@@ -65,7 +65,7 @@ def test_predictions_are_saved_with_the_data_of_the_figures(finished_run: Path) 
     with np.load(finished_run / "predictions.npz", allow_pickle=False) as arrays:
         assert set(arrays.files) >= {
             *("targets", "predictions", "temperatures", "example_spins", "example_temperatures"),
-            *("baseline_mean", "baseline_pair_products", "baseline_symmetric_correlators"),
+            *(f"baseline_{name}" for name in ("mean", "magnetization", "pair_products", "symmetric_correlators")),
         }
         assert np.array_equal(arrays["targets"], lattice.energy(test["spins"]) / 64)
         assert np.array_equal(arrays["temperatures"], test["temperatures"])

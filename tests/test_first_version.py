@@ -40,7 +40,8 @@ def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_its_config_has_the_same_values() -> None:
     config = load_config(PROBLEM.config_type, OLD / "config.json")
     values = {"format": 1, **read(OLD, "config.json")}
-    values["train"] |= {"init_from": None, "fresh": False}  # newer options
+    values["train"] |= {"init_from": None, "fresh": False, "betas": None}  # newer options
+    values["model"]["initial_scale"] = 1.0
     assert json.loads(to_json(config)) == values
     assert parse_args(PROBLEM, ["--config", str(OLD / "config.json")], prog="main.py").config == config
 

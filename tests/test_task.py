@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import config
+import task
 from config import DataConfig, ExperimentConfig
 from engine.datasets.splits import get_splits
 from engine.interface.base_config import TrainConfig
@@ -150,11 +151,35 @@ def data() -> Splits:
 
 def test_least_squares_baselines_are_exact(data: Splits) -> None:
     metrics = baseline_metrics("energy", data.train, data.test)
-    assert set(metrics) == {"mean", "pair_products", "symmetric_correlators"}
+    assert set(metrics) == {"mean", "magnetization", "pair_products", "symmetric_correlators"}
     assert metrics["mean"]["r2"] == pytest.approx(0, abs=0.02)
     for name in ("pair_products", "symmetric_correlators"):
         assert metrics[name]["exact_fraction"] == 1
         assert metrics[name]["mae"] < 1e-6
+
+
+def test_least_squares_uses_configurations_from_the_whole_training_split(
+    data: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(task, "MAX_ROWS", 300)  # too few for all pairs, and a third of them is cold
+    order = np.argsort(data.train["temperatures"])
+    every = part(data.train, order[::20])
+    for columns in (data.train, part(data.train, order)):
+        predictions = ENERGY.baselines(columns, data.test)
+        assert 0.1 < ENERGY.metrics(data.test, predictions["pair_products"], ENERGY.target(data.test))["r2"] < 0.9999
+    np.testing.assert_array_equal(predictions["pair_products"], ENERGY.baselines(every, data.test)["pair_products"])
+
+
+def test_the_baseline_of_the_magnetisation_is_the_median_energy_of_the_nearest_one() -> None:
+    up = np.ones((4, 4), np.int8)
+    one, two, four = (up.copy() for _ in range(3))  # M = 14; 12, with E = -16 or -20; 8
+    one[0, 0] = two[0, :2] = four[0] = -1
+    apart = up.copy()
+    apart[0, 0] = apart[2, 2] = -1
+    train: Columns = {"spins": np.stack([up, two, -apart, two, one]), "temperatures": np.ones(5)}
+    test: Columns = {"spins": np.stack([-up, -one, apart, four]), "temperatures": np.ones(4)}
+    expected = np.array([-32, -24, -20, -20]) / 16  # the nearest M to that of `four`, 8, is 12
+    np.testing.assert_array_equal(ENERGY.baselines(train, test)["magnetization"], expected)
 
 
 def test_fifteen_configurations_determine_the_correlators(data: Splits) -> None:
@@ -172,7 +197,7 @@ def test_baselines_with_one_training_configuration_are_finite(data: Splits) -> N
 def test_baselines_with_too_many_features_are_left_out() -> None:
     columns = random_spins(60, 16)
     metrics = baseline_metrics("energy", columns, columns)
-    assert set(metrics) == {"mean", "symmetric_correlators"}
+    assert set(metrics) == {"mean", "magnetization", "symmetric_correlators"}
     assert metrics["symmetric_correlators"]["exact_fraction"] == 1
 
 

@@ -35,6 +35,7 @@ CHANGES: list[tuple[dict[str, Any], dict[str, Any]]] = [  # options of both netw
     ({}, {"hidden": (16, 9)}),
     ({}, {"activation": "tanh"}),
     ({}, {"dropout": 0.1}),
+    ({}, {"initial_scale": 0.5}),
     ({"architecture": "cnn"}, {"channels": (5,)}),
     ({"architecture": "cnn"}, {"kernel_size": 3}),
 ]

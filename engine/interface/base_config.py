@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, ConfigDict, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from engine.options.config_values import upgrade, with_format
@@ -32,7 +32,8 @@ from engine.options.scopes import SCOPES
 
 # The keys of trainer.OPTIMIZERS and trainer.SCHEDULES, repeated here because trainer.py loads torch.
 Optimizer = Literal["adam", "adamw", "sgd"]
-Scheduler = Literal["none", "cosine", "step"]
+ADAM: tuple[Optimizer, ...] = ("adam", "adamw")  # those with --betas
+Scheduler = Literal["none", "linear", "cosine", "step"]
 Device = Literal["auto", "cuda", "mps", "cpu"]
 
 # strict: do not accept true as a number, or 8.0 as an integer. forbid: an unknown key is an error.
@@ -50,9 +51,17 @@ class TrainConfig:
     batch_size: int = option(64, "examples in one optimiser step", ge=1)
     lr: float = option(0.001, "peak learning rate", gt=0)
     optimizer: Optimizer = option("adamw", "update rule; sgd has momentum 0.9")
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], ...] | None = option(
+        None,
+        "decay rates of the running means of gradient and square in adam and adamw; none: 0.9 and 0.999",
+        idle=lambda train: "" if train.optimizer in ADAM else f"--optimizer {train.optimizer}",
+        strict=False,  # a list is accepted; its elements are strict
+        min_length=2,
+        max_length=2,
+    )
     scheduler: Scheduler = option(
         "cosine",
-        "learning rate after the warm-up; none: constant; cosine: falls to zero; step: divided by 10 after each third",
+        "rate after the warm-up; none: constant; linear, cosine: falls to zero; step: divided by 10 after each third",
     )
     warmup_epochs: int = option(0, "first epochs, in which the rate rises linearly to the peak; below --epochs", ge=0)
     weight_decay: float = option(0.01, "weight decay of matrices; biases and normalisation layers have none", ge=0)

@@ -127,6 +127,10 @@ class Option(NamedTuple):
         """A description of the allowed values, such as `an integer, at least 4, at most 1024, a multiple of 2`."""
         return _in_words(self.kind, self.info.metadata) + (", or none" if self.optional else "")
 
+    def typed_in(self, config: Any) -> str:
+        """The value in a config, as you type it on the command line."""
+        return self.typed(reduce(getattr, self.path, config))
+
     @property
     def default(self) -> str:
         """The default as you type it on the command line."""
@@ -180,6 +184,8 @@ def _in_words(kind: Any, metadata: Iterable[Any]) -> str:
         element, limits = _element(kind)
         fewest, most = ([getattr(m, key) for m in metadata if hasattr(m, key)] for key in ("min_length", "max_length"))
         number = f"{fewest[0]} to {most[0]} values" if fewest and most else "one or more values"
+        if fewest and fewest == most:
+            number = f"{most[0]} values"
         return f"{number}, each {_in_words(element, limits)}"
     bounds = [f"{words} {getattr(m, key)}" for m in metadata for key, words in BOUNDS.items() if hasattr(m, key)]
     return ", ".join([NOUNS[kind], *bounds])

@@ -74,8 +74,10 @@ def add_options(parser: Parser, command: Any, problem: Problem[Any]) -> None:
         raise ProblemError(f"the field {name} has the scope {scope!r}, which only options of every problem can have")
     command.add_argument("--preset", choices=problem.presets, help="start from this preset instead of `default`")
     command.add_argument("--config", metavar="FILE", help="read options from a config.json, such as that of a run")
+    options, default = options_of(problem.config_type), problem.presets["default"]
     try:
-        add_flags(parser, options_of(problem.config_type), top="experiment")
+        defaults = {option.flag: option.typed_in(default) for option in options.values()}
+        add_flags(parser, options, top="experiment", defaults=defaults)
     except argparse.ArgumentError as error:
         raise ProblemError(f"two options have the same flag ({error}): rename one of the fields") from None
 

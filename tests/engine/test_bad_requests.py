@@ -61,7 +61,7 @@ BAD_OPTIONS: list[tuple[str, list[str]]] = [
     (f"--seed {'9' * 5000}", ["--seed", "an integer"]),
     ("--kind transformer", ["--kind", "transformer", "one of mlp, pooled"]),
     ("--optimizer nonsense", ["--optimizer", "nonsense", "adam, adamw, sgd"]),
-    ("--scheduler nonsense", ["--scheduler", "nonsense", "none, cosine, step"]),
+    ("--scheduler nonsense", ["--scheduler", "nonsense", "none, linear, cosine, step"]),
     ("--preset tiny", ["--preset", "tiny", "debug", "default"]),
     ("--device tpu", ["--device", "tpu", "auto, cuda, mps, cpu"]),
     ("--absolute --skip", ["--absolute", "--skip", "drop one"]),

@@ -67,7 +67,7 @@ def name_of(start: str) -> str:
 
 # The options with which an edit has an effect.
 OPTIONS: dict[str, dict[str, Any]] = {
-    name_of("Add a schedule"): {"scheduler": "linear"},
+    name_of("Add a schedule"): {"scheduler": "sqrt"},
     name_of("Add an optimiser"): {"optimizer": "rmsprop"},
     name_of("Lower the learning rate"): {"lr": 0.1},
 }

@@ -69,6 +69,7 @@ CHANGES: dict[str, tuple[list[str], Any]] = {
     "train.batch_size": (["32"], 32),
     "train.lr": (["5e-4"], 0.0005),
     "train.optimizer": (["sgd"], "sgd"),
+    "train.betas": (["0.8", "0.99"], (0.8, 0.99)),
     "train.scheduler": (["step"], "step"),
     "train.warmup_epochs": (["5"], 5),
     "train.weight_decay": ([".5"], 0.5),

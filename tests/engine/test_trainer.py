@@ -43,6 +43,7 @@ def test_every_name_that_the_config_accepts_has_a_function() -> None:
 def test_values_of_the_schedules() -> None:
     assert factors("none", 4) == [1, 1, 1, 1]
     assert factors("none", 4, warmup=2) == [0.5, 1, 1, 1]
+    assert factors("linear", 6, warmup=2) == [0.5, 1, 1, 0.75, 0.5, 0.25]
     assert factors("cosine", 4) == pytest.approx([1, (1 + 2**-0.5) / 2, 0.5, (1 - 2**-0.5) / 2])
     assert factors("cosine", 6, warmup=2) == pytest.approx([0.5, 1, 1, (1 + 2**-0.5) / 2, 0.5, (1 - 2**-0.5) / 2])
     assert factors("step", 6) == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
@@ -448,8 +449,10 @@ CHANGES: list[dict[str, dict[str, Any]]] = [
     {"train": {"lr": 0.011}},
     {"train": {"optimizer": "adam"}},
     {"train": {"optimizer": "sgd"}},
+    {"train": {"betas": (0.8, 0.9)}},
     {"train": {"scheduler": "none"}},
     {"train": {"scheduler": "step"}},
+    {"train": {"scheduler": "linear"}},
     {"train": {"warmup_epochs": 1}},
     {"train": {"weight_decay": 0.5}},
     {"train": {"grad_clip": 0.1}},

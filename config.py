@@ -167,6 +167,7 @@ PRESETS: dict[str, ExperimentConfig] = {
         model=replace(RECIPE.model, initial_scale=0.4),
         train=replace(RECIPE.train, fresh=True, lr=0.004, weight_decay=0.0),
     ),
+    "residual": ExperimentConfig(model=ModelConfig(architecture="residual_mlp", dropout=0.0)),
     "exact": ExperimentConfig(
         model=ModelConfig(architecture="cnn", channels=(32,), activation="relu", dropout=0.0),
         train=TrainConfig(epochs=14, batch_size=16, lr=0.1, weight_decay=0.0),

@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 
 from engine.machine.hardware import available_cores
+from config import ExperimentConfig
 from experiments.json_rows import to_json
 
 ROOT = Path(__file__).parent.parent
@@ -97,7 +98,7 @@ def one_network() -> Callable[[], object]:
     from problem import PROBLEM
     from trainer import Trainer
 
-    config = replace(PROBLEM.presets["default"], threads=1)
+    config = replace(ExperimentConfig(), threads=1)
     data = generate_split(PROBLEM, config, config.train.batch_size, np.random.SeedSequence(0))
     trainer = Trainer(PROBLEM, config, build_model(PROBLEM, config, data), data, data)
     return lambda: trainer.step(trainer.train.inputs, trainer.train.targets)
@@ -111,7 +112,7 @@ def all_networks() -> Callable[[], object]:
     from model import create_network
     from problem import PROBLEM
 
-    config = PROBLEM.presets["default"]
+    config = ExperimentConfig()
     networks = [create_network(config.model, config.data.lattice_size) for _ in range(N_NETWORKS)]
     parameters, buffers = stack_module_state(networks)
     network = copy.deepcopy(networks[0]).to("meta")

@@ -45,7 +45,7 @@ Row = dict[str, Any]
 DEFAULT, EXACT = ExperimentConfig(), PRESETS["exact"]
 NETWORKS: dict[str, ExperimentConfig] = {
     "mlp": DEFAULT,
-    "residual_mlp": replace(DEFAULT, model=replace(DEFAULT.model, architecture="residual_mlp", dropout=0.0)),
+    "residual_mlp": PRESETS["residual"],
     "symmetric_mlp": replace(
         DEFAULT,
         model=replace(DEFAULT.model, architecture="symmetric_mlp", hidden=(128,), dropout=0.0),

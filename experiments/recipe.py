@@ -23,11 +23,10 @@ from ising import lattice
 from problem import PROBLEM
 
 SEEDS = range(1001, 1011)
-EARLIER = ExperimentConfig()
 WHOLE: dict[str, ExperimentConfig] = {
     "default": RECIPE,
     "fresh": PRESETS["fresh"],
-    "the earlier recipe": EARLIER,
+    "the earlier recipe": ExperimentConfig(),
 }
 CHANGES: dict[str, dict[str, dict[str, Any]]] = {
     "initial scale 1": {"model": {"initial_scale": 1.0}},

@@ -29,8 +29,8 @@ from typing import Any
 
 import numpy as np
 
-from engine.machine.hardware import available_cores
 from config import ExperimentConfig
+from engine.machine.hardware import available_cores
 from experiments.json_rows import to_json
 
 ROOT = Path(__file__).parent.parent
@@ -110,7 +110,6 @@ def all_networks() -> Callable[[], object]:
     from torch.func import functional_call, grad, stack_module_state, vmap
 
     from model import create_network
-    from problem import PROBLEM
 
     config = ExperimentConfig()
     networks = [create_network(config.model, config.data.lattice_size) for _ in range(N_NETWORKS)]

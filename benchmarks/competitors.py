@@ -222,7 +222,13 @@ def run_sklearn(bench: Bench) -> None:
     first, second = betas(config)
     options = {"beta_1": first, "beta_2": second, "batch_size": config.train.batch_size, "random_state": config.seed}
     activation = config.model.activation if config.model.activation in ("relu", "tanh") else "relu"
-    model = MLPRegressor(config.model.hidden, activation, alpha=0.0, learning_rate_init=config.train.lr, **options)
+    model = MLPRegressor(
+        hidden_layer_sizes=config.model.hidden,
+        activation=activation,
+        alpha=0.0,
+        learning_rate_init=config.train.lr,
+        **options,
+    )
 
     def flat(spins: Spins) -> NDArray[np.float32]:
         return spins.reshape(len(spins), -1).astype(np.float32)

@@ -91,8 +91,11 @@ def plot(found: dict[str, np.ndarray]) -> Figure:
         axes.plot(wrong, np.full(len(wrong), k), ".", color="0.6")
         axes.plot(np.median(wrong), k, "|", color="C0", markersize=12, markeredgewidth=2)
     axes.set(xscale="log", yticks=range(len(found)), yticklabels=list(found))
-    axes.set_xlabel("fraction of wrong energies, configurations that do not occur in training (none: at the left edge)")
-    axes.set_title("points: seeds; lines: medians", fontsize="small")
+    axes.set_xlabel("fraction of wrong energies")
+    title = (
+        "configurations that do not occur in training; points: seeds, at the left edge if none is wrong; lines: medians"
+    )
+    axes.set_title(title, fontsize="small", loc="right")
     axes.invert_yaxis()
     return figure
 

@@ -9,7 +9,7 @@ project or by that of mcising, with the same number of sweeps. scikit-learn has 
 choice of initial weights: it trains ReLU units with a constant learning rate of 0.0003, the best of three (0.0003 to
 0.003).
 
-After every epoch the clock stops, and the network predicts the energies of 20,000 new configurations, without those
+After every epoch the clock stops, and the network predicts the energies of 10,000 new configurations, without those
 that occur in a fixed training set. The clock counts the CPU time of one core, from the first configuration on: without
 starting Python, imports and compilation. That of this project includes checks and validation, and the others have
 neither. Pipelines take turns, each run in a process of its own with its own seed. A run ends when it has passed the
@@ -39,9 +39,9 @@ from ising import lattice, metropolis, multispin
 
 RESULTS = ROOT / "benchmarks" / "results" / "time_to_exact.json"
 THRESHOLDS = (0.9, 0.99, 0.999)
-N_TEST = 20_000
+N_TEST = 10_000
 N_RUNS = 3
-LIMIT = 90.0  # CPU seconds
+LIMIT = 60.0  # CPU seconds
 SEED_OF_TEST = 2**40  # no run has this seed
 
 OURS = "ours"
@@ -164,6 +164,7 @@ def run_once(pipeline: str, preset: str, sampler: str, seed: int) -> list[list[f
 def measure() -> dict[str, Any]:
     """Run all pipelines, one after the other."""
     cases = [(preset, pipeline, s) for preset in ("default", "fresh") for s in SAMPLERS for pipeline in PIPELINES]
+    cases = [case for case in cases if case[1:] != ("scikit-learn", "mcising")]  # it reaches no threshold in any case
     curves: dict[tuple[str, str, str], list[Any]] = {case: [] for case in cases}
     for seed in range(1, N_RUNS + 1):
         for preset, pipeline, sampler in cases:

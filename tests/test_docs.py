@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import sampler, sweep, training
+from benchmarks import sampler, stages, sweep, time_to_exact, training
 from config import PRESETS, ExperimentConfig
 from engine.evaluation import evaluation_request as evaluation
 from engine.interface.base_config import to_json
@@ -300,7 +300,7 @@ def option_table() -> str:
     return "\n".join(lines)
 
 
-BENCHMARKS = {"sampler": sampler, "sweep": sweep, "training": training}
+BENCHMARKS = {each.__name__.rpartition(".")[2]: each for each in (sampler, stages, sweep, time_to_exact, training)}
 EXPERIMENTS = re.findall(r"^<!-- (\w+): printed by `python -m experiments", EVERYTHING, flags=re.MULTILINE)
 
 

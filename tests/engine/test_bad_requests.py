@@ -49,6 +49,8 @@ BAD_OPTIONS: list[tuple[str, list[str]]] = [
     ),
     ("--weight-decay -0.1", ["--weight-decay -0.1", "at least 0"]),
     *((f"--dropout {p}", ["--dropout", "at least 0, below 1"]) for p in ("1", "-0.1", "nan")),
+    *((f"--betas {betas}", ["--betas", "2 values, each a number, at least 0, below 1"]) for betas in ("0.9", "1 0.9")),
+    ("--betas 0.9 0.99 --optimizer sgd", ["--betas does nothing with --optimizer sgd: drop it"]),
     ("--patience 0", ["--patience 0", "at least 1"]),
     ("--patience 5 --epochs 5", ["--patience 5", "--epochs 5", "drop it"]),
     ("--grad-clip 0", ["--grad-clip 0", "above 0"]),

@@ -152,13 +152,15 @@ RECIPE = ExperimentConfig(
     train=TrainConfig(epochs=50, batch_size=128, lr=0.003, betas=(0.95, 0.98), scheduler="linear", weight_decay=0.03),
 )
 PRESETS: dict[str, ExperimentConfig] = {
-    "debug": ExperimentConfig(
-        model=ModelConfig(hidden=(64, 32)),
-        train=TrainConfig(epochs=5),
+    "debug": replace(
+        RECIPE,
+        model=replace(RECIPE.model, hidden=(128,)),
+        train=replace(RECIPE.train, epochs=5, batch_size=64),
         data=DataConfig(num_train=2_000, num_val=500, num_test=500),
     ),
-    "small": ExperimentConfig(
-        train=TrainConfig(epochs=40),
+    "small": replace(
+        RECIPE,
+        train=replace(RECIPE.train, epochs=40),
         data=DataConfig(num_train=5_000, num_val=1_000, num_test=1_000),
     ),
     "default": RECIPE,

@@ -16,7 +16,7 @@ from typing import get_args
 import numpy as np
 from matplotlib.figure import Figure
 
-from config import PRESETS
+from config import DataConfig, ExperimentConfig
 from engine.interface.base_config import Optimizer
 from engine.machine.errors import DivergedError
 from experiments.common import Row, Study, evaluated, sampled, trained, unseen_of
@@ -37,7 +37,7 @@ def learn(  # noqa: PLR0917
     optimizer: str, scheduler: str, lr: float, weight_decay: float, seed: int, epochs: int
 ) -> Row:
     """Validation and test error of the best epoch. If training diverged, both are 2 J, the largest |E / N|."""
-    config = PRESETS["small"]
+    config = ExperimentConfig(data=DataConfig(num_train=5_000, num_val=1_000, num_test=1_000))
     kind = {"optimizer": optimizer, "scheduler": scheduler}
     training = replace(config.train, **kind, lr=lr, weight_decay=weight_decay, epochs=epochs)  # type: ignore[arg-type]
     config = replace(config, seed=seed, train=training)

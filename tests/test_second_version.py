@@ -33,7 +33,8 @@ from tests.engine.conftest import OneProcess
 
 SAVED = ROOT / "tests" / "second_version"
 SIZES = ("--num-train", "200", "--num-val", "50", "--num-test", "50", "--batch-size", "50")
-OPTIONS = ("--preset", "debug", "--hidden", "8", *SIZES, "--device", "cpu", "--threads", "1")
+# The commands had `--preset debug`, whose values have changed since. Those of an empty config have not, but the epochs.
+OPTIONS = ("--config", "empty.json", "--hidden", "8", *SIZES, "--device", "cpu", "--threads", "1")
 PROGRAMS: dict[str, Callable[[], None]] = {
     "main.py": lambda: main.main(PROBLEM),
     "evaluate.py": evaluate.main,
@@ -46,8 +47,9 @@ Command = Callable[..., str]
 
 @pytest.fixture
 def saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder `checkpoints`, with copies of the runs, in the working folder of the test."""
+    """The folder `checkpoints`, with copies of the runs, in the working folder of the test. It also has empty.json."""
     monkeypatch.chdir(tmp_path)
+    Path("empty.json").write_text("{}", encoding="utf-8")
     shutil.copytree(SAVED, "checkpoints")
     for config in Path("checkpoints").glob("**/config.json"):
         config.with_name(".lock").touch()
@@ -143,7 +145,7 @@ def test_runs_are_listed_and_compared(saved: Path, command: Command) -> None:
 def test_a_sweep_is_continued_with_another_seed(saved: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweep, "Pool", OneProcess)
     monkeypatch.setattr(sweep, "redirect_output", lambda path: None)
-    command("sweep.py", "sweep", *OPTIONS, "--seeds", "3", "--grid", "lr=0.001,0.01", "--workers", "1")
+    command("sweep.py", "sweep", *OPTIONS, "--epochs", "5", "--seeds", "3", "--grid", "lr=0.001,0.01", "--workers", "1")
     settings = read(saved / "sweep", "summary.json")["settings"]
     assert [list(each["runs"]) for each in settings.values()] == [["42", "43", "44"]] * 2
     assert read(saved / "sweep/lr0.001-seed42", "run_info.json") == read(

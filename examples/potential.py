@@ -89,7 +89,11 @@ class PotentialProblem(Problem[PotentialConfig]):
     name = "potential"
     config_type = PotentialConfig
     presets = {
-        "default": PotentialConfig(),
+        "default": PotentialConfig(
+            train=TrainConfig(
+                epochs=200, batch_size=128, lr=0.003, betas=(0.95, 0.98), scheduler="linear", weight_decay=0.03
+            )
+        ),
         "debug": PotentialConfig(
             train=TrainConfig(epochs=5), data=PotentialDataConfig(num_train=500, num_val=100, num_test=100)
         ),

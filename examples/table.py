@@ -61,7 +61,10 @@ class TableProblem(Problem[TableConfig]):
 
     name = "table"
     config_type = TableConfig
-    presets = {"default": TableConfig(), "debug": TableConfig(train=TrainConfig(epochs=5))}
+    presets = {
+        "default": TableConfig(train=TrainConfig(lr=0.003, betas=(0.95, 0.98), scheduler="linear", weight_decay=0.03)),
+        "debug": TableConfig(train=TrainConfig(epochs=5)),
+    }
 
     def read(self, config: TableConfig, columns: Columns) -> Columns:
         inputs = config.inputs or [name for name in columns if name not in config.target]

@@ -67,7 +67,10 @@ class ModelConfig:
     )
     activation: Activation = option("gelu", "nonlinearity between layers", idle=unused_by_squares)
     initial_scale: float = option(
-        1.0, "factor on the random initial weights of all matrices; at 1, layers keep mean squares", gt=0, le=100
+        1.0,
+        "factor on the initial weights of all matrices; at 1, each layer keeps the mean square of its inputs",
+        gt=0,
+        le=100,
     )
     dropout: float = option(0.1, "fraction of activations set to zero in training", idle=unused_by_squares, ge=0, lt=1)
     input_temperature: bool = option(False, "also give the temperature to the network")

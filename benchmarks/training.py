@@ -50,11 +50,11 @@ CASES = {
 
 
 def install() -> None:
-    """Create the environment of the competitors."""
+    """Create the environment of the competitors, or update it."""
     if not (python := ENVIRONMENT / "bin" / "python").exists():
         venv.create(ENVIRONMENT, with_pip=True)
-        requirements = ["-r", str(ROOT / "requirements.txt"), *PACKAGES]
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *requirements], check=True)
+    requirements = ["-r", str(ROOT / "requirements.txt"), *PACKAGES]
+    subprocess.run([str(python), "-m", "pip", "install", "--quiet", *requirements], check=True)
 
 
 class Steps:

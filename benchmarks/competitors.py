@@ -23,17 +23,15 @@ class Bench(Protocol):
     """What a competitor trains, and for how long."""
 
     config: ExperimentConfig
-    mean: float
-    std: float  # of the training energies per spin
 
     def epoch(self) -> tuple[Spins, Floats]:
-        """Begin an epoch: training configurations (N, L, L), and their energies in units of `std` from the mean, (N,).
+        """Begin an epoch: training configurations (N, L, L), and their energies per spin with mean 0 and variance 1, (N,).
 
         Both are the same objects in all epochs, unless the config has `fresh`.
         """
 
     def end(self, predict: Callable[[Spins], Floats]) -> None:
-        """End an epoch. `predict` gives energies per spin in units of `std` from the mean, (N,)."""
+        """End an epoch. `predict` gives energies in the same units, (N,)."""
 
 
 def columns(spins: Spins) -> dict[str, NDArray[Any]]:
@@ -158,6 +156,7 @@ def run_ours(bench: Bench, *, compiled: bool = False) -> None:
     from trainer import Trainer
 
     config = replace(bench.config, compile=compiled)
+    assert not config.train.fresh  # the trainer would generate data of its own
     for epoch in range(1, config.train.epochs + 1):
         spins, _ = bench.epoch()
         if epoch == 1:

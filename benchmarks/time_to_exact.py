@@ -10,10 +10,10 @@ choice of initial weights: it trains ReLU units with a constant learning rate of
 0.003).
 
 After every epoch the clock stops, and the network predicts the energies of 10,000 new configurations, without those
-that occur in a fixed training set. The clock counts the CPU time of one core, from the first configuration on: without
-starting Python, imports and compilation. The time of this project includes checks and validation,
-and the others have neither. Pipelines take turns, each run in a process of its own with its own seed. A run ends when it has passed the
-last threshold, after its last epoch, or after LIMIT seconds.
+that occur in a fixed training set. The clock counts the CPU time of one core, from the first configuration on:
+without starting Python, imports and compilation. The time of this project includes checks and validation, and the
+others have neither. Pipelines take turns, each run in a process of its own with its own seed. A run ends when it has
+passed the last threshold, after its last epoch, or after LIMIT seconds.
 """
 
 import argparse

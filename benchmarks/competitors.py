@@ -25,7 +25,7 @@ class Bench(Protocol):
     config: ExperimentConfig
 
     def epoch(self) -> tuple[Spins, Floats]:
-        """Begin an epoch: training configurations (N, L, L), and their energies per spin with mean 0 and variance 1, (N,).
+        """Begin an epoch: configurations (N, L, L), and their energies per spin with mean 0 and variance 1, (N,).
 
         Both are the same objects in all epochs, unless the config has `fresh`.
         """

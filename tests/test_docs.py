@@ -436,7 +436,7 @@ def test_a_network_is_added_as_it_is_described(tmp_path: Path) -> None:
         return run_process(*arguments, cwd=tmp_path, script=("main.py",), PYTHONPATH=str(tmp_path))
 
     assert "cnn, linear" in " ".join(run("--help").stdout.split())
-    done = run("--architecture", "linear", "--input-temperature", "--epochs", "1", "--num-train", "100")
+    done = run("--architecture", "linear", "--input-temperature", "--epochs", "1", "--num-train", "128")
     assert "linear-L8, epoch 1 of 1" in done.stdout, done.stderr
     done = run("--architecture", "linear", "--hidden", "8")
     assert "--hidden does nothing with --architecture linear" in done.stderr

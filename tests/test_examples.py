@@ -188,6 +188,7 @@ ONE_EACH = [
 ]
 
 
+@pytest.mark.figures
 @pytest.mark.slow
 @pytest.mark.parametrize(("script", "data"), ONE_EACH)
 def test_an_example_runs_again_from_its_config_and_is_evaluated_and_plotted(

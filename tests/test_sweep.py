@@ -14,17 +14,17 @@ from tests.conftest import DEBUG, environment, read, run_command
 
 @pytest.mark.slow
 def test_a_sweep_of_the_ising_experiment_gives_the_results_of_its_runs(finished_run: Path, tmp_path: Path) -> None:
-    command = ("width", *DEBUG, "--grid", "hidden=64,64 32", "architecture=mlp", "--seeds", "2", "--workers", "2")
+    command = ("width", *DEBUG, "--grid", "hidden=128,64", "architecture=mlp", "--seeds", "2", "--workers", "2")
     done = run_command(*command, cwd=tmp_path, script="sweep.py")
     assert (done.returncode, done.stderr) == (0, "")
     folder = tmp_path / "checkpoints" / "width"
-    names = [f"hidden{hidden}-architecturemlp-seed{seed}" for hidden in ("64", "64_32") for seed in (42, 43)]
+    names = [f"hidden{hidden}-architecturemlp-seed{seed}" for hidden in ("128", "64") for seed in (42, 43)]
     assert sorted(path.parent.name for path in folder.glob("*/results.json")) == names
     summary = read(folder, "summary.json")
-    labels = [f"--hidden {hidden} --architecture mlp" for hidden in ("64", "64 32")]
+    labels = [f"--hidden {hidden} --architecture mlp" for hidden in ("128", "64")]
     assert list(summary["settings"]) == labels
     for file in ("results.json", "epoch_metrics.json", "predictions.npz"):  # the debug preset has these options
-        assert (folder / names[2] / file).read_bytes() == (finished_run / file).read_bytes()
+        assert (folder / names[0] / file).read_bytes() == (finished_run / file).read_bytes()
     assert summary["verdicts"] == {labels[1]: "no verdict: 2 seeds, 5 are needed"}
     assert summary["table"] in done.stdout
 

@@ -386,6 +386,7 @@ def test_the_network_of_a_run_is_ready_for_use() -> None:
     assert outputs.shape == (4,)
 
 
+@pytest.mark.figures
 @pytest.mark.slow
 def test_the_command_evaluates_a_run(runs: Path) -> None:
     done = run_command("mlp", "--num-test", "20", "--name", "twenty", cwd=runs, script="evaluate.py")

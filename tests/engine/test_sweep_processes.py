@@ -235,6 +235,7 @@ def test_helpers_on_other_machines_share_the_runs(undisturbed: tuple[dict[str, A
         assert path.read_text(encoding="utf-8").count("epoch 1/150") <= 2
 
 
+@pytest.mark.figures
 def test_a_run_of_a_sweep_is_an_ordinary_run(undisturbed: tuple[dict[str, Any], float], tmp_path: Path) -> None:
     """Its numbers are those of main.py in a fresh process, and the other commands accept its folder."""
     cwd = tmp_path / "dossier é"

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from engine.machine.terminal import one_line
+from engine.machine.terminal import one_line, warn
 from engine.options.fields import Option
 from engine.options.suggestions import Known, suggest
 
@@ -34,7 +34,8 @@ class Parser(argparse.ArgumentParser):
         self.error(f"{word}: no such option; {meant}")
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {one_line(message)}\n")
+        warn(f"{self.prog}: error: {one_line(message)}")  # argparse of Python 3.11.2 fails if stderr cannot be written
+        self.exit(2)
 
 
 def add_flags(

@@ -25,12 +25,12 @@ from engine.evaluation.preconditions import (
     warn_if_trained_on_a_file,
 )
 from engine.interface.base_problem import Columns, Problem
-from engine.interface.returned_values import plain
+from engine.interface.returned_values import check_of, read_only, report_of
 from engine.learning.distributed import group_from_environment
 from engine.machine.atomic_files import inside, write_atomic, write_json
 from engine.machine.errors import ProblemError
 from engine.machine.exit_code import ExitCode, quick_exit
-from engine.machine.hardware import default_num_threads, one_blas_thread, select_device
+from engine.machine.hardware import default_num_threads, select_device
 from engine.machine.repository import provenance
 from engine.run_folder.changed_code import warn_if_changed
 from engine.run_folder.figures_of_run import draw_if_possible
@@ -39,7 +39,7 @@ from engine.run_folder.saved_run import problem_of
 from utils import print_line, warn
 
 if TYPE_CHECKING:
-    from engine.learning.prediction import Standardized
+    from engine.learning.standardized import Standardized
 
 
 def load_run(run: str | Path, problem: Problem[Any] | None = None) -> tuple[Any, "Standardized"]:
@@ -68,8 +68,8 @@ def new_data(request: Request) -> tuple[Columns, str]:
     """
     config = request.config
     if config.data.file is not None:
-        return read_columns(request.problem, config, config.data.file), f"read from {config.data.file}"
-    splits, source = get_splits(request.problem, config)
+        return read_only(read_columns(request.problem, config, config.data.file)), f"read from {config.data.file}"
+    splits, source = get_splits(request.problem, config, request.n_workers)
     return splits.test, source
 
 
@@ -82,10 +82,9 @@ def load_new_data(request: Request) -> NewData:
     problem, config = request.problem, request.config
     columns, source = new_data(request)
     print_line(f"data {source}")
-    with one_blas_thread():
-        check = problem.check(config, columns)
+    check = check_of(problem, config, columns)
     report_check("new", check, is_external=config.data.file is not None)
-    return NewData(columns, source, fingerprint([columns]), plain("check", check.numbers))
+    return NewData(columns, source, fingerprint([columns]), check.numbers)
 
 
 def report_overlap(request: Request, result: Mapping[str, Any], where: str = "the training data") -> None:
@@ -125,7 +124,8 @@ def evaluate_network(request: Request, data: NewData | None = None) -> Network:
 
     import torch
 
-    from engine.learning.prediction import evaluate, metrics_on_unseen, prepare, shapes_of
+    from engine.learning.prediction import evaluate, metrics_on_unseen, prepare
+    from engine.learning.standardized import shapes_of
     from engine.run_folder.checkpoints import fit_to, generated_shapes, load_network
 
     saved = load_network(request.folder, problem)
@@ -145,9 +145,8 @@ def evaluate_network(request: Request, data: NewData | None = None) -> Network:
 
     torch.set_num_threads(config.threads or default_num_threads())
     examples = prepare(problem, config, model, data.columns)
-    metrics, predictions = evaluate(problem, config, model, examples)
-    with one_blas_thread():
-        report = plain("report", problem.report(config, data.columns, predictions))
+    metrics, predicted = evaluate(problem, config, model, examples)
+    report = report_of(problem, config, {**data.columns, **predicted.others}, predicted.values)
     if taken := {"n", "metrics", "n_unseen", "metrics_unseen", "check", "source"} & report.keys():
         raise ProblemError(f"report returned {', '.join(sorted(taken))}, which an evaluation has itself: rename it")
     is_unseen, on_unseen = None, None
@@ -155,11 +154,9 @@ def evaluate_network(request: Request, data: NewData | None = None) -> Network:
         print_line("it is not known which examples occur in the training data: the run, which has --fresh, is not over")
     elif (train_hashes := load_hashes(request.folder)) is not None:
         is_unseen = unseen(train_hashes, hash_inputs(problem, config, data.columns))
-        on_unseen, _ = metrics_on_unseen(
-            problem, config, model, examples, is_unseen, predictions=predictions, baselines={}
-        )
+        on_unseen, _ = metrics_on_unseen(problem, config, model, examples, is_unseen, predicted=predicted, baselines={})
     result = {
-        "n": len(predictions),
+        "n": len(predicted.values),
         "metrics": metrics,
         "n_unseen": None if is_unseen is None else int(is_unseen.sum()),
         "metrics_unseen": on_unseen,
@@ -171,14 +168,14 @@ def evaluate_network(request: Request, data: NewData | None = None) -> Network:
         **identity,
         **provenance(),
     }
-    return Network(request, data, model, examples, result, predictions, is_unseen)
+    return Network(request, data, model, examples, result, predicted, is_unseen)
 
 
 def write(network: Network) -> None:
     """Write the result of a network and its figure to the folder of its run."""
     request, examples = network.request, network.examples
     write_json(inside(request.folder, f"evaluations/{request.name}.json"), network.result)
-    arrays = {**examples.columns, "targets": examples.physical_targets, "predictions": network.predictions}
+    arrays = {**examples.columns, "targets": examples.physical_targets, **network.predicted.arrays()}
     figures = draw_if_possible(lambda: dict(islice(request.problem.figures(request.config, arrays).items(), 1)))
     for image in figures.values():
         write_atomic(inside(request.folder, f"evaluations/{request.name}.png"), image)

@@ -23,6 +23,7 @@ from engine.datasets.file_formats import to_npz
 from engine.interface.base_config import Config, to_dict, to_json
 from engine.interface.base_problem import Problem, default_config
 from engine.interface.find_problem import module_name
+from engine.interface.returned_values import main_metric_of
 from engine.learning.distributed import weights_sha256
 from engine.machine.atomic_files import inside, write_atomic, write_json
 from engine.machine.errors import DivergedError, ProblemError, PrunedError
@@ -73,7 +74,6 @@ class RunLogger(NullLogger):
             "status": "running",
             "problem": module_name(problem),
             "label": problem.label(config),
-            "main_metric": problem.main_metric(config),
             "changed": changed_options(default_config(problem), to_dict(config)),
             "argv": [] if hasattr(sys, "ps1") else sys.argv,  # ps1: in an interactive session, such as a notebook
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -121,7 +121,10 @@ class RunLogger(NullLogger):
     def log_epoch(self, row: Mapping[str, float]) -> None:
         """Show a row of metrics on the terminal, send it to W&B, and call `watch`."""
         self._to_wandb(lambda run: run.log(dict(row), step=row["epoch"]))
-        metric = self.problem.main_metric(self.config)[0]
+        if "main_metric" not in self.info:
+            names = [name.removeprefix("val_") for name in row if name.startswith("val_") and name != "val_loss"]
+            self.note(main_metric=main_metric_of(self.problem, self.config, names))
+        metric = self.info["main_metric"][0]
         value, name = row[f"val_{metric}"], f"val {metric}".replace("_", " ")
         if sys.stderr is not None and sys.stderr.isatty():
             self.bar = self.bar or tqdm(
@@ -235,8 +238,9 @@ def _table(title: str, rows: Mapping[str, Mapping[str, float]], columns: Sequenc
         f"| {title:<{width}} | " + " | ".join(f"{column:>14}" for column in columns) + " |",
         f"|:{'-' * width}-|-" + ":|-".join("-" * 14 for _ in columns) + ":|",
     ]
-    for name, metrics in rows.items():
-        lines.append(f"| {name:<{width}} | " + " | ".join(f"{metrics[column]:>14.4g}" for column in columns) + " |")
+    for name, metrics in rows.items():  # baselines need not have all metrics
+        cells = [f"{metrics[column]:>14.4g}" if column in metrics else " " * 14 for column in columns]
+        lines.append(f"| {name:<{width}} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

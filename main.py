@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from engine.datasets.splits import Data, save_data
 from engine.interface.base_config import Config, to_json
 from engine.interface.base_problem import Columns, Problem
+from engine.interface.returned_values import examples_of, trainer_of
 from engine.learning.distributed import SINGLE_PROCESS, Group, group_from_environment
 from engine.machine.exit_code import ExitCode
-from engine.machine.hardware import one_blas_thread
 from engine.machine.terminal import invocation
 from engine.run_folder.null_logger import Watch
 from engine.run_folder.open_run import default_name, is_restart, open_run
@@ -31,7 +31,8 @@ from engine.run_folder.saved_run import read_info
 from utils import print_line, timed
 
 if TYPE_CHECKING:
-    from engine.learning.prediction import Standardized
+    from engine.learning.predicted import Predicted
+    from engine.learning.standardized import Standardized
 
 
 def run(
@@ -43,6 +44,7 @@ def run(
     overwrite: bool = False,
     resume: bool = False,
     watch: Watch | None = None,
+    n_workers: int = 1,
 ) -> None:
     """Train a network, and write its weights, numbers and figures to the folder.
 
@@ -52,12 +54,14 @@ def run(
         overwrite: replace the run that is in the folder.
         resume: continue the run that is in the folder.
         watch: called with the row of metrics of each epoch. It may raise an error to stop the run.
+        n_workers: the number of processes that call a slow generator.
 
     Raises:
         RunError: the request cannot be met, or training diverged.
     """
     with open_run(problem, config, folder, group, overwrite=overwrite, resume=resume) as opened:
         # Imported here, so that an invalid request is refused before torch is loaded, which takes seconds.
+        from engine.learning.trial import try_problem
         from logger import RunLogger
         from trainer import Trainer
 
@@ -65,17 +69,18 @@ def run(
             print_line(f"{folder} is finished: there is nothing to resume")
             return
         with timed("data", opened.timings):
-            data = opened.load_data()
+            data = opened.load_data(n_workers)
         model = opened.build_model(data)
+        with timed("baselines", opened.timings):
+            baselines = try_problem(problem, config, model, data) if group.is_main else {}
         started = opened.start(data, model, RunLogger, watch)
         with timed("training", opened.timings):
-            kind = problem.trainer() or Trainer
-            trainer = kind(problem, config, model, data.train, data.val, logger=started.logger, group=group)
+            trainer = trainer_of(problem, Trainer)(
+                problem, config, model, data.train, data.val, logger=started.logger, group=group
+            )
             started.restore(trainer)
             trainer.fit()
         if group.is_main:
-            with timed("baselines", opened.timings), one_blas_thread():
-                baselines = problem.baselines(config, data.train, data.test)
             is_unseen = started.is_unseen(data.test, trainer.epoch)
             results, arrays = test(problem, config, model, data, baselines=baselines, is_unseen=is_unseen)
             results |= {"best_epoch": trainer.best_epoch, "epochs_trained": trainer.epoch}
@@ -90,7 +95,7 @@ def test(
     model: "Standardized",
     data: Data,
     *,
-    baselines: Mapping[str, NDArray[Any]],
+    baselines: "Mapping[str, Predicted]",
     is_unseen: NDArray[np.bool_],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Evaluate a trained network and the predictions of baselines on the test split.
@@ -105,7 +110,7 @@ def test(
     from engine.learning.prediction import compute_metrics, evaluate, metrics_on_unseen, prepare
 
     examples = prepare(problem, config, model, data.test)
-    metrics, predictions = evaluate(problem, config, model, examples)
+    metrics, predicted = evaluate(problem, config, model, examples)
     results: dict[str, Any] = {
         "test": metrics,
         "baselines": {
@@ -116,26 +121,26 @@ def test(
         "n_unseen": int(is_unseen.sum()),
     }
     results["test_unseen"], results["baselines_unseen"] = metrics_on_unseen(
-        problem, config, model, examples, is_unseen, predictions=predictions, baselines=baselines
+        problem, config, model, examples, is_unseen, predicted=predicted, baselines=baselines
     )
     results["checks"] = dict(data.checks)
-    chosen = np.asarray(problem.examples(config, data.test), dtype=np.int64)
-    arrays = {"targets": examples.physical_targets, "predictions": predictions}
+    arrays = {"targets": examples.physical_targets, **predicted.arrays()}
+    chosen = examples_of(problem, config, data.test)
     return results, arrays_for_figures(data.test, arrays, baselines, chosen)
 
 
 def arrays_for_figures(
-    test: Columns, arrays: Mapping[str, NDArray[Any]], baselines: Mapping[str, NDArray[Any]], chosen: NDArray[np.int64]
+    test: Columns, arrays: Mapping[str, NDArray[Any]], baselines: "Mapping[str, Predicted]", chosen: NDArray[np.int64]
 ) -> dict[str, Any]:
     """The content of predictions.npz.
 
     Args:
         test: the columns of the test split. Those with one number per example are kept.
-        arrays: `targets` and `predictions`, (N, ...).
+        arrays: `targets`, `predictions` and what the problem adds to them, (N, ...).
         chosen: indices of the examples of which everything is kept.
     """
     kept = {name: column for name, column in test.items() if column.ndim == 1} | dict(arrays)
-    kept |= {f"baseline_{name}": each for name, each in baselines.items()}
+    kept |= {f"baseline_{name}": each.values for name, each in baselines.items()}
     if chosen.size:
         kept |= {f"example_{name}": column[chosen] for name, column in {**test, **arrays}.items()}
     return kept
@@ -145,7 +150,8 @@ def resume_hint(command: Command, folder: Path) -> str:
     """What to do after a run was interrupted: words that follow "interrupted: "."""
     is_of_this_run = command.resume is not None or read_info(folder).get("pid") == os.getpid()  # or of one to overwrite
     if command.save_data or not is_of_this_run:
-        return "nothing was saved yet"
+        kept = "the blocks of examples that are ready are kept: the same command continues"
+        return kept if command.keeps_blocks else "nothing was saved yet"
     if not command.config.log.checkpoints:
         return f"its metrics are in {folder}; it cannot be resumed, because of --no-checkpoints"
     name = folder.name if folder.parent == Path("checkpoints") else str(folder)
@@ -166,9 +172,9 @@ def main(problem: Problem[Any]) -> None:
             print_line(to_json(config).rstrip())
         elif not command.save_data:
             resume = command.resume is not None or is_restart(folder)
-            run(problem, config, folder, group, overwrite=command.overwrite, resume=resume)
+            run(problem, config, folder, group, overwrite=command.overwrite, resume=resume, n_workers=command.n_workers)
         elif group.is_main:
-            save_data(problem, config, command.save_data, command.overwrite)
+            save_data(problem, config, command.save_data, command.overwrite, command.n_workers)
     group.exit(exit_code.code)
 
 

@@ -22,7 +22,7 @@ from engine.machine.atomic_files import append_inside
 from engine.machine.errors import BusyError, DivergedError, PrunedError, UnusableFileError
 from engine.machine.exit_code import ExitCode, quick_exit
 from engine.machine.hardware import available_cores
-from engine.many_runs.pool import Outcome, Pool
+from engine.machine.pool import Outcome, Pool
 from engine.many_runs.search import Pruner, losses
 from engine.many_runs.summary import line_of, summarize
 from engine.many_runs.sweep_request import parse_args
@@ -155,6 +155,7 @@ def main() -> None:
                 with suppress(UnusableFileError):  # which this run will report
                     warn_if_changed(sweep.problem, info.parent, training=True)
             n_workers = request.workers or max(1, available_cores() // (sweep.plan.config["threads"] or 1))
+            print_line(f"problem: {sweep.problem.name} ({sweep.plan.problem})")
             print_line(f"processes: {n_workers}; what the runs print is in {sweep.folder / 'output'}")
             failed = train_all(sweep, n_workers, wait=request.plan is not None)
             print_line(f"\n{summarize(sweep)}\n\n{sweep.folder / 'summary.json'}")

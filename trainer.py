@@ -24,7 +24,8 @@ from engine.interface.base_problem import Columns, Problem
 from engine.interface.returned_values import plain
 from engine.learning.distributed import SINGLE_PROCESS, Group
 from engine.learning.light_optimizers import without_compiler
-from engine.learning.prediction import Examples, Standardized, evaluate, example_losses, prepare
+from engine.learning.prediction import Examples, evaluate, example_losses, prepare
+from engine.learning.standardized import Standardized
 from engine.machine.errors import DivergedError, ProblemError, UnusableFileError
 from engine.run_folder.null_logger import NullLogger
 from utils import derive_seed, seed_everything

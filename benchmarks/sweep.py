@@ -93,7 +93,7 @@ def measure_steps() -> dict[str, list[float]]:
 
 def one_network() -> Callable[[], object]:
     """A step of the trainer with the default network."""
-    from engine.datasets.splits import generate_split
+    from engine.datasets.generation import generate_split
     from engine.learning.prediction import build_model
     from problem import PROBLEM
     from trainer import Trainer

@@ -87,6 +87,7 @@ class PotentialProblem(Problem[PotentialConfig]):
     """Predict the ground-state energy of a particle in a random one-dimensional potential."""
 
     name = "potential"
+    scale_inputs = "array"  # V(x) has the same unit at all x
     config_type = PotentialConfig
     presets = {
         "default": PotentialConfig(

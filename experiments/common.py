@@ -25,13 +25,14 @@ from config import PRESETS, DataConfig, ExperimentConfig
 from engine.datasets.overlap import hash_inputs, select, unseen
 from engine.datasets.splits import get_splits
 from engine.interface import Columns, Splits, TrainConfig
-from engine.learning.prediction import Standardized, build_model, evaluate, prepare
+from engine.learning.prediction import build_model, evaluate, prepare
+from engine.learning.standardized import Standardized
 from engine.machine.atomic_files import write_atomic
 from engine.machine.exit_code import quick_exit
 from engine.machine.hardware import available_cores
+from engine.machine.pool import Pool
 from engine.machine.repository import provenance
 from engine.machine.signals import Interrupted, stop_on_signals
-from engine.many_runs.pool import Pool
 from experiments.json_rows import to_json
 from problem import PROBLEM
 from trainer import Trainer

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 
 from engine.datasets.overlap import select
 from engine.interface import Splits
+from engine.learning.predicted import predicted_by
 from engine.learning.prediction import build_model, compute_metrics, prepare
 from experiments.common import DEFAULT, NETWORKS, Row, Study, evaluated, sampled, trained, unseen_of
 from problem import PROBLEM
@@ -45,7 +46,8 @@ def learn(network: str, n_train: int, seed: int, n_largest: int, n_test: int, n_
     scales = build_model(PROBLEM, config, splits.train)  # for the units of the loss; the network itself is not used
     test = prepare(PROBLEM, config, scales, splits.test)
     predictions = PROBLEM.baselines(config, splits.train, splits.test)
-    return row | {name: compute_metrics(PROBLEM, config, scales, test, predictions[name]) for name in BASELINES}
+    baselines = {name: predicted_by(scales, {"predictions": predictions[name]}) for name in BASELINES}
+    return row | {name: compute_metrics(PROBLEM, config, scales, test, each) for name, each in baselines.items()}
 
 
 def plot(curves: dict[str, dict[str, np.ndarray]], sizes: list[int]) -> Figure:

@@ -20,7 +20,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from config import PRESETS
-from engine.learning.prediction import Standardized, predict
+from engine.learning.prediction import predict
+from engine.learning.standardized import Standardized
 from experiments.common import Row, Study, sampled, trained
 from ising import exact, lattice, multispin
 from ising.exact import T_CRITICAL

@@ -273,7 +273,9 @@ def test_external_data_out_of_equilibrium_are_used_with_a_warning(capsys: pytest
 
 
 def test_the_lattice_size_is_that_of_the_file() -> None:
-    np.savez("x.npz", spins=np.ones((30, 16, 16), np.int8), temperatures=np.full(30, 0.5))
+    spins = np.ones((30, 16, 16), np.int8)
+    spins[::2, 0, 0] = -1
+    np.savez("x.npz", spins=spins, temperatures=np.full(30, 0.5))
     config = replace(CONFIG, data=DataConfig(file="x.npz", num_train=20, num_val=5, num_test=5))
     assert load_data(PROBLEM, config).train["spins"].shape == (20, 16, 16)
     assert PROBLEM.label(config) == "mlp-data"

@@ -15,7 +15,8 @@ from config import DataConfig, ExperimentConfig
 from engine.datasets.splits import get_splits
 from engine.interface.base_config import TrainConfig
 from engine.interface.base_problem import Columns, Splits
-from engine.learning.prediction import Examples, Shapes, Standardized, evaluate, prepare
+from engine.learning.prediction import Examples, evaluate, prepare
+from engine.learning.standardized import Shapes, Standardized
 from ising import exact, lattice
 from ising.exact import T_CRITICAL
 from problem import PROBLEM
@@ -43,7 +44,7 @@ class Law(nn.Module):
 
 
 def model_of(network: nn.Module, size: int) -> Standardized:
-    return Standardized(network, Shapes(((size, size),), ()), scale_inputs=False)
+    return Standardized(PROBLEM, CONFIG, network, Shapes(((size, size),), ()))
 
 
 def examples_of(columns: Columns) -> Examples:

@@ -5,7 +5,7 @@ python -m tests.toy --preset debug
 The columns have different dtypes and shapes, so that the tests fail if code relies on one of them.
 """
 
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from engine.interface import STRICT, Check, Columns, Config, DataConfig, Problem, Shape, TrainConfig, option
+from engine.interface import STRICT, Check, Columns, Config, DataConfig, Problem, Scale, Shape, TrainConfig, option
 from main import main
 
 
@@ -87,6 +87,8 @@ class ToyNetwork(nn.Module):
 class ToyProblem(Problem[ToyConfig]):
     """Predict the squared length of a point, with a sign."""
 
+    # All coordinates have the same unit, and `pooled` accepts any number of them.
+    scale_inputs: ClassVar[Scale | tuple[Scale, ...]] = "array"
     name = "toy"
     config_type = ToyConfig
     presets = {

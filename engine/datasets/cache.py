@@ -24,7 +24,8 @@ VERSION = 2  # increase it when engine/ changes what is generated, or how it is 
 def cache_path(problem: Problem[Any], config: Config) -> Path | None:
     """The cache file for the data of a config. Its name depends on generator options, sizes, seed and code.
 
-    The result is None if the generator has no source file, as in a notebook: changes of its code cannot be detected.
+    For a slow generator, it is a folder with blocks of examples, whose name does not depend on the sizes. The result is
+    None if the generator has no source file, as in a notebook: changes of its code cannot be detected.
     """
     if (code := code_hash(problem.generate)) is None:
         return None
@@ -32,13 +33,13 @@ def cache_path(problem: Problem[Any], config: Config) -> Path | None:
     key = {
         "problem": f"{module_name(problem)}.{type(problem).__name__}",
         "options": {path[-1]: data[path[-1]] for path in options_with(type(config), "generator")},
-        "sizes": [data["num_train"], data["num_val"], data["num_test"]],
+        "sizes": problem.block_size or [data["num_train"], data["num_val"], data["num_test"]],
         "seed": config.seed,
         "code": code,
         "version": VERSION,
     }
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-    return Path("cache") / f"{problem.name}-seed{config.seed}-{digest[:32]}.npz"
+    return Path("cache") / f"{problem.name}-seed{config.seed}-{digest[:32]}{'' if problem.block_size else '.npz'}"
 
 
 def load(path: Path) -> Splits:

@@ -3,20 +3,23 @@
 
 import hashlib
 import os
+import tempfile
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.random import SeedSequence
 
 from engine.datasets import cache
-from engine.datasets.file_formats import divide, read_columns, require_columns, write_columns
+from engine.datasets.file_formats import divide, read_columns, write_columns
+from engine.datasets.generation import generate_block, generate_slowly, generate_split, require_reproducible
 from engine.interface.base_config import Config, to_dict
 from engine.interface.base_problem import Check, Columns, Problem, Splits
-from engine.interface.returned_values import plain, target_array
+from engine.interface.returned_values import check_of, read_only, require_useful_target, target_array
 from engine.machine.errors import BadRequestError, ProblemError, UnusableFileError
-from engine.machine.hardware import one_blas_thread, require_memory
+from engine.machine.hardware import require_memory
 from engine.machine.repository import provenance
 from engine.machine.terminal import print_line, warn
 
@@ -33,47 +36,6 @@ class Data(NamedTuple):
     checks: Mapping[str, Mapping[str, float]]  # the numbers of the problem's check, by split
 
 
-class _GeneratorConfig:
-    """The options that a generator may use. Reading any other option raises ProblemError.
-
-    The name of cached data does not depend on the other options: old data would be used after they have changed.
-    """
-
-    def __init__(self, config: Config) -> None:
-        self.data, self.threads = config.data, config.threads
-
-    def __getattr__(self, name: str) -> NoReturn:
-        raise ProblemError(
-            f"generate uses config.{name}: it may only use config.data and config.threads; "
-            "make the option a field of the problem's DataConfig"
-        )
-
-
-def generate_split(problem: Problem[Any], config: Config, n: int, seed: SeedSequence) -> Columns:
-    """Generate n examples, and check the arrays that the problem's generator returns.
-
-    Raises:
-        ProblemError: the generator did not return valid arrays with n examples.
-    """
-    with one_blas_thread():
-        columns: Any = problem.generate(cast(Any, _GeneratorConfig(config)), n, seed)
-    if not isinstance(columns, Mapping):
-        raise ProblemError(f"generate returned {type(columns).__name__}: return a dictionary of named arrays")
-    for name, column in columns.items():
-        if not isinstance(column, np.ndarray):
-            raise ProblemError(f"generate returned {type(column).__name__} for {name!r}: return NumPy arrays")
-    lengths = {len(column) if column.ndim else None for column in columns.values()}
-    if lengths != {n}:
-        shapes = ", ".join(f"{name} {np.shape(column)}" for name, column in columns.items())
-        raise ProblemError(f"generate returned arrays of the shapes {shapes} for n = {n}: every first axis must be n")
-    try:
-        if n > 0:
-            require_columns(columns)
-    except ValueError as error:
-        raise ProblemError(f"generate: {error}") from None
-    return cast(Columns, columns)
-
-
 def new_examples(problem: Problem[Any], config: Config, epoch: int) -> Columns:
     """Generate the training examples of an epoch with --fresh. They only depend on the config and on the epoch.
 
@@ -82,7 +44,7 @@ def new_examples(problem: Problem[Any], config: Config, epoch: int) -> Columns:
     """
     assert config.data.num_train is not None  # get_splits has checked it
     seed = SeedSequence(config.seed, spawn_key=(len(Splits._fields), epoch))  # the splits have the keys 0, 1 and 2
-    return generate_split(problem, config, config.data.num_train, seed)
+    return read_only(generate_split(problem, config, config.data.num_train, seed))
 
 
 def examples_of_epoch(problem: Problem[Any], config: Config, epoch: int, train: Columns) -> Columns:
@@ -93,26 +55,35 @@ def examples_of_epoch(problem: Problem[Any], config: Config, epoch: int, train: 
     if not config.train.fresh or epoch == 1:
         return train
     columns = new_examples(problem, config, epoch)
-    with one_blas_thread():
-        check = problem.check(config, columns)
+    check = check_of(problem, config, columns)
     report_check(f"training (epoch {epoch})", check._replace(summary=""), is_external=True)
     return columns
 
 
-def get_splits(problem: Problem[Any], config: Config) -> tuple[Splits, str]:
-    """Get the data of a config, and a phrase that says where they came from.
+def get_splits(problem: Problem[Any], config: Config, n_workers: int = 1) -> tuple[Splits, str]:
+    """Get the data of a config as read-only columns, and a phrase that says where they came from.
 
     Generated data only depend on the problem, the options in config.data and the seed. No split depends on the size of
     another one.
 
+    Args:
+        n_workers: the number of processes that call a slow generator.
+
     Raises:
         RunError: the data cannot be read or generated.
     """
-    data = config.data
-    if data.file is not None:
-        return divide(read_columns(problem, config, data.file), data, config.seed), f"read from {data.file}"
+    if (file := config.data.file) is not None:
+        splits, source = divide(read_columns(problem, config, file), config.data, config.seed), f"read from {file}"
+    elif problem.block_size is not None:
+        splits, source = _blocks(problem, config, n_workers)
+    else:
+        splits, source = _cached_or_generated(problem, config)
+    return Splits(*map(read_only, splits)), source
+
+
+def _cached_or_generated(problem: Problem[Any], config: Config) -> tuple[Splits, str]:
     sizes = _sizes(problem, config)
-    path = cache.cache_path(problem, config) if data.cache else None
+    path = cache.cache_path(problem, config) if config.data.cache else None
     if path is not None:
         try:
             return cache.load(path), f"read from {path.as_posix()}"
@@ -120,8 +91,8 @@ def get_splits(problem: Problem[Any], config: Config) -> tuple[Splits, str]:
             pass
         except (UnusableFileError, OSError) as error:
             warn(f"warning: {error}: generating these data again")
-    seeds = SeedSequence(config.seed).spawn(len(sizes))
-    splits = Splits(*(generate_split(problem, config, n, seed) for n, seed in zip(sizes, seeds, strict=True)))
+    require_reproducible(problem, config)
+    splits = Splits(*(generate_split(problem, config, *each) for each in zip(sizes, _seeds(config), strict=True)))
     _require_other_examples(splits)
     if path is None:
         return splits, "generated"
@@ -131,6 +102,25 @@ def get_splits(problem: Problem[Any], config: Config) -> tuple[Splits, str]:
         warn(f"warning: the data could not be cached: {error}")
         return splits, "generated"
     return splits, f"generated and kept in {path.as_posix()}"
+
+
+def _blocks(problem: Problem[Any], config: Config, n_workers: int) -> tuple[Splits, str]:
+    """The data of a slow generator, whose blocks are kept in a folder of the cache."""
+    path = cache.cache_path(problem, config) if config.data.cache else None
+    with nullcontext(path) if path is not None else tempfile.TemporaryDirectory() as name:
+        folder = Path(str(name))
+        if not any(folder.glob("*.npz")):
+            require_reproducible(problem, config)
+        folder.mkdir(parents=True, exist_ok=True)
+        splits = Splits(
+            *generate_slowly(problem, config, _sizes(problem, config), _seeds(config), folder, n_workers=n_workers)
+        )
+    _require_other_examples(splits)
+    return splits, "generated" if path is None else f"in {path.as_posix()}"
+
+
+def _seeds(config: Config) -> list[SeedSequence]:
+    return SeedSequence(config.seed).spawn(len(Splits._fields))
 
 
 def _require_other_examples(splits: Splits) -> None:
@@ -157,32 +147,32 @@ def require_memory_for(
     The message advises to lower the values of `flags`.
     """
     if config.data.file is None:
-        n, one = sum(_sizes(problem, config)), generate_split(problem, config, 0, SeedSequence(0))
+        n, one = sum(_sizes(problem, config)), generate_block(problem, config, 0, SeedSequence(0))
         per_example = sum(int(np.prod(column.shape[1:])) * column.dtype.itemsize for column in one.values())
         n_bytes = 5 * n * per_example  # the data, and copies for checks, tensors and the shuffled epoch
         require_memory(n_bytes, "the data need", f"lower {flags}, or the size of an example")
 
 
-def load_data(problem: Problem[Any], config: Config) -> Data:
+def load_data(problem: Problem[Any], config: Config, n_workers: int = 1) -> Data:
     """Get the data of a config, print where they came from, and let the problem check each split.
+
+    Args:
+        n_workers: the number of processes that call a slow generator.
 
     Raises:
         RunError: the data cannot be read or generated, generated data are wrong, or all training targets are equal.
     """
-    splits, source = get_splits(problem, config)
+    splits, source = get_splits(problem, config, n_workers)
     print_line(f"data {source}")
     checks = {}
     for name, columns in splits._asdict().items():
-        with one_blas_thread():
-            check = problem.check(config, columns)
+        check = check_of(problem, config, columns)
         report_check(name, check, is_external=config.data.file is not None)
-        checks[name] = plain("check", check.numbers)
+        checks[name] = check.numbers
     n_train = len(next(iter(splits.train.values())))
     if config.train.batch_size > n_train:
         raise BadRequestError(f"--batch-size {config.train.batch_size} is above {n_train} training examples: lower it")
-    if not problem.scales_target(config) and np.ptp(target := target_array(problem, config, splits.train)) == 0:
-        label = target.reshape(-1)[0]
-        raise BadRequestError(f"all training targets are {label:g}: use data with at least two different targets")
+    require_useful_target(problem, target_array(problem, config, splits.train))
     return Data(*splits, source, fingerprint(splits), hash_of_data_file(config), checks)
 
 
@@ -204,7 +194,7 @@ def report_check(name: str, check: Check, is_external: bool) -> None:
         warn(f"warning: the {name} split: {check.fault}")
 
 
-def save_data(problem: Problem[Any], config: Config, path: Path, overwrite: bool = False) -> None:
+def save_data(problem: Problem[Any], config: Config, path: Path, overwrite: bool = False, n_workers: int = 1) -> None:
     """Generate the data of a run, and write them to a file that you can pass to --data.
 
     Raises:
@@ -217,7 +207,7 @@ def save_data(problem: Problem[Any], config: Config, path: Path, overwrite: bool
         raise BadRequestError(f"--save-data {path}: the folder does not exist or is not writable; give another path")
     if path.exists() and not overwrite:
         raise BadRequestError(f"--save-data {path}: exists already; --overwrite replaces it")
-    data = load_data(problem, config)
+    data = load_data(problem, config, n_workers)
     splits = Splits(data.train, data.val, data.test)
     origin = {key: value for key, value in provenance().items() if key in ("git_commit", "git_dirty", "numpy")}
     write_columns(

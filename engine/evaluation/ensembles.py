@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.evaluation.evaluation_request import Request, SweepRequest
-from engine.interface.base_problem import Columns
+from engine.interface.base_config import Config
+from engine.interface.base_problem import Columns, Problem
+from engine.interface.returned_values import main_metric_of, target_scale
 from engine.many_runs.comparison import (
     Estimate,
     Table,
@@ -24,7 +26,9 @@ from engine.many_runs.comparison import (
 )
 
 if TYPE_CHECKING:
-    from engine.learning.prediction import Examples, Standardized
+    from engine.learning.predicted import Predicted
+    from engine.learning.prediction import Examples
+    from engine.learning.standardized import Standardized
 
 Networks = Mapping[int, "Network"]  # the networks of a setting, by seed
 
@@ -46,7 +50,7 @@ class Network(NamedTuple):
     model: "Standardized"
     examples: "Examples"
     result: dict[str, Any]  # for its file
-    predictions: NDArray[np.float64]  # (N, ...) in physical units
+    predicted: "Predicted"
     is_unseen: NDArray[np.bool_] | None  # (N,): not in its training data; None if those are not known
 
     def without_tensors(self, data: NewData) -> Self:
@@ -77,8 +81,8 @@ def compare_networks(asked: SweepRequest, groups: Mapping[str, Networks]) -> dic
     found, settings = {}, {}
     for label, networks in groups.items():
         found[label], settings[label] = _setting(networks, unseen[next(iter(networks.values())).data.sha256])
-    first = everyone[0].request
-    name, direction = first.problem.main_metric(first.config)
+    first, metrics_of_first = everyone[0].request, everyone[0].result["metrics"]
+    name, direction = main_metric_of(first.problem, first.config, [name for name in metrics_of_first if name != "loss"])
     is_compared = len(unseen) == 1 and not asked.is_search
     comparison = compare_estimates(found, (name, direction)) if is_compared else None
     metrics = _columns(found, settings, name)
@@ -101,14 +105,14 @@ def _setting(networks: Networks, is_unseen: NDArray[np.bool_] | None) -> tuple[d
 
     request, data, model, examples = next(iter(networks.values()))[:4]
     problem, config = request.problem, request.config
-    each = [network.predictions for network in networks.values()]
-    mean = np.mean(each, axis=0)
+    each = [network.predicted for network in networks.values()]
+    mean = mean_of(problem, config, model, each)
     metrics = compute_metrics(problem, config, model, examples, mean, name="the ensemble")
     of_mean, of_each = None, None
     if is_unseen is not None:
-        others = {str(seed): predictions for seed, predictions in zip(networks, each, strict=True)}
+        others = {str(seed): predicted for seed, predicted in zip(networks, each, strict=True)}
         of_mean, of_each = metrics_on_unseen(
-            problem, config, model, examples, is_unseen, predictions=mean, baselines=others
+            problem, config, model, examples, is_unseen, predicted=mean, baselines=others
         )
     found = over_seeds(
         {
@@ -118,16 +122,22 @@ def _setting(networks: Networks, is_unseen: NDArray[np.bool_] | None) -> tuple[d
     )
     ensemble: dict[str, Any] | None = None
     if len(each) > 1:
-        spread, ratio = uncertainty(each, examples.physical_targets)
+        # With components of different units, or classes, there is no single number.
+        is_one_unit = model.predicts_outputs and not (
+            model.target_scale is True and examples.physical_targets.ndim == 2
+        )
+        spread, ratio = None, None
+        if is_one_unit:
+            spread, ratio = uncertainty([predicted.values for predicted in each], examples.physical_targets)
         ensemble = {
             "n": len(each),
             "metrics": _comparable(request, metrics) | _on_unseen(request, of_mean),
             "spread": spread,
-            "spread_error_ratio": ratio if problem.scales_target(config) else None,  # the target is not a log-odds
+            "spread_error_ratio": ratio if model.target_scale else None,  # predictions may be log-odds
         }
     entry = {
         "runs": {str(seed): network.request.folder.name for seed, network in networks.items()},
-        "n": len(mean),
+        "n": len(mean.values),
         "n_unseen": None if is_unseen is None else int(is_unseen.sum()),
         "metrics": as_json(found),
         "ensemble": ensemble,
@@ -139,9 +149,24 @@ def _setting(networks: Networks, is_unseen: NDArray[np.bool_] | None) -> tuple[d
     return found, entry
 
 
+def mean_of(problem: Problem[Any], config: Config, model: "Standardized", each: Sequence["Predicted"]) -> "Predicted":
+    """The prediction of an ensemble: the mean of what its networks predict.
+
+    If the target is not scaled, the outputs of the networks have the same units. Then it is what their mean predicts,
+    because predictions may be numbers of classes, which have no mean.
+    """
+    from engine.learning.predicted import predicted_by, predicted_from
+
+    outputs = [predicted.outputs for predicted in each if predicted.outputs is not None]
+    if not model.target_scale:
+        return predicted_from(problem, config, model, sum(outputs[1:], outputs[0]) / len(outputs))
+    arrays = [predicted.arrays() for predicted in each]
+    return predicted_by(model, {name: np.mean([found[name] for found in arrays], axis=0) for name in arrays[0]})
+
+
 def _comparable(request: Request, metrics: Mapping[str, float]) -> dict[str, float]:
     """The metrics without a loss in scaled units, because each network has its own scales."""
-    is_scaled = request.problem.scales_target(request.config)
+    is_scaled = target_scale(request.problem, request.config) is not False
     return {name: value for name, value in metrics.items() if name != "loss" or not is_scaled}
 
 

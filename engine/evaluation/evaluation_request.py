@@ -22,7 +22,7 @@ from engine.many_runs.comparison import unfinished
 from engine.many_runs.summary import groups_of, trials_of
 from engine.many_runs.sweeps import load_sweep
 from engine.options.fields import ConfigError, Option, check_name, folder_name, merge, options_of, validate
-from engine.options.flags import Parser, add_flags, flags_given, without_effect
+from engine.options.flags import Parser, add_flags, add_workers, flags_given, without_effect, workers_given
 from engine.options.scopes import SCOPES
 from engine.run_folder.find_run import run_folder
 from engine.run_folder.saved_run import problem_of
@@ -47,6 +47,7 @@ class Request(NamedTuple):
     options: str  # the generator options on the command line
     defaults: str  # the other generator options
     overwrite: bool
+    n_workers: int = 1  # that call a slow generator
 
     @property
     def subject(self) -> str:
@@ -92,6 +93,7 @@ def build_parser(problem: Problem[Any] | None = None) -> Parser:
     )
     result.add_argument("--overwrite", action="store_true", help="replace an earlier result of the same name")
     result.add_argument("--problem", metavar="MODULE", help="the module of the problem, if it is in another folder")
+    add_workers(result, problem)
     config_type = Config if problem is None else problem.config_type
     options = evaluation_options(config_type)
     defaults = dict.fromkeys((option.flag for option in options.values()), "that of the run")
@@ -204,6 +206,8 @@ def _resolve(folder: Path, problem: Problem[Any], given: dict[str, Any], seed: i
     others = [each.flag for each in used if each.scope not in ("place", "reader", "machine")]
     if file is not None and others:
         raise ConfigError(without_effect(others, "--data, of which all examples are used"))
+    if file is not None and "workers" in given:
+        raise ConfigError(without_effect(["--workers"], "--data"))
     usual = _without_flags(problem, earlier)
     if seed is not None and file is None:
         usual["seed"] = seed
@@ -219,7 +223,9 @@ def _resolve(folder: Path, problem: Problem[Any], given: dict[str, Any], seed: i
     shown: dict[bool, list[str]] = {True: [], False: []}
     for each in generated:
         shown[each in used].append(each.given(each.value_in(config)))
-    return Request(folder, problem, config, name, " ".join(shown[True]), " ".join(shown[False]), "overwrite" in given)
+    used_flags, other_flags = " ".join(shown[True]), " ".join(shown[False])
+    n_workers = workers_given(problem, given)
+    return Request(folder, problem, config, name, used_flags, other_flags, "overwrite" in given, n_workers)
 
 
 def _without_flags(problem: Problem[Any], earlier: Config) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 """What a problem has to provide, and what it may use. A file that defines a problem imports these names from here."""
 
 from engine.interface.base_config import STRICT, Config, DataConfig, LogConfig, TrainConfig
-from engine.interface.base_problem import Check, Columns, Problem, Shape, Splits, regression_metrics
+from engine.interface.base_problem import Check, Columns, Problem, Scale, Shape, Splits, regression_metrics
 from engine.interface.linear_baselines import least_squares
 from engine.options.fields import option
 
@@ -14,6 +14,7 @@ __all__ = [
     "DataConfig",
     "LogConfig",
     "Problem",
+    "Scale",
     "Shape",
     "Splits",
     "TrainConfig",

@@ -30,6 +30,7 @@ C = TypeVar("C", bound=Config)
 
 Columns = Mapping[str, NDArray[Any]]  # arrays of any dtype with equal first axes: one entry per example
 Shape = tuple[int, ...]
+Scale = bool | Literal["array"]  # True: by component for a matrix (N, k), else by array; "array": by array; False: none
 
 
 class Splits(NamedTuple):
@@ -57,15 +58,17 @@ class Problem(ABC, Generic[C]):
     name: ClassVar[str]  # names the W&B project and the files of cached data
     config_type: type[C]
     presets: Mapping[str, C]  # configs by name; one of them is named "default"
-    scale_inputs: ClassVar[bool] = True  # scale floating-point inputs: mean 0 and deviation 1 in the training split
+    scale_inputs: ClassVar[Scale | tuple[Scale, ...]] = True  # how floating-point inputs are scaled; see `inputs`
+    block_size: ClassVar[int | None] = None  # of a slow generator: examples per block; see `generate`
 
     def generate(self, config: C, n: int, seed: SeedSequence) -> Columns:
         """Generate n independent examples, which only depend on these arguments.
 
         With n = 0, quickly return empty columns of the right shapes and dtypes. They are used to refuse bad requests
-        early. The columns are cached until an option changes, or the code of the file that defines this method. To keep
-        cached data after a change of a network, define the generator as a function in a separate file, and set
-        `generate = staticmethod(function)`.
+        early. The columns are cached until an option changes, or the code that this method uses.
+
+        If the class sets block_size, the method is called for one block of examples at a time, in several processes,
+        with a seed for each block. Finished blocks are kept, so that an interrupted generation can be continued.
         """
         raise BadRequestError(f"--data: give a file with the examples; {self.name} cannot generate any")
 
@@ -73,16 +76,25 @@ class Problem(ABC, Generic[C]):
     def inputs(self, config: C, columns: Columns) -> tuple[NDArray[Any], ...]:
         """The inputs of the network, each (N, ...).
 
-        The network receives floating-point arrays as float32, scaled if scale_inputs is set, and integers unchanged.
+        The network receives integers and Booleans unchanged, and floating-point arrays as float32, scaled to mean 0 and
+        standard deviation 1 in the training split. With scale_inputs = True, each column of a matrix (N, k) has its own
+        mean and deviation, and any other array has one of each; with "array", every array has one of each; with False,
+        nothing is scaled. A tuple has one of these values for each array.
         """
 
     @abstractmethod
     def target(self, config: C, columns: Columns) -> NDArray[Any]:
-        """The numbers to predict, (N,) or (N, k), in physical units."""
+        """What to predict: an array (N, ...) of any shape.
+
+        Floats are in physical units. Integers, such as the numbers of classes, and Booleans need a decision about
+        their scale: see scales_target.
+        """
 
     @abstractmethod
     def network(self, config: C, input_shapes: tuple[Shape, ...], target_shape: Shape) -> "nn.Module":
-        """Create the network with random weights. It is called as network(*inputs), and returns (B,) or (B, k).
+        """Create the network with random weights. It is called as network(*inputs), and returns outputs (B, ...).
+
+        Without a method `predictions`, the outputs have the shape of the targets.
 
         Args:
             input_shapes, target_shape: the shapes of one example, without the first axis, such as ((8, 8), ()) and ().
@@ -110,15 +122,20 @@ class Problem(ABC, Generic[C]):
         """Compare the examples of a split with what is known about them. The default checks nothing."""
         return Check({})
 
-    def scales_target(self, config: C) -> bool:
-        """Whether the network predicts in units in which the training targets have mean 0, standard deviation 1."""
+    def scales_target(self, config: C) -> Scale:
+        """Whether the network predicts in units in which the training targets have mean 0, standard deviation 1.
+
+        The values mean the same as in scale_inputs. Targets of classes are not scaled. Unscaled integers reach the loss
+        as int64, and Booleans as 0.0 and 1.0. If the target is not clearly a quantity, because it consists of integers,
+        Booleans, or zeros and ones, you have to define this method.
+        """
         return True
 
     def loss(self, config: C, outputs: "Tensor", targets: "Tensor") -> "Tensor":
         """The loss of each example in scaled units, for training and validation: (B, ...), (B, ...) -> (B,).
 
-        The default is the squared error. In training, the tensors are float32 on the device of the network. For
-        metrics, they are float64 on the CPU. Create constants with `outputs.new_tensor(...)`.
+        The default is the squared error. In training, floats are float32 on the device of the network. For metrics,
+        they are float64 on the CPU. Create constants with `outputs.new_tensor(...)`.
         """
         return ((outputs - targets) ** 2).reshape(len(targets), -1).mean(dim=1)
 
@@ -126,18 +143,51 @@ class Problem(ABC, Generic[C]):
         """The label of the loss in figures."""
         return "loss"
 
+    def predictions(self, config: C, outputs: "Tensor") -> "Tensor | Mapping[str, Tensor]":
+        """What the network predicts, from its outputs for a whole split: (N, ...) float64, in scaled units -> (N, ...).
+
+        The result has the shape of the target and its scaled units, and is then converted to physical units. Define
+        this method if the outputs are something else: class numbers are `outputs.argmax(dim=1)` of logits (N, K). If
+        the target is not scaled, the result may have another shape, such as probabilities (N, K).
+
+        The result can also be a dictionary with the key "predictions", and with further quantities. They are converted,
+        too, and reach metrics, reports and figures among the columns, with `predicted_` before their names. If the
+        target is scaled, they have its shape, and their names say what they are: "std" is a standard deviation, and
+        names that begin with "quantile" are values like the predictions.
+        """
+        return outputs
+
     def metrics(
         self, config: C, columns: Columns, predictions: NDArray[Any], targets: NDArray[Any]
     ) -> dict[str, float]:
-        """Metrics of the predictions for a whole split: (N, ...), (N, ...) float64, in physical units."""
-        return regression_metrics(predictions, targets)
+        """Metrics of the predictions for a whole split: (N, ...), (N, ...), in physical units.
 
-    def main_metric(self, config: C) -> tuple[str, Literal["min", "max"]]:
-        """The metric by which runs are compared, and whether small ("min") or large ("max") values are good."""
-        return "mae", "min"
+        Targets are float64, int64 or Boolean, the latter two only if they are not scaled. The default is the accuracy
+        for integers, which are predicted as such, and for Booleans, whose predictions are log-odds. For floats, it is
+        regression_metrics.
+        """
+        if targets.dtype.kind == "b":
+            return {"accuracy": float(((predictions > 0) == targets).mean())}
+        if targets.dtype.kind == "i":
+            return {"accuracy": float((predictions == targets).mean())}
+        return regression_metrics(predictions, targets, by_component=self.scales_target(config) is True)
 
-    def baselines(self, config: C, train: Columns, test: Columns) -> dict[str, NDArray[Any]]:
-        """Predictions of simple methods for the test split, in physical units, by the name of the method."""
+    def main_metric(self, config: C) -> tuple[str, Literal["min", "max"]] | None:
+        """The metric by which runs are compared, and whether small ("min") or large ("max") values are good.
+
+        None is the first of `mae`, `nrmse` and `accuracy` that `metrics` returns.
+        """
+        return None
+
+    def baselines(self, config: C, train: Columns, test: Columns) -> Mapping[str, Any]:
+        """Predictions of simple methods for the test split: arrays (N, ...) in physical units, by name of the method.
+
+        A method that also predicts what `predictions` adds returns a dictionary with the same keys. If there are no
+        baselines, the program adds `constant`, the constant outputs with the lowest loss in training. The default is
+        the mean of the training targets or, if predictions are not outputs in the units of the target, none.
+        """
+        if not (self.scales_target(config) and predicts_outputs(self)):
+            return {}
         target = self.target(config, train)
         n_test = len(next(iter(test.values())))
         return {"mean": np.broadcast_to(target.mean(axis=0), (n_test, *target.shape[1:]))}
@@ -156,11 +206,16 @@ class Problem(ABC, Generic[C]):
         Args:
             arrays: `targets` and `predictions` (N, ...) on the test split, and the columns with one number per example.
                 For a run, also `baseline_*`, and `example_*`: columns, targets and predictions of the examples that
-                `examples` selects. For an evaluation, also the other columns.
+                `examples` selects. For an evaluation, also the other columns. What `predictions` adds is `predicted_*`.
         """
-        from engine.interface.generic_figures import parity
+        from engine.interface.generic_figures import confusion, parity
 
-        return {"parity": parity(arrays["targets"], arrays["predictions"])}
+        targets, predictions = arrays["targets"], arrays["predictions"]
+        if targets.dtype.kind == "b":
+            return {"confusion": confusion(targets, predictions > 0)}
+        if targets.dtype.kind == "i":
+            return {"confusion": confusion(targets, predictions)}
+        return {"parity": parity(targets, predictions, by_component=self.scales_target(config) is True)}
 
     def label(self, config: C) -> str:
         """A short description of a config, for run names, W&B groups and tables."""
@@ -176,16 +231,43 @@ def default_config(problem: Problem[Any]) -> dict[str, Any]:
     return asdict(problem.presets.get("default", problem.config_type()))
 
 
-def regression_metrics(predictions: NDArray[Any], targets: NDArray[Any]) -> dict[str, float]:
-    """Mean absolute error, root mean square error, and R^2 averaged over the components: (N, ...), (N, ...)."""
+def predicts_outputs(problem: Problem[Any]) -> bool:
+    """Whether the predictions of a problem are the outputs of its network, which have the shape of the targets."""
+    return type(problem).predictions is Problem.predictions
+
+
+MAX_COMPONENTS = 8  # whose errors are reported one by one
+
+
+def regression_metrics(
+    predictions: NDArray[Any], targets: NDArray[Any], *, by_component: bool = True
+) -> dict[str, float]:
+    """Errors of predictions of quantities: (N, ...), (N, ...).
+
+    The mean absolute error `mae`, the root mean square error `rmse`, and R^2 as `r2`, of all numbers together.
+
+    The components of a matrix (N, k) may have different units, so that such averages have no meaning. For a matrix, the
+    result is `nrmse`, the root mean square error in units of the standard deviation of each component, over all
+    components that vary. The errors of up to MAX_COMPONENTS components follow as `mae_1`, `r2_1`, `mae_2`, ... Set
+    `by_component=False` if all components have the same unit.
+    """
     errors = predictions - targets
-    squared = (errors**2).sum(axis=0)
+    squared = (errors**2).sum(axis=0)  # (...)
     variation = ((targets - targets.mean(axis=0)) ** 2).sum(axis=0)
     varies = variation > 1e-24 * (targets**2).sum(axis=0)  # by more than rounding
-    # For targets that do not vary, 1 if all are predicted exactly and 0 otherwise, as in scikit-learn.
-    r2 = np.where(varies, 1 - squared / np.where(varies, variation, 1), squared == 0)
-    return {
-        "mae": float(np.abs(errors).mean()),
-        "rmse": float(np.sqrt((errors**2).mean())),
-        "r2": float(r2.mean()),
-    }
+    if not by_component or targets.ndim != 2 or targets.shape[1] == 1:
+        return {
+            "mae": float(np.abs(errors).mean()),
+            "rmse": float(np.sqrt((errors**2).mean())),
+            "r2": _r2(squared.sum(), variation.sum(where=varies)),
+        }
+    found = {"nrmse": float(np.sqrt((squared[varies] / variation[varies]).mean())) if varies.any() else 0.0}
+    for i in range(len(squared) if len(squared) <= MAX_COMPONENTS else 0):
+        found[f"mae_{i + 1}"] = float(np.abs(errors[:, i]).mean())
+        found[f"r2_{i + 1}"] = _r2(squared[i], variation[i] if varies[i] else 0.0)
+    return found
+
+
+def _r2(squared: float, variation: float) -> float:
+    """R^2. For targets that do not vary, it is 1 if all are predicted exactly and 0 otherwise, as in scikit-learn."""
+    return float(1 - squared / variation if variation > 0 else squared == 0)

@@ -5,15 +5,19 @@ A run may come from somebody else, and so may modules in its folder. The name in
 is already trusted: load_saved_problem.
 """
 
+import difflib
 import importlib
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from engine.interface.base_config import Config
 from engine.interface.base_problem import Problem
 from engine.machine.errors import BadRequestError, ProblemError
 from engine.machine.foreign_files import is_file
 from engine.machine.repository import ROOT
+from engine.options.fields import folder_name
 
 
 def module_name(problem: Problem[Any]) -> str:
@@ -79,8 +83,9 @@ def load_problem(name: str) -> Problem[Any]:
         ProblemError: the module cannot be imported, or has no PROBLEM.
     """
     main = sys.modules["__main__"]
-    if not all(word.isidentifier() for word in name.split(".")):
-        raise BadRequestError(f"{name[:100]}: not a module: write it as in an import, such as examples.potential")
+    if not all(word.isidentifier() for word in name.split(".")) or name.endswith(".py"):
+        module = ".".join(Path(name).with_suffix("").parts) if name.endswith(".py") else "examples.potential"
+        raise BadRequestError(f"{name[:100]}: not a module: write it as in an import, such as {module[:100]}")
     try:
         if (running := getattr(main, "PROBLEM", None)) is not None and module_name(running) == name:
             return running  # type: ignore[no-any-return]
@@ -96,6 +101,42 @@ def load_problem(name: str) -> Problem[Any]:
         ) from None
     except (ImportError, AttributeError) as error:
         raise ProblemError(f"the module {name} has no PROBLEM, or cannot be imported: {error}") from error
+    try:
+        require_problem(problem)
+    except ProblemError as error:
+        raise ProblemError(f"{name}: {error}") from None
+    return problem  # type: ignore[no-any-return]
+
+
+def require_problem(problem: Any) -> None:
+    """Raise ProblemError unless this is an instance of a subclass of Problem, with the attributes that it has to have.
+
+    Methods and attributes with names that are nearly those of the interface are refused, too: they would be ignored.
+    """
+    if isinstance(problem, type) and issubclass(problem, Problem):
+        raise ProblemError(
+            f"PROBLEM is the class {problem.__name__}: make it an instance, PROBLEM = {problem.__name__}()"
+        )
     if not isinstance(problem, Problem):
-        raise ProblemError(f"{name}.PROBLEM is {type(problem).__name__}; make it an instance of a subclass of Problem")
-    return problem
+        raise ProblemError(f"PROBLEM is {type(problem).__name__}: make it an instance of a subclass of Problem")
+    kind, known = type(problem), [name for name in (*dir(Problem), *Problem.__annotations__) if name[0] != "_"]
+    for name in {name for each in (kind, *kind.__mro__) for name in vars(each)} | vars(problem).keys():
+        if name[0] != "_" and name not in known and (meant := difflib.get_close_matches(name, known, 1, 0.75)):
+            raise ProblemError(f"{kind.__name__} has {name}, which is ignored: did you mean {meant[0]}? Rename it")
+    if missing := [name for name in ("name", "config_type", "presets") if not hasattr(problem, name)]:
+        raise ProblemError(f"{kind.__name__} has no {missing[0]}: set it in the class")
+    if not isinstance(problem.name, str) or folder_name(problem.name) != problem.name:
+        raise ProblemError(
+            f"the name of {kind.__name__} is {problem.name!r}: use A-Z a-z 0-9 . _ -, at most 40 characters"
+        )
+    if not isinstance(problem.config_type, type) or not issubclass(problem.config_type, Config):
+        raise ProblemError(f"config_type of {kind.__name__} is {problem.config_type!r}: make it a subclass of Config")
+    if not isinstance(problem.presets, Mapping) or "default" not in problem.presets:
+        raise ProblemError('presets has no key "default": add a preset with this name')
+    for name, preset in problem.presets.items():
+        if not isinstance(preset, problem.config_type):
+            given, wanted = type(preset).__name__, problem.config_type.__name__
+            raise ProblemError(f"the preset {name} is {given}: make it an instance of config_type, {wanted}(...)")
+    size = problem.block_size
+    if size is not None and (type(size) is not int or size < 1):
+        raise ProblemError(f"block_size is {size!r}: use a number of examples, at least 1, or None")

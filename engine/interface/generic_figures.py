@@ -15,7 +15,16 @@ from numpy.typing import NDArray
 from engine.machine.errors import ProblemError
 from engine.machine.terminal import one_line
 
-__all__ = ["COLOURS", "Figure", "draw", "estimates_by_group", "parity", "training_curves", "validation_curves"]
+__all__ = [
+    "COLOURS",
+    "Figure",
+    "confusion",
+    "draw",
+    "estimates_by_group",
+    "parity",
+    "training_curves",
+    "validation_curves",
+]
 
 
 def draw(make: Callable[[], Any], file_type: str = "png") -> dict[str, bytes]:
@@ -56,12 +65,23 @@ def training_curves(rows: Sequence[Mapping[str, float]], best_epoch: int, loss_n
     return figure
 
 
-def parity(true: NDArray[Any], predicted: NDArray[Any], quantity: str = "target", unit: str = "") -> Figure:
+MAX_PANELS, MAX_POINTS = 8, 20_000  # more take long to plot, and show nothing new
+
+
+def parity(
+    true: NDArray[Any], predicted: NDArray[Any], quantity: str = "target", unit: str = "", *, by_component: bool = True
+) -> Figure:
     """Plot predicted against true values, and the distribution of the error.
 
-    Values are (N,), or (N, k) with one row of panels for each of the k components.
+    Values are (N, ...). A matrix (N, k) has one row of panels for each of the first MAX_PANELS components, unless they
+    are the same quantity (`by_component=False`). Of more than MAX_POINTS values, a regular selection is plotted.
     """
-    true, predicted = (np.asarray(values, dtype=np.float64).reshape(len(values), -1) for values in (true, predicted))
+    is_split, is_flat = by_component and true.ndim == 2, true.ndim == 1 or (by_component and true.ndim == 2)
+    true, predicted = (
+        np.asarray(values, dtype=np.float64).reshape(len(values) if is_split else values.size, -1)
+        for values in (true, predicted)
+    )
+    true, predicted = (values[:: -(-len(values) // MAX_POINTS), :MAX_PANELS] for values in (true, predicted))
     k, suffix = true.shape[1], f" [{unit}]" if unit else ""
     figure = Figure(figsize=(8, 4 * k), layout="constrained")
     for i, (scatter, histogram) in enumerate(figure.subplots(k, 2, squeeze=False)):
@@ -79,7 +99,29 @@ def parity(true: NDArray[Any], predicted: NDArray[Any], quantity: str = "target"
         scatter.legend()
         histogram.hist(y - x, bins=int(np.clip(len(x) // 10, 10, 60)), zorder=2)
         histogram.axvline(0, color="black", linewidth=1, zorder=1)
-        histogram.set(xlabel=f"predicted - true {name}{suffix}", ylabel="test examples")
+        histogram.set(xlabel=f"predicted - true {name}{suffix}", ylabel="test examples" if is_flat else "values")
+    return figure
+
+
+def confusion(true: NDArray[Any], predicted: NDArray[Any], names: Sequence[str] = ()) -> Figure:
+    """Plot how many examples of each class were predicted as which class: numbers of classes (N, ...), (N, ...).
+
+    The colour is the share of the examples of a true class. `names` are those of the classes 0, 1, ...
+    """
+    true, predicted = (np.asarray(values, dtype=np.int64).reshape(-1) for values in (true, predicted))
+    classes = np.arange(len(names)) if len(names) else np.unique(np.concatenate([true, predicted]))
+    counts = np.array([[((true == i) & (predicted == j)).sum() for j in classes] for i in classes])
+    labels = list(names) or [str(each) for each in classes]
+    figure = Figure(figsize=(3 + 0.5 * len(classes), 2.5 + 0.5 * len(classes)), layout="constrained")
+    axes = figure.subplots()
+    shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for i, j in np.ndindex(counts.shape):
+        axes.text(j, i, f"{counts[i, j]}", ha="center", va="center", color="white" if shares[i, j] > 0.5 else "black")
+    axes.set(xlabel="predicted class", ylabel="true class", xticks=range(len(classes)), yticks=range(len(classes)))
+    axes.set_xticklabels(labels)
+    axes.set_yticklabels(labels)
+    figure.colorbar(image, label="share of the true class")
     return figure
 
 

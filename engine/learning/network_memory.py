@@ -9,6 +9,7 @@ from torch.overrides import TorchFunctionMode
 
 from engine.interface.base_config import Config
 from engine.interface.base_problem import Problem, Shape
+from engine.learning.standardized import Shapes, new_model
 from engine.machine.hardware import require_memory
 
 
@@ -33,12 +34,11 @@ def require_memory_for_training(
 ) -> None:
     """Raise BadRequestError if the weights, gradients and optimiser of the network would not fit in memory.
 
-    The shapes are those of the inputs and of the target.
+    The shapes are those of the inputs and of the target. If the problem does not support them, its error is raised.
     """
-    try:
-        n_bytes = bytes_of_parameters(problem, config, get_shapes())
-    except Exception:  # the problem has an error, which is reported later
-        return
+    shapes = get_shapes()
+    if (n_bytes := bytes_of_parameters(problem, config, shapes)) is None:
+        new_model(problem, config, Shapes(*shapes))  # raises the error, unless the network only needs another device
     # the weights, their gradients, two moments of the optimiser, and the weights of the best epoch
     require_memory(5 * (n_bytes or 0), "to train it, the network needs", "choose a smaller network")
 

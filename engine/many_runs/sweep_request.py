@@ -18,7 +18,7 @@ from engine.interface.find_problem import load_problem
 from engine.machine.errors import BadRequestError
 from engine.many_runs.plan import MOST_RUNS, Plan
 from engine.options.fields import ConfigError, Option, check_name, options_of
-from engine.options.flags import Parser, without_effect
+from engine.options.flags import Parser, count_given, without_effect
 from engine.run_folder.find_run import run_folder
 from engine.run_folder.run_request import add_options, resolve
 
@@ -108,7 +108,7 @@ def _resolve(
     parser: Parser, problem: Problem[Any] | None, options: Options, given: dict[str, Any], words: Sequence[str]
 ) -> SweepRequest:
     folder = _folder(given["name"])
-    workers = _count(given, "workers") if "workers" in given else None
+    workers = count_given(given, "workers") if "workers" in given else None
     if problem is None:
         idle = [f"--{key.replace('_', '-')}" for key in given if key not in ("name", "problem", "work", "workers")]
         if idle:
@@ -127,7 +127,7 @@ def _resolve(
         raise ConfigError(f"--init-from {start}: there is no such run in checkpoints")
     seeds, trial_seeds = _seeds(given, config)
     n_settings = math.prod(text.count(",") + 1 for text in grid.values())
-    trials = _count(given, "trials") if search else 0
+    trials = count_given(given, "trials") if search else 0
     if (n_runs := n_settings * len(seeds) + trials * len(trial_seeds)) > MOST_RUNS:
         raise ConfigError(f"the sweep has {n_runs:,} runs, and at most {MOST_RUNS:,} are allowed: give fewer values")
     plan = Plan(
@@ -138,7 +138,7 @@ def _resolve(
         trials=trials,
         trial_seeds=trial_seeds,
         pruning="no_pruning" not in given,
-        confirm=_count(given, "confirm") if "confirm" in given else 0,
+        confirm=count_given(given, "confirm") if "confirm" in given else 0,
         seeds=seeds,
         command=shlex.join(["python", "sweep.py", *(word for word in words if word != "--plan")]),
     )
@@ -152,21 +152,11 @@ def _folder(name: str) -> Path:
         raise ConfigError(f"{name[:100]}: the name of a sweep: {error}") from None
 
 
-def _count(given: Mapping[str, Any], key: str) -> int:
-    """The value of a flag that is a positive integer."""
-    word = given[key]
-    if not (isinstance(word, str) and word.isascii() and word.isdecimal() and 0 < int(word[:10]) <= MOST_RUNS):
-        raise ConfigError(
-            f"--{key.replace('_', '-')} {_short(word)}: must be an integer, at least 1, at most {MOST_RUNS:,}"
-        )
-    return int(word)
-
-
 def _seeds(given: Mapping[str, Any], config: Config) -> tuple[list[int], list[int]]:
     """Two lists: the seeds of the settings (of a search: of the confirmed ones), and those of the trials."""
     is_search = "search" in given
-    n_trial_seeds = (_count(given, "trial_seeds") if "trial_seeds" in given else 1) if is_search else 0
-    n_seeds = _count(given, "seeds") if "seeds" in given else 1
+    n_trial_seeds = (count_given(given, "trial_seeds") if "trial_seeds" in given else 1) if is_search else 0
+    n_seeds = count_given(given, "seeds") if "seeds" in given else 1
     if "seed_list" in given or (is_search and "confirm" not in given):
         n_seeds = 0
     first = config.seed + n_trial_seeds

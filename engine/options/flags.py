@@ -6,8 +6,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
+from engine.machine.hardware import available_cores
 from engine.machine.terminal import one_line, warn
-from engine.options.fields import Option
+from engine.options.fields import ConfigError, Option
 from engine.options.suggestions import Known, suggest
 
 
@@ -69,6 +70,33 @@ def flags_given(given: Mapping[str, Any], options: Mapping[tuple[str, ...], Opti
             section = values if len(path) == 1 else values.setdefault(path[0], {})
             section[path[-1]] = option.value(words)
     return values
+
+
+MOST = 100_000  # the largest number of runs, seeds, processes, ...
+
+
+def count_given(given: Mapping[str, Any], key: str) -> int:
+    """The value of a flag that is a positive integer. `given` is the result of the parser."""
+    word = given[key]
+    if not (isinstance(word, str) and word.isascii() and word.isdecimal() and 0 < int(word[:10]) <= MOST):
+        shown = str(word) if len(str(word)) <= 60 else f"{str(word)[:57]}..."
+        raise ConfigError(f"--{key.replace('_', '-')} {shown}: must be an integer, at least 1, at most {MOST:,}")
+    return int(word)
+
+
+def add_workers(group: Any, problem: Any) -> None:
+    """Add --workers to the command line of a problem with a slow generator."""
+    if getattr(problem, "block_size", None) is not None:
+        group.add_argument(
+            "--workers", metavar="N", help="processes that generate examples (default: as many as there are cores)"
+        )
+
+
+def workers_given(problem: Any, given: Mapping[str, Any]) -> int:
+    """The number of processes that call a slow generator; 1 for another one."""
+    if problem.block_size is None:
+        return 1
+    return count_given(given, "workers") if "workers" in given else available_cores()
 
 
 def without_effect(flags: Sequence[str], beside: str) -> str:

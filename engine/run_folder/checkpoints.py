@@ -17,7 +17,7 @@ import torch
 from numpy.random import SeedSequence
 from torch import nn
 
-from engine.datasets.splits import generate_split
+from engine.datasets.generation import generate_block
 from engine.interface.base_config import (
     Config,
     load_config,
@@ -26,7 +26,7 @@ from engine.interface.base_config import (
 )
 from engine.interface.base_problem import Problem, Shape
 from engine.learning.network_memory import bytes_of_parameters
-from engine.learning.prediction import Shapes, Standardized, new_model, shapes_of
+from engine.learning.standardized import Shapes, Standardized, new_model, shapes_of
 from engine.machine.atomic_files import read_checked, replace, with_checksum, write_checked
 from engine.machine.errors import BadRequestError, ProblemError, UnusableFileError
 from engine.machine.foreign_files import is_file, leaves
@@ -250,7 +250,7 @@ def shapes_in(saved: Mapping[str, Any]) -> Shapes:
 
 def generated_shapes(problem: Problem[Any], config: Config) -> Shapes:
     """The shapes of the data that the generator makes for a config. No examples are generated."""
-    return shapes_of(problem, config, generate_split(problem, config, 0, SeedSequence(0)))
+    return shapes_of(problem, config, generate_block(problem, config, 0, SeedSequence(0)))
 
 
 def with_weights(problem: Problem[Any], config: Config, shapes: Shapes, weights: Mapping[str, Any]) -> Standardized:
@@ -264,6 +264,7 @@ def with_weights(problem: Problem[Any], config: Config, shapes: Shapes, weights:
     if needed is not None and needed > 2 * sum(each.numel() * each.element_size() for each in weights.values()):
         raise RuntimeError(f"the network has {needed:,} bytes of weights")
     model = new_model(problem, config, shapes)
+    weights = model.upgraded(weights)
     if fault := misfit(model, weights):
         raise RuntimeError(fault)
     model.load_state_dict(weights)
@@ -288,9 +289,10 @@ def fit_to(saved: SavedNetwork, config: Config, shapes: Shapes, subject: str) ->
         return with_weights(saved.problem, config, shapes, saved.model.state_dict())
     except RuntimeError:
         label, trained = saved.problem.label(saved.config), _in_words(saved.shapes.inputs)
+        columns = ', with scale_inputs = "array"' if any(saved.model.input_sizes) else ""
         raise BadRequestError(
             f"{asked}, and this network ({label}) only accepts {trained}, which it was trained with: "
-            "use such data, or train a network that accepts inputs of any size"
+            f"use such data, or train a network that accepts inputs of any size{columns}"
         ) from None
     except BadRequestError as error:
         raise BadRequestError(f"{asked}: {error}") from None

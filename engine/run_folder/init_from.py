@@ -16,7 +16,7 @@ from engine.datasets.overlap import TRAIN_INPUTS, read_hashes
 from engine.interface.base_config import Config, options_with
 from engine.interface.base_problem import Problem
 from engine.interface.find_problem import module_name
-from engine.learning.prediction import Shapes
+from engine.learning.standardized import Shapes
 from engine.machine.errors import BadRequestError, UnusableFileError
 from engine.machine.terminal import print_line
 from engine.run_folder.checkpoints import SavedNetwork, fit_to, generated_shapes, load_network, with_weights

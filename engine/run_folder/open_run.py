@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from engine.learning.prediction import Standardized
+    from engine.learning.standardized import Standardized
     from engine.run_folder.init_from import Origin
 
 
@@ -60,13 +60,16 @@ class OpenRun:
             return False
         return self.config.train.is_over(self.state["epoch"], self.state["best_epoch"])
 
-    def load_data(self) -> Data:
+    def load_data(self, n_workers: int = 1) -> Data:
         """Load the data of the run in rank 0, and send them to all processes.
+
+        Args:
+            n_workers: the number of processes that call a slow generator.
 
         Raises:
             UnusableFileError: the run is resumed, and its data have changed.
         """
-        data = self.group.broadcast(lambda: load_data(self.problem, self._with_file()))
+        data = self.group.broadcast(lambda: load_data(self.problem, self._with_file(), n_workers))
         if data.sha256 != self.info.get("data_sha256", data.sha256):
             raise UnusableFileError(
                 f"the data have changed since {self.folder} was trained: restore them, or start another run"
@@ -99,9 +102,12 @@ class OpenRun:
         Raises:
             BadRequestError: the network of the earlier run does not accept these data.
         """
-        from engine.learning.prediction import build_model, shapes_of
+        from engine.learning.prediction import build_model
+        from engine.learning.standardized import shapes_of
 
         model = build_model(self.problem, self.config, data.train).to(self.device)
+        if self.state is not None:  # baselines have losses in the units of the run, perhaps those of --init-from
+            model.load_scales(self.state["weights"])
         if self.config.train.init_from is not None and self.state is None:
 
             def weights() -> dict[str, Any]:
@@ -138,7 +144,7 @@ class OpenRun:
             train_hashes = np.union1d(train_hashes, before)
         if not self.resume:
             empty_folder(self.folder)
-        shapes = {"inputs": [list(x.shape[1:]) for x in inputs], "target": list(model.mean.shape)}
+        shapes = {"inputs": [list(x.shape[1:]) for x in inputs], "target": list(model.target_shape)}
         run_logger = self.stack.enter_context(
             logger(
                 self.folder,
@@ -185,9 +191,10 @@ class StartedRun(NamedTuple):
         if state is None:
             return
         try:
-            trainer.restore(state)
+            upgraded = {key: trainer.model.upgraded(state[key]) for key in ("weights", "best_weights")}
+            trainer.restore(state | upgraded)
             for key in ("weights", "best_weights"):
-                if fault := misfit(trainer.model, state[key]):
+                if fault := misfit(trainer.model, upgraded[key]):
                     raise ValueError(f"{key}: {fault}")
             if fault := optimizer_misfit(trainer.optimizer):
                 raise ValueError(fault)

@@ -23,11 +23,11 @@ from engine.interface.base_config import (
     to_dict,
 )
 from engine.interface.base_problem import Problem
-from engine.interface.find_problem import module_name
+from engine.interface.find_problem import module_name, require_problem
 from engine.machine.errors import ProblemError
 from engine.machine.foreign_files import is_file
 from engine.options.fields import ConfigError, merge, options_of, validate
-from engine.options.flags import Parser, add_flags, flags_given, without_effect
+from engine.options.flags import Parser, add_flags, add_workers, flags_given, without_effect, workers_given
 from engine.options.scopes import SCOPES
 from engine.run_folder.find_run import project_folder, run_folder
 from engine.run_folder.saved_run import read_info
@@ -41,10 +41,15 @@ class Command(NamedTuple):
     overwrite: bool
     save_data: Path | None
     resume: Path | None  # the folder of the run to resume
+    n_workers: int = 1  # that call a slow generator
+    keeps_blocks: bool = False  # the generator is slow, and the examples that are ready are kept
 
 
-def build_parser(problem: Problem[Any], prog: str) -> Parser:
-    """Create the parser of a problem's command: flags for the command itself, and a flag for every option."""
+def build_parser(problem: Problem[Any], prog: str, preset: str = "default") -> Parser:
+    """Create the parser of a problem's command: flags for the command itself, and a flag for every option.
+
+    Its help shows the values of a preset as defaults.
+    """
     parser = Parser(
         prog=prog,
         usage=f"{prog} [options]",
@@ -52,18 +57,25 @@ def build_parser(problem: Problem[Any], prog: str) -> Parser:
         epilog="Flags override --config, and --config overrides --preset. The value `none` switches an option off.",
     )
     command = parser.add_argument_group("command")
-    add_options(parser, command, problem)
+    add_options(parser, command, problem, preset)
     command.add_argument("--resume", metavar="RUN", help="continue a run that was stopped: its name or its folder")
     command.add_argument("--print-config", action="store_true", help="print the resulting config.json and stop")
     command.add_argument("--save-data", metavar="FILE", help="write the data to an .npz file for --data, and stop")
     command.add_argument("--overwrite", action="store_true", help="replace an earlier run, or file, of the same name")
+    add_workers(command, problem)
     return parser
 
 
-def add_options(parser: Parser, command: Any, problem: Problem[Any]) -> None:
+def preset_in(problem: Problem[Any], words: Sequence[str]) -> str:
+    """The preset on a command line, if it is one of the problem's. Otherwise, the parser reports it."""
+    first = Parser(add_help=False)
+    first.add_argument("--preset", default="default")
+    found = first.parse_known_args([word for word in words if word not in ("-h", "--help")])[0].preset
+    return found if isinstance(found, str) and found in problem.presets else "default"
+
+
+def add_options(parser: Parser, command: Any, problem: Problem[Any], preset: str = "default") -> None:
     """Add --preset and --config to the group `command` of a parser, and a flag for every option of the problem."""
-    if "default" not in problem.presets:
-        raise ProblemError('presets has no key "default": add a preset with this name')
     shared = options_of(Config)
     own = {path: each for path, each in options_of(problem.config_type).items() if path not in shared}
     if ("format",) in own:
@@ -74,7 +86,7 @@ def add_options(parser: Parser, command: Any, problem: Problem[Any]) -> None:
         raise ProblemError(f"the field {name} has the scope {scope!r}, which only options of every problem can have")
     command.add_argument("--preset", choices=problem.presets, help="start from this preset instead of `default`")
     command.add_argument("--config", metavar="FILE", help="read options from a config.json, such as that of a run")
-    options, default = options_of(problem.config_type), problem.presets["default"]
+    options, default = options_of(problem.config_type), problem.presets[preset]
     try:
         defaults = {option.flag: option.typed_in(default) for option in options.values()}
         add_flags(parser, options, top="experiment", defaults=defaults)
@@ -87,12 +99,16 @@ def parse_args(problem: Problem[Any], argv: Sequence[str] | None = None, prog: s
 
     An error ends the program with one line on stderr and exit code 2.
     """
-    parser = build_parser(problem, prog or Path(sys.argv[0]).name)
+    require_problem(problem)
+    words = sys.argv[1:] if argv is None else argv
+    parser = build_parser(problem, prog or Path(sys.argv[0]).name, preset_in(problem, words))
     namespace, unknown = parser.parse_known_args(argv)
     if unknown:
         parser.refuse(unknown[0], options_of(problem.config_type))
     try:
-        return _resolve_command(problem, vars(namespace))
+        command = _resolve_command(problem, vars(namespace))
+        keeps = problem.block_size is not None and command.config.data.file is None and command.config.data.cache
+        return command._replace(n_workers=workers_given(problem, vars(namespace)), keeps_blocks=keeps)
     except ConfigError as error:
         parser.error(str(error))
 
@@ -129,6 +145,9 @@ def resolve(problem: Problem[Any], given: dict[str, Any]) -> Config:
     values = asdict(problem.presets[given.get("preset", "default")])
     if "config" in given:
         content = read_config(given["config"])
+        of = read_info(Path(given["config"]).parent).get("problem", module_name(problem))
+        if of != module_name(problem):
+            raise ConfigError(f"--config {given['config']}: this is the config of a run of {of}: use it with {of}")
         if "preset" not in given:  # so that a file means the same here and in the folder of a run
             values = asdict(config_type())
         elif merge(to_dict(config_type()), content) == content:

@@ -8,7 +8,7 @@ from typing import Any, Self
 import pytest
 
 import sweep
-from engine.many_runs.pool import Outcome, _call
+from engine.machine.pool import Outcome, _call
 
 
 class OneProcess:

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from engine.interface.base_config import TrainConfig, load_config, to_dict
-from engine.learning.prediction import Shapes
+from engine.learning.standardized import Shapes
 from engine.machine.atomic_files import CHECKSUM, read_checked, write_checked
 from engine.machine.errors import ProblemError, UnusableFileError
 from engine.options.fields import ConfigError

@@ -20,7 +20,7 @@ import torch
 from engine.interface import find_problem
 from engine.interface.base_config import to_dict
 from engine.interface.find_problem import load_saved_problem
-from engine.learning.prediction import Shapes, new_model
+from engine.learning.standardized import Shapes, new_model
 from engine.machine import foreign_files
 from engine.machine.atomic_files import append_inside, inside, write_atomic, write_checked
 from engine.machine.errors import BadRequestError, UnusableFileError

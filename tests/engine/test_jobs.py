@@ -16,7 +16,7 @@ import pytest
 import sweep
 from engine.machine.atomic_files import write_json
 from engine.machine.errors import BadRequestError
-from engine.many_runs.pool import Outcome
+from engine.machine.pool import Outcome
 from engine.many_runs.sweep_request import parse_args
 from engine.many_runs.sweeps import Sweep, load_sweep, open_sweep
 from engine.run_folder.run_lock import lock_run
@@ -162,7 +162,7 @@ SAVING = """
 import sys
 import time
 from pathlib import Path
-from engine.many_runs.pool import Pool
+from engine.machine.pool import Pool
 from engine.machine.signals import Interrupted, stop_on_signals
 
 def work():

@@ -156,7 +156,7 @@ def test_what_lists_of_runs_need_is_recorded(tmp_path: Path) -> None:
         threads=1,
         compile=True,
     )
-    RunLogger(tmp_path, PROBLEM, config)
+    RunLogger(tmp_path, PROBLEM, config).log_epoch({"epoch": 1, "train_loss": 1, "val_loss": 1, "val_mae": 1})
     info = read(tmp_path, "run_info.json")
     assert info["label"] == "mlp-d4"
     assert info["main_metric"] == ["mae", "min"]

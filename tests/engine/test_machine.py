@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from engine.learning.network_memory import require_memory_for_training
-from engine.learning.prediction import Shapes
+from engine.learning.standardized import Shapes
 from engine.machine import atomic_files as files
 from engine.machine import hardware
 from engine.machine.atomic_files import write_atomic, write_json

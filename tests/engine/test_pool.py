@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from engine.many_runs.pool import Outcome, Pool
+from engine.machine.pool import Outcome, Pool
 from tests.conftest import HANG, environment
 from tests.engine.tasks import Unloadable, work
 
 PROGRAM = """
 import sys
 from engine.machine.exit_code import ExitCode
-from engine.many_runs.pool import Pool
+from engine.machine.pool import Pool
 from tests.engine.tasks import work
 
 if __name__ == "__main__":

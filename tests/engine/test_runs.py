@@ -57,7 +57,7 @@ def test_a_run_writes_all_documented_files(toy_run: Path) -> None:
     assert info["problem"] == "tests.toy"
     assert info["device"] == "cpu"
     assert info["argv"][1:] == [*DEBUG, "--run-name", "first"]
-    assert list(info["timings"]) == ["data", "training", "baselines", "figures"]
+    assert list(info["timings"]) == ["data", "baselines", "training", "figures"]
     assert re.fullmatch("[0-9a-f]{64}", info["data_sha256"])
     cached = [path.name for path in (toy_run.parent.parent / "cache").iterdir()]
     assert len(cached) == 1

@@ -12,15 +12,8 @@ from numpy.random import SeedSequence
 from numpy.typing import NDArray
 
 from engine.datasets.file_formats import read_columns
-from engine.datasets.splits import (
-    fingerprint,
-    generate_split,
-    get_splits,
-    load_data,
-    report_check,
-    require_memory_for,
-    save_data,
-)
+from engine.datasets.generation import generate_split
+from engine.datasets.splits import fingerprint, get_splits, load_data, report_check, require_memory_for, save_data
 from engine.interface.base_config import Config, replace_unchecked
 from engine.interface.base_problem import Check, Columns, Splits
 from engine.machine import hardware
@@ -260,22 +253,16 @@ def test_a_batch_that_is_larger_than_the_training_split_of_a_file_is_refused() -
         load_data(PROBLEM, automatic)
 
 
-def test_targets_that_are_all_equal_are_refused_if_they_are_not_scaled() -> None:
+def test_targets_that_are_all_equal_are_refused() -> None:
     class Constant(ToyProblem):
-        scaled = False
+        shape: tuple[int, ...]
 
         def target(self, config: ToyConfig, columns: Columns) -> NDArray[Any]:
-            return np.full(len(columns["values"]), 7.0)
+            return np.full((len(columns["values"]), *self.shape), 7.0)
 
-        def scales_target(self, config: ToyConfig) -> bool:
-            return self.scaled
-
-    with pytest.raises(
-        BadRequestError, match="all training targets are 7: use data with at least two different targets"
-    ):
-        load_data(Constant(), CONFIG)
-    Constant.scaled = True
-    load_data(Constant(), CONFIG)
+    for Constant.shape, message in (((), "all training targets are 7: use"), ((2,), "have the same target: use")):
+        with pytest.raises(BadRequestError, match=f"{message} data with at least two different targets"):
+            load_data(Constant(), CONFIG)
 
 
 # --------------------------------------------------------------------------------------------------------- save_data

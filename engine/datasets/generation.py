@@ -2,6 +2,7 @@
 """Call the generator of a problem: for a split at once or, if it is slow, in blocks and in several processes."""
 
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, cast
@@ -71,14 +72,22 @@ def generate_block(problem: Problem[Any], config: Config, n: int, seed: SeedSequ
     return cast(Columns, columns)
 
 
-def require_reproducible(problem: Problem[Any], config: Config) -> None:
-    """Generate one example twice. Raise ProblemError if the two differ, although they have the same seed."""
-    one, two = (generate_block(problem, config, 1, SeedSequence(config.seed)) for _ in range(2))
+def require_reproducible(problem: Problem[Any], config: Config) -> float:
+    """Generate one example twice, and return the seconds that the second one takes.
+
+    Raises:
+        ProblemError: the two differ, although they have the same seed.
+    """
+    one = generate_block(problem, config, 1, SeedSequence(config.seed))
+    start = time.perf_counter()
+    two = generate_block(problem, config, 1, SeedSequence(config.seed))
+    seconds = time.perf_counter() - start
     if differing := [name for name in one if not np.array_equal(one[name], two[name])]:
         raise ProblemError(
             f"generate returned different values of {differing[0]!r} for the same seed: take all random numbers from "
             "numpy.random.default_rng(seed)"
         )
+    return seconds
 
 
 class _Block(NamedTuple):

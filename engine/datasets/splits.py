@@ -23,6 +23,8 @@ from engine.machine.hardware import require_memory
 from engine.machine.repository import provenance
 from engine.machine.terminal import print_line, warn
 
+SECONDS_TO_SHARE = 10.0  # several processes, which take seconds to start, only generate data that take longer
+
 
 class Data(NamedTuple):
     """The data of a run, and what is known about them."""
@@ -110,7 +112,8 @@ def _blocks(problem: Problem[Any], config: Config, n_workers: int) -> tuple[Spli
     with nullcontext(path) if path is not None else tempfile.TemporaryDirectory() as name:
         folder = Path(str(name))
         if not any(folder.glob("*.npz")):
-            require_reproducible(problem, config)
+            seconds = require_reproducible(problem, config) * sum(_sizes(problem, config))
+            n_workers = n_workers if seconds > SECONDS_TO_SHARE else 1
         folder.mkdir(parents=True, exist_ok=True)
         splits = Splits(
             *generate_slowly(problem, config, _sizes(problem, config), _seeds(config), folder, n_workers=n_workers)

@@ -20,7 +20,7 @@ from numpy.random import SeedSequence
 from numpy.typing import NDArray
 
 from engine.interface.base_config import Config
-from engine.machine.errors import BadRequestError
+from engine.machine.errors import BadRequestError, ProblemError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -126,8 +126,8 @@ class Problem(ABC, Generic[C]):
         """Whether the network predicts in units in which the training targets have mean 0, standard deviation 1.
 
         The values mean the same as in scale_inputs. Targets of classes are not scaled. Unscaled integers reach the loss
-        as int64, and Booleans as 0.0 and 1.0. If the target is not clearly a quantity, because it consists of integers,
-        Booleans, or zeros and ones, you have to define this method.
+        as int64 or, if it does not accept them, as floats; Booleans reach it as 0.0 and 1.0. You have to define
+        this method if the target is not clearly a quantity, because it has integers, Booleans, or only zeros and ones.
         """
         return True
 
@@ -163,11 +163,13 @@ class Problem(ABC, Generic[C]):
         """Metrics of the predictions for a whole split: (N, ...), (N, ...), in physical units.
 
         Targets are float64, int64 or Boolean, the latter two only if they are not scaled. The default is the accuracy
-        for integers, which are predicted as such, and for Booleans, whose predictions are log-odds. For floats, it is
-        regression_metrics.
+        for integers, which `predictions` has to return, and for Booleans, of which predictions are the log-odds. For
+        floats, it is regression_metrics.
         """
         if targets.dtype.kind == "b":
             return {"accuracy": float(((predictions > 0) == targets).mean())}
+        if targets.dtype.kind == "i" and predicts_outputs(self):
+            raise ProblemError("target returns integers, which outputs are not: define `predictions`, or metrics")
         if targets.dtype.kind == "i":
             return {"accuracy": float((predictions == targets).mean())}
         return regression_metrics(predictions, targets, by_component=self.scales_target(config) is True)

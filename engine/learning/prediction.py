@@ -133,11 +133,7 @@ def example_losses(problem: Problem[Any], config: Config, outputs: Tensor, targe
     except (RuntimeError, TypeError):
         if targets.is_floating_point():
             raise
-        problem.loss(config, outputs, targets.float())  # if this fails, too, the type of the targets is not the reason
-        raise ProblemError(
-            "loss fails because target returns integers, which it receives as int64: use targets.float() in loss, or "
-            "return floats from target"
-        ) from None
+        losses = problem.loss(config, outputs, targets.to(outputs.dtype))  # such as a binary cross-entropy
     if not isinstance(losses, Tensor) or losses.shape != targets.shape[:1]:
         given = f"the shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else type(losses).__name__
         raise ProblemError(

@@ -106,7 +106,7 @@ class Standardized(nn.Module):
     def scaled_targets(self, targets: NDArray[Any]) -> Tensor:
         """Convert targets from physical units to those of the network: float64, or int64 for unscaled integers."""
         if targets.dtype.kind == "i":
-            return torch.from_numpy(targets)
+            return torch.tensor(targets)
         return (torch.from_numpy(np.array(targets, np.float64)) - self.mean) / self.std
 
     def forward(self, *inputs: Tensor) -> Tensor:

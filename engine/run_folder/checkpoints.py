@@ -249,8 +249,11 @@ def shapes_in(saved: Mapping[str, Any]) -> Shapes:
 
 
 def generated_shapes(problem: Problem[Any], config: Config) -> Shapes:
-    """The shapes of the data that the generator makes for a config. No examples are generated."""
-    return shapes_of(problem, config, generate_block(problem, config, 0, SeedSequence(0)))
+    """The shapes of the data that the generator makes for a config. At most one example is generated."""
+    try:
+        return shapes_of(problem, config, generate_block(problem, config, 0, SeedSequence(0)))
+    except ProblemError:  # for example, because reshape(n, -1) fails for n = 0
+        return shapes_of(problem, config, generate_block(problem, config, 1, SeedSequence(0)))
 
 
 def with_weights(problem: Problem[Any], config: Config, shapes: Shapes, weights: Mapping[str, Any]) -> Standardized:

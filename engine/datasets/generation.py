@@ -19,6 +19,7 @@ from engine.machine.atomic_files import read_checked, wait_for_lock, write_check
 from engine.machine.errors import ProblemError, RunError, UnusableFileError
 from engine.machine.hardware import one_blas_thread
 from engine.machine.pool import Pool
+from engine.machine.signals import second_interrupt_at_once
 from engine.machine.terminal import one_line, warn
 
 
@@ -45,7 +46,7 @@ def generate_block(problem: Problem[Any], config: Config, n: int, seed: SeedSequ
         ProblemError: the generator did not return valid arrays with n examples.
     """
     try:
-        with one_blas_thread():
+        with one_blas_thread(), second_interrupt_at_once():
             columns: Any = problem.generate(cast(Any, _GeneratorConfig(config)), n, seed)
     except RunError:
         raise

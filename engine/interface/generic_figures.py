@@ -122,7 +122,7 @@ def confusion(true: NDArray[Any], predicted: NDArray[Any], names: Sequence[str] 
     axes.set(xlabel="predicted class", ylabel="true class", xticks=range(len(classes)), yticks=range(len(classes)))
     axes.set_xticklabels(labels)
     axes.set_yticklabels(labels)
-    figure.colorbar(image, label="share of the true class")
+    figure.colorbar(image, label="share of the true class", shrink=0.8)
     return figure
 
 

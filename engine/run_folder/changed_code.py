@@ -14,7 +14,8 @@ from engine.run_folder.saved_run import read_info
 
 def hashes_of_code(problem: Problem[Any]) -> dict[str, str | None]:
     """Hashes of the code that the training of a network depends on, as stored in run_info.json."""
-    return {"problem_sha256": code_hash(type(problem).network), "trainer_sha256": hash_of_file(ROOT / "trainer.py")}
+    of_problem = code_hash(type(problem).network, whole_file=True)
+    return {"problem_sha256": of_problem, "trainer_sha256": hash_of_file(ROOT / "trainer.py")}
 
 
 def warn_if_changed(problem: Problem[Any], folder: Path, *, training: bool) -> None:

@@ -269,20 +269,6 @@ class Small(ToyProblem):
 
 PROBLEM = Small()
 ''',
-    "single.py": '''"""A problem in one file."""
-
-import generator
-import net
-from tests.toy import ToyProblem
-
-
-class Single(ToyProblem):
-    def generate(self, config, n, seed):
-        return generator.generate(config, n, seed)
-
-
-PROBLEM = Single()
-''',
 }
 
 
@@ -301,7 +287,7 @@ class Folder:
 
     def problem(self, name: str = "small") -> Problem[Any]:
         """Import the problem as a new process would."""
-        for module in (*(Path(file).stem for file in FILES), "package", "package.gen", "package.more"):
+        for module in (name, *(Path(file).stem for file in FILES), "package", "package.gen", "package.more"):
             sys.modules.pop(module, None)
         importlib.invalidate_caches()
         problem: Problem[Any] = importlib.import_module(name).PROBLEM
@@ -334,7 +320,6 @@ def test_data_are_generated_again_after_the_generator_was_edited(folder: Folder)
         ("generator.py", "N = 2", "N = 3"),
         ("generator.py", "uniform(size", "normal(size"),
         ("generator.py", "from helper import scale", "from helper import FACTOR, scale"),
-        ("generator.py", "SHIFT = 0", "SHIFT = 1"),
         ("helper.py", "FACTOR = 3", "FACTOR = 4"),
     ],
 )
@@ -357,6 +342,7 @@ def test_the_name_depends_on_the_code_of_the_generator(name: str, old: str, new:
         ("helper.py", '"""A helper."""', '"""Scales points."""'),
         ("helper.py", "FACTOR = 3", "FACTOR = 3  # chosen by hand"),
         ("hinted.py", "...", "pass"),
+        ("generator.py", "SHIFT = 0", "SHIFT = 1"),  # which the generator does not use
         ("net.py", "WIDTH = 8", "WIDTH = 16"),
         ("small.py", "import net", "import net as network"),
     ],
@@ -367,13 +353,87 @@ def test_the_name_does_not_depend_on_other_code_or_comments(name: str, old: str,
     assert path_of(problem=folder.problem()) == before
 
 
-def test_the_name_depends_on_all_imports_of_a_problem_in_one_file(folder: Folder) -> None:
+ONE_FILE = '''"""A problem in one file."""
+
+import numpy as np
+import net
+from helper import FACTOR
+from tests.toy import ToyProblem
+
+TIMES = np.arange(3)
+WIDTHS = {"narrow": 8}
+
+
+class Kind:
+    A = 1
+
+    def shift(self):
+        return self.A
+
+
+class Base(ToyProblem):
+    offset = 0
+
+    def __init__(self):
+        self.kind = Kind()
+
+    def points(self, rng, n):
+        return rng.normal(size=(n, 3)) + self.offset + self.kind.shift()
+
+    def network(self, config, input_shapes, target_shape):
+        return net.create(WIDTHS["narrow"])
+
+
+class Single(Base):
+    presets = {}
+
+    def generate(self, config, n, seed):
+        return {"points": FACTOR * self.points(np.random.default_rng(seed), n) + TIMES}
+
+    def metrics(self, config, columns, predictions, targets):
+        return {"mae": 0}
+
+
+np.seterr(all="ignore")
+PROBLEM = Single()
+'''
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "changes"),
+    [
+        ("np.arange(3)", "np.arange(3.0)", True),  # a constant
+        ("offset = 0", "offset = 1", True),  # an attribute of a base class
+        ("rng.normal(", "rng.uniform(", True),  # a method of a base class
+        ("A = 1", "A = 2", True),  # an attribute of a class that a used method creates
+        ("return self.A", "return -self.A", True),
+        ("self.kind = Kind()", "self.kind = Kind() or 0", True),
+        ('all="ignore"', 'all="raise"', True),  # a call at the top level
+        ("from helper import FACTOR", "from helper import scale as FACTOR", True),
+        ("class Base(ToyProblem)", "class Base(ToyProblem, object)", True),
+        ('"narrow": 8', '"narrow": 9', False),
+        ('WIDTHS["narrow"])', 'WIDTHS["narrow"] + 1)', False),
+        ('{"mae": 0}', '{"mae": 1}', False),
+        ("presets = {}", 'presets = {"debug": None}', False),
+        ("import net\n", "import net, copy\n", False),
+    ],
+)
+def test_the_name_depends_on_what_the_generator_uses_of_its_file(
+    old: str, new: str, changes: bool, folder: Folder
+) -> None:
+    (folder.path / "single.py").write_text(ONE_FILE, encoding="utf-8", newline="\n")
     before = path_of(problem=folder.problem("single"))
-    folder.edit("net.py", "WIDTH = 8", "WIDTH = 16")
-    edited = path_of(problem=folder.problem("single"))
-    assert edited != before
-    folder.edit("helper.py", "FACTOR = 3", "FACTOR = 4")  # imported by an imported file
-    assert path_of(problem=folder.problem("single")) not in (before, edited)
+    folder.edit("single.py", old, new)
+    assert (path_of(problem=folder.problem("single")) != before) == changes
+
+
+def test_the_name_depends_on_the_imports_that_the_generator_uses(folder: Folder) -> None:
+    (folder.path / "single.py").write_text(ONE_FILE, encoding="utf-8", newline="\n")
+    before = path_of(problem=folder.problem("single"))
+    folder.edit("net.py", "WIDTH = 8", "WIDTH = 16")  # only the network uses it
+    assert path_of(problem=folder.problem("single")) == before
+    folder.edit("helper.py", "FACTOR = 3", "FACTOR = 4")
+    assert path_of(problem=folder.problem("single")) != before
 
 
 PACKAGE = {

@@ -70,6 +70,7 @@ class FieldProblem(Problem[FieldConfig]):
     """Reconstruct a random field from a noisy measurement, with the uncertainty of each value."""
 
     name = "field"
+    block_size = 500  # fields that are generated at a time, as by a slow simulation: in several processes, and kept
     config_type = FieldConfig
     presets = {
         "default": FieldConfig(train=TrainConfig(epochs=10, lr=0.003)),

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pydantic.dataclasses import dataclass
 from scipy.linalg import eigh_tridiagonal
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from engine.interface import (
     STRICT,
@@ -63,8 +64,9 @@ def ground_state_energies(potentials: Array) -> Array:
     """The lowest eigenvalue of H for each potential: (N, n) -> (N,)."""
     diagonal, off_diagonal = kinetic(potentials.shape[1])
     off = np.full(potentials.shape[1] - 1, off_diagonal)
+    bar = tqdm(potentials, "diagonalizing", delay=2, leave=False, disable=None)
     return np.array(
-        [eigh_tridiagonal(diagonal + v, off, eigvals_only=True, select="i", select_range=(0, 0))[0] for v in potentials]
+        [eigh_tridiagonal(diagonal + v, off, eigvals_only=True, select="i", select_range=(0, 0))[0] for v in bar]
     ).reshape(len(potentials))
 
 
@@ -85,7 +87,6 @@ class PotentialProblem(Problem[PotentialConfig]):
     """Predict the ground-state energy of a particle in a random one-dimensional potential."""
 
     name = "potential"
-    block_size = 500  # a block takes seconds on a fine grid: --points 4096
     scale_inputs = "array"  # V(x) has the same unit at all x
     config_type = PotentialConfig
     presets = {

@@ -247,8 +247,9 @@ def _require_rows(name: str, array: Any, columns: Columns) -> None:
     n = _length(columns)
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf" or array.shape[:1] != (n,):
         given = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
-        wanted = f"{n} entries, one per example" if n > 0 else "one entry per example"
-        raise ProblemError(f"{name} is {given}: return a NumPy array of numbers with {wanted}")
+        raise ProblemError(
+            f"{name} is {given}: return a NumPy array of numbers with one entry for each of {n} examples"
+        )
 
 
 def numbers(name: str, values: Any, *, finite: bool = True) -> Metrics:

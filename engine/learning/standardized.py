@@ -72,20 +72,14 @@ class Standardized(nn.Module):
         return self
 
     def set_scales(self, inputs: Sequence[NDArray[Any]], target: NDArray[Any]) -> None:
-        """Compute the scales from the training split. Arrays that the problem does not scale keep mean 0, deviation 1.
-
-        Raises:
-            ProblemError: values vary so little compared with their mean that even float64 does not resolve it.
-        """
+        """Compute the scales from the training split. What the problem does not scale keeps mean 0 and deviation 1."""
         if self.target_scale:
-            mean, std = _mean_and_deviation("target", target, self.mean.shape)
+            mean, std = _mean_and_deviation(target, self.mean.shape)
             self.mean.copy_(mean)
             self.std.copy_(std)
-        for i, (array, scale) in enumerate(zip(inputs, self._scales_of_inputs(), strict=True)):
-            if self.input_scales[i] and array.dtype.kind == "f":
-                for kept, found in zip(
-                    scale, _mean_and_deviation(f"array {i} of inputs", array, scale[0].shape), strict=True
-                ):
+        for array, is_scaled, scale in zip(inputs, self.input_scales, self._scales_of_inputs(), strict=True):
+            if is_scaled and array.dtype.kind == "f":
+                for kept, found in zip(scale, _mean_and_deviation(array, scale[0].shape), strict=True):
                     kept.copy_(found)
 
     def _scales_of_inputs(self) -> list[tuple[Tensor, Tensor]]:
@@ -161,15 +155,14 @@ def _shape_of_scale(shape: Shape, scale: Scale) -> Shape:
     return shape if len(shape) == 1 and scale != "array" else ()
 
 
-def _mean_and_deviation(name: str, values: NDArray[Any], shape: Shape) -> tuple[Tensor, Tensor]:
+def _mean_and_deviation(values: NDArray[Any], shape: Shape) -> tuple[Tensor, Tensor]:
     """The mean and the standard deviation, each (k,) or (). The deviation is 1 for values that do not vary."""
     values = values.astype(np.float64).reshape(-1, *shape)
-    mean, std = np.asarray(values.mean(axis=0)), np.asarray(values.std(axis=0))
-    varies = std > 1e-12 * np.abs(values).max(axis=0)  # by more than rounding errors
-    # From here on, these numbers, or their squares, could not be distinguished from rounding errors.
-    if np.any(varies & ((std < 1e-150) | (std > 1e150))):
-        raise ProblemError(f"{name} has the standard deviation {std[varies].flat[0]:g}: use other units")
-    return torch.from_numpy(mean), torch.from_numpy(np.where(varies, std, 1.0))
+    largest = np.abs(values).max(axis=0)
+    unit = np.where(largest > 0, largest, 1.0)  # squares of numbers such as 1e-200 could not be stored
+    mean, relative = np.asarray(values.mean(axis=0)), np.asarray((values / unit).std(axis=0))
+    varies = relative > 1e-12  # by more than rounding errors
+    return torch.from_numpy(mean), torch.from_numpy(np.where(varies, unit * relative, 1.0))
 
 
 def _scaled(values: Tensor, mean: Tensor, std: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from engine.many_runs.plan import MOST_RUNS, Plan
 from engine.options.fields import ConfigError, Option, check_name, options_of
 from engine.options.flags import Parser, count_given, without_effect
 from engine.run_folder.find_run import run_folder
-from engine.run_folder.run_request import add_options, resolve
+from engine.run_folder.run_request import add_options, preset_in, resolve
 
 Options = Mapping[tuple[str, ...], Option]
 
@@ -35,7 +35,7 @@ class SweepRequest(NamedTuple):
     plan_only: bool = False  # write the plan, and train nothing
 
 
-def build_parser(problem: Problem[Any] | None) -> Parser:
+def build_parser(problem: Problem[Any] | None, preset: str = "default") -> Parser:
     """Create the parser of sweep.py. Without a problem, it does not have the options of a run."""
     parser = Parser(
         prog="sweep.py",
@@ -72,7 +72,7 @@ def build_parser(problem: Problem[Any] | None) -> Parser:
     sweep.add_argument("--plan", action="store_true", help="write the plan of the sweep, for --work, and stop")
     sweep.add_argument("--work", action="store_true", help="take runs from a sweep that was planned or started before")
     if problem is not None:
-        add_options(parser, sweep, problem)
+        add_options(parser, sweep, problem, preset)
     return parser
 
 
@@ -88,7 +88,7 @@ def parse_args(argv: Sequence[str] | None = None) -> SweepRequest:
     first.add_argument("--work", action="store_true", default=False)
     before = first.parse_known_args(words)[0]
     problem = None if before.work else load_problem(str(before.problem))
-    parser = build_parser(problem)
+    parser = build_parser(problem, "default" if problem is None else preset_in(problem, words))
     namespace, unknown = parser.parse_known_args(words)
     given = vars(namespace)
     options = {} if problem is None else options_of(problem.config_type)
@@ -97,7 +97,7 @@ def parse_args(argv: Sequence[str] | None = None) -> SweepRequest:
     if "--resume" in unknown:
         parser.error("--resume: the same command continues a sweep: drop it, and give all other flags again")
     if unknown:
-        parser.refuse(unknown[0], options)
+        parser.refuse(unknown[0], options, "" if "problem" in given else " of problem.py, without --problem")
     try:
         return _resolve(parser, problem, options, given, words)
     except ConfigError as error:

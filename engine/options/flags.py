@@ -21,8 +21,12 @@ class Parser(argparse.ArgumentParser):
         # also values of the flag before them. If they are invalid, the error message can then name the flag.
         self._negative_number_matcher = re.compile("-[^-]")
 
-    def refuse(self, word: str, options: Mapping[tuple[str, ...], Option]) -> NoReturn:
-        """End the program because of an unknown option, and suggest one of these options, or of the parser's own."""
+    def refuse(self, word: str, options: Mapping[tuple[str, ...], Option], of: str = "") -> NoReturn:
+        """End the program because of an unknown option, and suggest one of these options, or of the parser's own.
+
+        Args:
+            of: words that say to what the option would belong.
+        """
         known = [
             Known(each.flag, (each.flag[2:], path[-1], ".".join(path)), each.info.description or "", each.choices)
             for path, each in options.items()
@@ -32,7 +36,7 @@ class Parser(argparse.ArgumentParser):
                 flag = action.option_strings[-1]
                 known.append(Known(flag, (flag[2:],), action.help or "", tuple(action.choices or ())))
         meant = suggest(word.strip("-").partition("=")[0], known, "--help lists all options")
-        self.error(f"{word}: no such option; {meant}")
+        self.error(f"{word}: no such option{of}; {meant}")
 
     def error(self, message: str) -> NoReturn:
         warn(f"{self.prog}: error: {one_line(message)}")  # argparse of Python 3.11.2 fails if stderr cannot be written

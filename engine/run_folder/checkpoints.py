@@ -282,7 +282,8 @@ def fit_to(saved: SavedNetwork, config: Config, shapes: Shapes, subject: str) ->
     """
     if shapes == saved.shapes:
         return saved.model
-    if shapes.target != saved.shapes.target:
+    is_field = len(shapes.target) == len(saved.shapes.target) > 1  # whose size the network may follow
+    if shapes.target != saved.shapes.target and not is_field:
         raise BadRequestError(
             f"{subject}: the target of an example has the shape {shapes.target}, and this "
             f"network was trained with {saved.shapes.target}: use such data"

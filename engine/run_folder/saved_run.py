@@ -143,9 +143,9 @@ class Run(NamedTuple):
             arrays = from_npz(read_bytes(self.folder / "predictions.npz"))
             if (
                 not {"targets", "predictions"} <= arrays.keys()
-                or arrays["targets"].shape != arrays["predictions"].shape
+                or arrays["targets"].shape[:1] != arrays["predictions"].shape[:1]
             ):
-                raise UnusableFileError("without targets, or predictions of their shape")
+                raise UnusableFileError("without targets, or as many predictions")
             return arrays
         except (OSError, UnusableFileError) as error:
             raise UnusableFileError(

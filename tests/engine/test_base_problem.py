@@ -20,7 +20,7 @@ from engine.datasets.splits import load_data
 from engine.evaluation.evaluation_request import parse_args
 from engine.interface.base_config import LogConfig, TrainConfig
 from engine.interface.base_problem import Check, Columns, Problem, Shape
-from engine.interface.find_problem import load_problem, module_name
+from engine.interface.find_problem import load_problem, module_name, require_problem
 from engine.learning.predicted import predicted_by
 from engine.learning.prediction import build_model, compute_metrics, evaluate, predict, prepare
 from engine.machine.errors import BadRequestError, ProblemError, UnusableFileError
@@ -320,7 +320,7 @@ class Answering(ToyProblem):
         ("target", lambda n: np.arange(n) % 2.0, "target returns only zeros and ones, so that it is not clear"),
         ("scales_target", "std", "scales_target returned 'std': use True, \"array\" or False"),
         ("inputs", lambda n: (np.zeros(n), [1, 2]), "array 1 of inputs is list"),
-        ("inputs", lambda n: (np.zeros(n), np.zeros(n + 1)), r"array 1 of inputs is float64 \(1,\)"),
+        ("inputs", lambda n: (np.zeros(n), np.zeros(n + 1)), r"array 1 of inputs is float64 \(2,\)"),
         ("predictions", lambda n: {"std": 1}, 'predictions returned a dictionary without the key "predictions"'),
         ("predictions", 3.0, "predictions returned float for 'predictions': return a tensor with"),
         ("baselines", np.zeros, r"baselines returned an array float64 \(50,\): return a dictionary"),
@@ -600,6 +600,49 @@ def test_a_module_without_a_problem_is_an_error_of_one_line(
     monkeypatch.delitem(sys.modules, "no_problem", raising=False)
     with pytest.raises(ProblemError, match="no_problem"):
         load_problem("no_problem")
+
+
+@pytest.mark.parametrize(
+    ("problem", "message"),
+    [
+        (ToyProblem, "PROBLEM is the class ToyProblem: make it an instance, PROBLEM = ToyProblem()"),
+        (3, "PROBLEM is int: make it an instance of a subclass of Problem"),
+        (type("P", (ToyProblem,), {"metric": 0})(), "P has metric, which is ignored: did you mean metrics? Rename it"),
+        (type("P", (ToyProblem,), {"checks": 0})(), "P has checks, which is ignored: did you mean check? Rename it"),
+        (type("P", (ToyProblem,), {"datalabel": 0})(), "P has datalabel, which is ignored: did you mean data_label?"),
+        (type("P", (ToyProblem,), {"scale_target": 0})(), "did you mean scales_target?"),
+        (type("P", (ToyProblem,), {"predict": 0})(), "P has predict, which is ignored: did you mean predictions?"),
+        (type("P", (ToyProblem,), {"name": None})(), "the name of P is None: use A-Z a-z 0-9"),
+        (type("P", (ToyProblem,), {"config_type": 1})(), "config_type of P is 1: make it a subclass of Config"),
+        (type("P", (ToyProblem,), {"presets": {}})(), 'presets has no key "default"'),
+        (type("P", (ToyProblem,), {"presets": {"default": ToyDataConfig()}})(), "the preset default is ToyDataConfig"),
+        (type("P", (ToyProblem,), {"block_size": 0})(), "block_size is 0: use a number of examples, at least 1"),
+    ],
+)
+def test_a_problem_that_is_not_complete_or_misspelt_is_refused(problem: Any, message: str) -> None:
+    with pytest.raises(ProblemError) as refused:
+        require_problem(problem)
+    assert message in str(refused.value)
+
+
+def test_a_problem_without_a_name_is_refused() -> None:
+    class Nameless(Problem[ToyConfig]):
+        config_type, presets = ToyConfig, PROBLEM.presets
+        inputs, target, network = ToyProblem.inputs, ToyProblem.target, ToyProblem.network
+
+    with pytest.raises(ProblemError, match="Nameless has no name: set it in the class"):
+        require_problem(Nameless())
+
+
+def test_a_problem_may_have_other_methods() -> None:
+    require_problem(type("P", (ToyProblem,), {"energies": 0, "_metric": 0, "kinetic": 0, "observables": 0})())
+
+
+def test_a_file_name_is_not_a_module() -> None:
+    with pytest.raises(
+        BadRequestError, match=r"^examples/xy\.py: not a module: write it as in an import, such as examples\.xy$"
+    ):
+        load_problem("examples/xy.py")
 
 
 def test_a_missing_module_is_a_bad_request() -> None:

@@ -182,6 +182,25 @@ def test_save_data_needs_only_the_data_to_be_valid() -> None:
     assert (command.config.data, command.config.seed) == (ToyDataConfig(dimension=7), 3)
 
 
+def test_the_help_shows_the_values_of_the_chosen_preset(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, epochs in (((), 100), (("--preset", "debug"), 5), (("--preset", "no"), 100)):
+        with pytest.raises(SystemExit):
+            parse_args(PROBLEM, (*words, "--help"), prog="toy.py")
+        assert (f"at most 1000000; default: {epochs})" in " ".join(capsys.readouterr().out.split())) == (
+            "no" not in words
+        )
+
+
+def test_the_config_of_a_run_of_another_problem_is_refused_with_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    folder = Path("checkpoints/other")
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text('{"counts": 3}', encoding="utf-8")
+    (folder / "run_info.json").write_text('{"problem": "decay"}', encoding="utf-8")
+    with pytest.raises(SystemExit):
+        command_of("--config", "checkpoints/other/config.json")
+    assert "this is the config of a run of decay: use it with decay" in capsys.readouterr().err
+
+
 def test_the_help_is_grouped_and_states_every_default() -> None:
     text = " ".join(build_parser(PROBLEM, "toy.py").format_help().split())
     assert text.startswith("usage: toy.py [options] Predict the squared length of a point, with a sign.")

@@ -14,7 +14,13 @@ from pathlib import Path
 import pytest
 
 import main
-from engine.machine.signals import STOP_SIGNALS, Interrupted, stop_on_signals, uninterrupted
+from engine.machine.signals import (
+    STOP_SIGNALS,
+    Interrupted,
+    second_interrupt_at_once,
+    stop_on_signals,
+    uninterrupted,
+)
 from engine.run_folder import checkpoints
 from evaluate import load_run
 from tests.conftest import DEBUG, HANG, ROOT, TOY, environment, read, start_command, wait_for
@@ -108,6 +114,36 @@ except Interrupted:
             assert process.stdout.readline() == line
             process.send_signal(number)
         assert process.wait(HANG) == -signal.SIGINT
+
+
+def test_a_second_interrupt_ends_compiled_code_at_once() -> None:
+    code = """
+import itertools
+from engine.machine.signals import second_interrupt_at_once, stop_on_signals
+stop_on_signals()
+with second_interrupt_at_once():
+    print("ready", flush=True)
+    sum(itertools.repeat(0, 10**13))  # takes hours, and runs no handler
+"""
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, encoding="utf-8") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.5)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(HANG) == -signal.SIGINT
+
+
+def test_interrupts_have_their_handler_again_after_a_block() -> None:
+    stop_on_signals()
+    with second_interrupt_at_once():
+        pass
+    for _ in range(2):
+        stop_on_signals()
+        with pytest.raises(Interrupted), second_interrupt_at_once():
+            signal.raise_signal(signal.SIGINT)
 
 
 class InterruptedProblem(ToyProblem):

@@ -203,7 +203,7 @@ def test_edited_code_is_reported_when_a_sweep_continues(
     command = ("s", *SMALL, "--seeds", "2")
     assert sweep_in_process(*command) == 0
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr("engine.run_folder.changed_code.code_hash", lambda *_: "other")
+    monkeypatch.setattr("engine.run_folder.changed_code.code_hash", lambda *_, **__: "other")
     assert sweep_in_process(*command) == 0
     warning = "warning: the code of tests.toy, or of a file that it imports, has changed since checkpoints/s/seed42 was"
     assert capsys.readouterr().err.startswith(warning)

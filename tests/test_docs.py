@@ -9,22 +9,28 @@ import subprocess
 import sys
 import tokenize
 import types
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from benchmarks import sampler, stages, sweep, time_to_exact, training
 from config import PRESETS, ExperimentConfig
+from engine.datasets.splits import load_data
 from engine.evaluation import evaluation_request as evaluation
-from engine.interface.base_config import to_json
-from engine.interface.base_problem import Problem
+from engine.interface.base_config import TrainConfig, to_json
+from engine.interface.base_problem import Columns, Problem
+from engine.learning.prediction import build_model, evaluate, prepare
+from engine.learning.trial import try_problem
 from engine.many_runs import sweep_request as sweep_cli
 from engine.options.fields import options_of
 from engine.run_folder.run_request import build_parser, parse_args
-from examples import potential, table
+from examples import classes, field, potential, table
 from problem import PROBLEM
 from tests.conftest import ROOT, run_command, run_process
+from trainer import Trainer
 from utils import print_line
 
 PAGES = {
@@ -65,6 +71,8 @@ def problem_of_the_guide() -> Problem[Any]:
 PROGRAMS: dict[str, Problem[Any]] = {
     "main.py": PROBLEM,
     "examples.potential": potential.PROBLEM,
+    "examples.classes": classes.PROBLEM,
+    "examples.field": field.PROBLEM,
     "examples.table": table.PROBLEM,
     "decay.py": problem_of_the_guide(),
 }
@@ -413,6 +421,51 @@ def test_the_problem_of_the_guide_runs_with_all_documented_commands(tmp_path: Pa
     (tmp_path / "notebook.py").write_text("\n".join(code), encoding="utf-8", newline="\n")
     done = run_command(cwd=tmp_path, script=("notebook.py",), **path)
     assert done.returncode == 0, done.stderr
+
+
+def variants_of_the_guide() -> dict[str, Any]:
+    """The classes of the section "Other targets", by name."""
+    space = vars(sys.modules["decay"])
+    for code in blocks(section("docs/your-own-problem.md", "Other targets"), "python"):
+        exec(code, space)
+    return {name: each for name, each in space.items() if isinstance(each, type) and issubclass(each, Problem)}
+
+
+def trained_variant(name: str, path: str | None = None) -> tuple[dict[str, float], dict[str, Any], Columns]:
+    """Metrics, predictions and columns of the test split, for a class of the guide."""
+    problem = variants_of_the_guide()[name]()
+    config = replace(problem.presets["default"], device="cpu", threads=1)
+    config = replace(config, train=TrainConfig(epochs=8, lr=0.01), data=replace(config.data, cache=False, file=path))
+    data = load_data(problem, config)
+    model = build_model(problem, config, data.train)
+    try_problem(problem, config, model, data)
+    Trainer(problem, config, model, data.train, data.val).fit()
+    metrics, predicted = evaluate(problem, config, model, prepare(problem, config, model, data.test))
+    return metrics, predicted.arrays(), data.test
+
+
+def test_the_classifiers_of_the_guide_work_also_with_names_of_classes_in_a_file(tmp_path: Path) -> None:
+    plain, predicted, test = trained_variant("RateClasses")
+    assert plain["accuracy"] > 0.8
+    assert set(predicted["predictions"]) == {0, 1, 2}
+    _, with_weights, _ = trained_variant("WeightedClasses")
+    assert (with_weights["predictions"] == 2).sum() > (predicted["predictions"] == 2).sum()
+    labels = np.digitize(test["rates"], [0.5, 1.0])
+    names = np.array(["slow", "medium", "fast"])[np.tile(labels, 10)]
+    np.savez(tmp_path / "kinds.npz", counts=np.tile(test["counts"], (10, 1)), kind=names)
+    named, _, columns = trained_variant("NamedClasses", str(tmp_path / "kinds.npz"))
+    assert named["accuracy"] > 0.8
+    assert columns["classes"].dtype == np.int64
+
+
+def test_the_uncertainties_of_the_guide_have_the_stated_coverage() -> None:
+    metrics, predicted, test = trained_variant("WithDeviation")
+    assert metrics["within_std"] == pytest.approx(0.68, abs=0.1)
+    assert predicted["predicted_std"].shape == (500,)
+    _, predicted, test = trained_variant("WithQuantiles")
+    for level in (16, 84):
+        below = (test["rates"] < predicted[f"predicted_quantile_{level}"]).mean()
+        assert below == pytest.approx(level / 100, abs=0.08)
 
 
 @pytest.mark.slow

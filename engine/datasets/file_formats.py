@@ -41,6 +41,7 @@ MOST_ARRAYS = 2_000  # in one file
 MOST_AT_ONCE = 2**26  # bytes
 
 NUMBERS = "biuf"  # the kinds of dtypes that are accepted: Booleans, signed and unsigned integers, floats
+TEXT = "U"  # a kind that a problem can read, and has to convert to numbers
 
 
 def read_columns(problem: Problem[Any], config: Config, path: str) -> Columns:
@@ -49,18 +50,24 @@ def read_columns(problem: Problem[Any], config: Config, path: str) -> Columns:
     Raises:
         UnusableFileError: the file is missing or damaged, or does not contain what the problem needs.
     """
+    texts: dict[str, Any] = {}
     try:
         if not Path(path).is_file():
             missing = f"no such file in {Path(path).absolute().parent}: give its path with --data"
             raise ValueError("is not a regular file" if Path(path).exists() else missing)
         _refuse_other_formats(path)
-        reader = READERS.get(Path(path).suffix.lower(), _Archive)
-        columns = problem.read(config, reader(path))
+        reader = READERS.get(Path(path).suffix.lower(), _Archive)(path)
+        texts = reader.texts
+        columns = problem.read(config, reader)
         require_columns(columns)
         return columns
     except Exception as error:  # a damaged or malicious file can make a reader raise almost any exception
         reason = error.args[0] if isinstance(error, KeyError) and error.args else str(error) or repr(error)
-        raise UnusableFileError(f"{path}: {' '.join(str(reason).split())}") from None
+        about = "".join(
+            f"; {name} has the dtype {dtype}, which is text: choose other columns, or convert it in read"
+            for name, dtype in texts.items()
+        )
+        raise UnusableFileError(f"{path}: {' '.join(str(reason).split())}{about}") from None
 
 
 def _refuse_other_formats(path: str) -> None:
@@ -121,6 +128,7 @@ class _Archive(Mapping[str, NDArray[Any]]):
             raise ValueError("an array is compressed in a way that NumPy does not use")
         self.names = [name.removesuffix(".npy") for name in entries if name != f"{PROVENANCE}.npy"]
         self.sizes: dict[str, int] = {}  # in bytes, of the arrays that have been looked up
+        self.texts: dict[str, Any] = {}  # the dtypes of those that are text
         self.most = physical_memory() / 4  # for the arrays, a copy, and temporary arrays of checks
 
     def __getitem__(self, name: str) -> NDArray[Any]:
@@ -129,7 +137,10 @@ class _Archive(Mapping[str, NDArray[Any]]):
                 raise KeyError(_unknown("array", name, {each: _described(archive, each) for each in self.names[:21]}))
             self._claim(archive, name)
             with archive.open(f"{name}.npy") as file:
-                return np.asarray(npy.read_array(file, allow_pickle=False))
+                array = np.asarray(npy.read_array(file, allow_pickle=False))
+            if array.dtype.kind == TEXT:
+                self.texts[name] = array.dtype
+            return array
 
     def read_all(self) -> dict[str, NDArray[Any]]:
         """All arrays. None is read if they do not fit in memory together."""
@@ -188,18 +199,19 @@ def _size(archive: zipfile.ZipFile, name: str) -> int:
         size = math.prod(shape) * dtype.itemsize
         if dtype.kind == "O":
             raise ValueError(f"{name} contains Python objects, which are never loaded: {RECIPES}#pickles converts them")
-        if dtype.kind not in NUMBERS:
+        if dtype.kind not in NUMBERS + TEXT:
             raise ValueError(f"{name} has the dtype {dtype}: it must contain numbers")
         if size != archive.getinfo(f"{name}.npy").file_size - length:
             raise ValueError(f"{name} is not as large as it claims")
         return size
 
 
-class _Table(Mapping[str, NDArray[np.float64]]):
-    """The columns of a .csv file with a header: (N,) float64. A column is read when it is looked up."""
+class _Table(Mapping[str, NDArray[Any]]):
+    """The columns of a .csv file with a header: (N,) float64 or, if all cells begin with a letter, text."""
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self.texts: dict[str, Any] = {}  # the dtypes of the columns that have been looked up and are text
         if 8 * Path(path).stat().st_size > physical_memory():  # text takes several times as much
             raise ValueError("is too large for the memory of this machine: convert it to .npz in parts")
         with Path(path).open(encoding="utf-8-sig", newline="") as file:
@@ -218,7 +230,7 @@ class _Table(Mapping[str, NDArray[np.float64]]):
                 if len(row) != len(self.names) and "".join(row).strip():
                     raise ValueError(f"line {rows.line_num} has {len(row)} cells and the header has {len(self.names)}")
 
-    def __getitem__(self, name: str) -> NDArray[np.float64]:
+    def __getitem__(self, name: str) -> NDArray[Any]:
         if name not in self.names:
             raise KeyError(_unknown("column", name, {each: each for each in self.names}))
         options = {"delimiter": self.delimiter, "quotechar": '"', "comments": None, "encoding": "utf-8-sig"}
@@ -230,6 +242,11 @@ class _Table(Mapping[str, NDArray[np.float64]]):
         try:
             return np.loadtxt(io.StringIO(rest), usecols=place, ndmin=1, **options)  # type: ignore[call-overload,no-any-return]
         except ValueError as error:
+            rows = (row for row in csv.reader(io.StringIO(rest), delimiter=self.delimiter) if any(row))
+            cells = [row[place].strip() for row in rows]
+            if all(cell[:1].isalpha() for cell in cells):
+                self.texts[name] = np.array(cells).dtype
+                return np.array(cells)
             raise ValueError(f"column {name!r}: {error}; choose other columns, or correct the file") from None
 
     def __iter__(self) -> Iterator[str]:
@@ -240,7 +257,7 @@ class _Table(Mapping[str, NDArray[np.float64]]):
 
 
 # To add a format, write a class like _Table, and add its suffix. Files with another suffix are read as .npz archives.
-READERS: dict[str, Callable[[str], Columns]] = {".csv": _Table}
+READERS: dict[str, Callable[[str], Any]] = {".csv": _Table}
 
 
 def _unknown(kind: str, name: str, described: dict[str, str]) -> str:

@@ -71,7 +71,7 @@ class Reconstruction(Problem[Config]):
         return (columns["spins"].astype(np.float32),)
 
     def target(self, config: Config, columns: Columns) -> NDArray[Any]:
-        return columns["spins"].reshape(len(columns["spins"]), -1)
+        return columns["spins"].reshape(len(columns["spins"]), -1).astype(np.float64)
 
     def scales_target(self, config: Config) -> bool:
         return False

@@ -304,7 +304,8 @@ def option_table() -> str:
     for option in options_of(ExperimentConfig).values():
         flags = f"`{option.flag}`, `--no-{option.flag[2:]}`" if option.kind is bool else f"`{option.flag}`"
         allowed = "on or off" if option.kind is bool else option.allowed
-        lines.append(f"| {flags} | `{option.typed_in(PRESETS['default'])}` | {allowed} | {option.info.description} |")
+        default = option.typed(option.value_in(PRESETS["default"]))
+        lines.append(f"| {flags} | `{default}` | {allowed} | {option.info.description} |")
     return "\n".join(lines)
 
 

@@ -127,10 +127,6 @@ class Option(NamedTuple):
         """A description of the allowed values, such as `an integer, at least 4, at most 1024, a multiple of 2`."""
         return _in_words(self.kind, self.info.metadata) + (", or none" if self.optional else "")
 
-    def typed_in(self, config: Any) -> str:
-        """The value in a config, as you type it on the command line."""
-        return self.typed(reduce(getattr, self.path, config))
-
     @property
     def default(self) -> str:
         """The default as you type it on the command line."""
@@ -223,11 +219,14 @@ def own_fields_first(config_type: Any) -> list[tuple[str, FieldInfo]]:
     """The fields of a dataclass by name. Fields that the class itself adds come before those that it inherits.
 
     Raises:
-        ProblemError: the class lacks the decorator, so that its own fields are not options.
+        ProblemError: the class lacks the decorator, or a field has no type, so that it is not an option.
     """
     if "__pydantic_fields__" not in vars(config_type):
         decorator = "@dataclass(frozen=True, kw_only=True, config=STRICT)"
         raise ProblemError(f"{config_type.__name__} is not a dataclass of pydantic: add {decorator} above it")
+    for name, value in vars(config_type).items():
+        if isinstance(value, FieldInfo) and name not in config_type.__pydantic_fields__:
+            raise ProblemError(f"{config_type.__name__}.{name} has no type: write it as in `{name}: int = option(...)`")
     inherited = {name for base in config_type.__mro__[1:] for name in getattr(base, "__pydantic_fields__", ())}
     return sorted(config_type.__pydantic_fields__.items(), key=lambda field: field[0] in inherited)
 

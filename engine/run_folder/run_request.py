@@ -88,7 +88,7 @@ def add_options(parser: Parser, command: Any, problem: Problem[Any], preset: str
     command.add_argument("--config", metavar="FILE", help="read options from a config.json, such as that of a run")
     options, default = options_of(problem.config_type), problem.presets[preset]
     try:
-        defaults = {option.flag: option.typed_in(default) for option in options.values()}
+        defaults = {option.flag: option.typed(option.value_in(default)) for option in options.values()}
         add_flags(parser, options, top="experiment", defaults=defaults)
     except argparse.ArgumentError as error:
         raise ProblemError(f"two options have the same flag ({error}): rename one of the fields") from None

@@ -189,6 +189,16 @@ def test_an_option_reports_what_makes_it_idle() -> None:
     assert OPTIONS["even",].idle(Outer()) == ""
 
 
+def test_an_option_without_a_type_is_refused() -> None:
+    @dataclass(frozen=True, kw_only=True, config=STRICT)
+    class Untyped:
+        width: int = option(3, "width")
+        depth = option(2, "depth")
+
+    with pytest.raises(ProblemError, match=r"Untyped.depth has no type: write it as in `depth: int = option\(...\)`"):
+        options_of(Untyped)
+
+
 def test_the_help_describes_every_option_in_its_group() -> None:
     parser = Parser(prog="x.py", usage="x.py [options]")
     add_flags(parser, OPTIONS, top="top", defaults={"--even": "chosen later"})

@@ -155,8 +155,8 @@ def main() -> None:
                 with suppress(UnusableFileError):  # which this run will report
                     warn_if_changed(sweep.problem, info.parent, training=True)
             n_workers = request.workers or max(1, available_cores() // (sweep.plan.config["threads"] or 1))
-            print_line(f"problem: {sweep.problem.name} ({sweep.plan.problem})")
-            print_line(f"processes: {n_workers}; what the runs print is in {sweep.folder / 'output'}")
+            output = sweep.folder / "output"
+            print_line(f"processes: {n_workers}; problem: {sweep.plan.problem}; what the runs print is in {output}")
             failed = train_all(sweep, n_workers, wait=request.plan is not None)
             print_line(f"\n{summarize(sweep)}\n\n{sweep.folder / 'summary.json'}")
             exit_code.code = 1 if failed else 0

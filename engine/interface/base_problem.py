@@ -213,6 +213,8 @@ class Problem(ABC, Generic[C]):
         from engine.interface.generic_figures import confusion, parity
 
         targets, predictions = arrays["targets"], arrays["predictions"]
+        if targets.shape != predictions.shape:
+            return {}
         if targets.dtype.kind == "b":
             return {"confusion": confusion(targets, predictions > 0)}
         if targets.dtype.kind == "i":

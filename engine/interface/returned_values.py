@@ -208,10 +208,10 @@ def _ask(method: Callable[..., Any], config: Config, columns: Columns, *others: 
         with one_blas_thread():
             return method(config, columns, *others)
     except KeyError as error:
-        key = str(error.args[0]) if error.args else ""
-        if not error.args or key in columns or key.startswith(PREDICTED):  # looked up in another dictionary
+        key = error.args[0] if error.args else None
+        if not isinstance(key, str) or key in columns or key.startswith(PREDICTED):  # looked up in another dictionary
             raise
-        missing = f"no array {error.args[0]!r}, which {method.__name__} needs; there are {', '.join(columns)}"
+        missing = f"no array {key!r}, which {method.__name__} needs; there are {', '.join(columns)}"
         if config.data.file is not None:
             raise UnusableFileError(f"{config.data.file}: {missing}") from None
         raise ProblemError(f"generate returned {missing}") from None

@@ -56,7 +56,7 @@ class Standardized(nn.Module):
         self.register_buffer("mean", torch.zeros(shape, dtype=torch.float64))
         self.register_buffer("std", torch.ones(shape, dtype=torch.float64))
         if any(self.input_scales):
-            n = sum(size[0] if size else 1 for size in self.input_sizes)
+            n = sum(self._numbers_of_inputs())
             self.register_buffer("input_means", torch.zeros(n, dtype=torch.float64))
             self.register_buffer("input_stds", torch.ones(n, dtype=torch.float64))
 
@@ -86,9 +86,12 @@ class Standardized(nn.Module):
         """Views of the mean and the deviation of each input, each (k,) or ()."""
         if not any(self.input_scales):
             return [(torch.zeros(()), torch.ones(()))] * len(self.input_scales)
-        sizes = [size[0] if size else 1 for size in self.input_sizes]
-        parts = (torch.split(each, sizes) for each in (self.input_means, self.input_stds))
+        parts = (torch.split(each, self._numbers_of_inputs()) for each in (self.input_means, self.input_stds))
         return [(mean.view(size), std.view(size)) for mean, std, size in zip(*parts, self.input_sizes, strict=True)]
+
+    def _numbers_of_inputs(self) -> list[int]:
+        """How many means each input has."""
+        return [size[0] if size else 1 for size in self.input_sizes]
 
     def scaled_inputs(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Scale floating-point inputs for the network, and convert them to float32. Other inputs are not changed."""
@@ -106,8 +109,8 @@ class Standardized(nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor:
         """Predict in physical units: inputs (B, ...), as the problem's `inputs` returns them -> (B, ...) float32.
 
-        If the problem has a method `predictions`, the result are the outputs of the network in scaled units. The
-        function `predict` (prediction.py) calls that method, too.
+        If the problem has a method `predictions`, these are the outputs of the network, in scaled units. The function
+        `predict` (prediction.py) also calls that method.
         """
         outputs = cast(Tensor, self.network(*self.scaled_inputs(inputs)))
         if not self.predicts_outputs or not self.target_scale:
@@ -128,8 +131,7 @@ class Standardized(nn.Module):
             if name not in ("mean", "std", "input_means", "input_stds") or not isinstance(value, Tensor):
                 continue
             if name in ("input_means", "input_stds") and value.shape == (len(self.input_sizes),) != own.shape:
-                sizes = torch.tensor([size[0] if size else 1 for size in self.input_sizes])
-                value = value.repeat_interleave(sizes)
+                value = value.repeat_interleave(torch.tensor(self._numbers_of_inputs()))
             found[name] = value.double() if value.dtype == torch.float32 else value
         return found
 

@@ -28,7 +28,6 @@ from engine.interface.base_problem import Columns, Problem
 from engine.interface.returned_values import check_of, read_only, report_of
 from engine.learning.distributed import group_from_environment
 from engine.machine.atomic_files import inside, write_atomic, write_json
-from engine.machine.errors import ProblemError
 from engine.machine.exit_code import ExitCode, quick_exit
 from engine.machine.hardware import default_num_threads, select_device
 from engine.machine.repository import provenance
@@ -147,8 +146,6 @@ def evaluate_network(request: Request, data: NewData | None = None) -> Network:
     examples = prepare(problem, config, model, data.columns)
     metrics, predicted = evaluate(problem, config, model, examples)
     report = report_of(problem, config, {**data.columns, **predicted.others}, predicted.values)
-    if taken := {"n", "metrics", "n_unseen", "metrics_unseen", "check", "source"} & report.keys():
-        raise ProblemError(f"report returned {', '.join(sorted(taken))}, which an evaluation has itself: rename it")
     is_unseen, on_unseen = None, None
     if saved.config.train.fresh and status != "finished":  # the file has only the examples of the first epoch
         print_line("it is not known which examples occur in the training data: the run, which has --fresh, is not over")

@@ -234,12 +234,13 @@ def _ending(kind: type[BaseException] | None) -> str:
 def _table(title: str, rows: Mapping[str, Mapping[str, float]], columns: Sequence[str]) -> str:
     """Format a Markdown table. Its columns are also aligned as plain text."""
     width = max(map(len, (title, *rows)))
+    widths = {column: max(14, len(column)) for column in columns}
     lines = [
-        f"| {title:<{width}} | " + " | ".join(f"{column:>14}" for column in columns) + " |",
-        f"|:{'-' * width}-|-" + ":|-".join("-" * 14 for _ in columns) + ":|",
+        f"| {title:<{width}} | " + " | ".join(f"{column:>{n}}" for column, n in widths.items()) + " |",
+        f"|:{'-' * width}-|-" + ":|-".join("-" * n for n in widths.values()) + ":|",
     ]
     for name, metrics in rows.items():  # baselines need not have all metrics
-        cells = [f"{metrics[column]:>14.4g}" if column in metrics else " " * 14 for column in columns]
+        cells = [f"{metrics[c]:>{n}.4g}" if c in metrics else " " * n for c, n in widths.items()]
         lines.append(f"| {name:<{width}} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from engine.datasets.splits import Data, save_data
 from engine.interface.base_config import Config, to_json
 from engine.interface.base_problem import Columns, Problem
-from engine.interface.returned_values import examples_of, trainer_of
+from engine.interface.returned_values import PREDICTED, examples_of, trainer_of
 from engine.learning.distributed import SINGLE_PROCESS, Group, group_from_environment
 from engine.machine.exit_code import ExitCode
 from engine.machine.terminal import invocation
@@ -140,7 +140,9 @@ def arrays_for_figures(
         chosen: indices of the examples of which everything is kept.
     """
     kept = {name: column for name, column in test.items() if column.ndim == 1} | dict(arrays)
-    kept |= {f"baseline_{name}": each.values for name, each in baselines.items()}
+    for name, each in baselines.items():
+        others = {f"baseline_{name}_{key.removeprefix(PREDICTED)}": array for key, array in each.others.items()}
+        kept |= {f"baseline_{name}": each.values, **others}
     if chosen.size:
         kept |= {f"example_{name}": column[chosen] for name, column in {**test, **arrays}.items()}
     return kept

@@ -115,7 +115,8 @@ class FieldProblem(Problem[FieldConfig]):
 
     def baselines(self, config: FieldConfig, train: Columns, test: Columns) -> dict[str, dict[str, Array]]:
         data, variance = test["data"], test["noise"][:, None, None] ** 2
-        gain = spectrum(config.data) / (spectrum(config.data) + variance)  # (N, L, L)
+        power = (np.abs(np.fft.fft2(train["fields"])) ** 2).mean(axis=0) / data[0].size  # also right with --data
+        gain = power / (power + variance)  # (N, L, L)
         std = np.sqrt((gain * variance).mean(axis=(1, 2), keepdims=True))
         return {
             "data": {"predictions": data, "std": np.broadcast_to(np.sqrt(variance), data.shape)},

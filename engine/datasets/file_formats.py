@@ -15,13 +15,13 @@ from typing import IO, Any
 
 import numpy as np
 from numpy.lib import format as npy
-from numpy.random import default_rng
 from numpy.typing import NDArray
 
-from engine.interface.base_config import Config, DataConfig
+from engine.interface.base_config import Config
 from engine.interface.base_problem import Columns, Problem, Splits
+from engine.interface.returned_values import PREDICTED
 from engine.machine.atomic_files import write_atomic
-from engine.machine.errors import BadRequestError, UnusableFileError
+from engine.machine.errors import UnusableFileError
 from engine.machine.hardware import physical_memory
 from engine.options.fields import NUMBER
 from engine.options.suggestions import Known, suggest
@@ -59,6 +59,8 @@ def read_columns(problem: Problem[Any], config: Config, path: str) -> Columns:
         reader = READERS.get(Path(path).suffix.lower(), _Archive)(path)
         texts = reader.texts
         columns = problem.read(config, reader)
+        if not isinstance(columns, Mapping):
+            raise ValueError(f"read returned {type(columns).__name__}: return a dictionary of arrays")
         require_columns(columns)
         return columns
     except Exception as error:  # a damaged or malicious file can make a reader raise almost any exception
@@ -66,6 +68,7 @@ def read_columns(problem: Problem[Any], config: Config, path: str) -> Columns:
         about = "".join(
             f"; {name} has the dtype {dtype}, which is text: choose other columns, or convert it in read"
             for name, dtype in texts.items()
+            if name in str(reason) or "could not convert" in str(reason)
         )
         raise UnusableFileError(f"{path}: {' '.join(str(reason).split())}{about}") from None
 
@@ -96,6 +99,8 @@ def require_columns(columns: Columns) -> None:
     if 0 in lengths.values():
         raise ValueError("there are no examples")
     for name, column in columns.items():
+        if not isinstance(name, str) or name.startswith(PREDICTED):
+            raise ValueError(f"a column has the name {name!r}: use a text that does not begin with {PREDICTED}")
         if column.dtype.kind not in NUMBERS:
             raise ValueError(f"{name} has the dtype {column.dtype}: it must contain numbers")
         if column.dtype.kind == "f" and not (finite := np.isfinite(column)).all():
@@ -244,7 +249,11 @@ class _Table(Mapping[str, NDArray[Any]]):
         except ValueError as error:
             rows = (row for row in csv.reader(io.StringIO(rest), delimiter=self.delimiter) if any(row))
             cells = [row[place].strip() for row in rows]
-            if all(cell[:1].isalpha() for cell in cells):
+            wrong = [i for i, cell in enumerate(cells) if not cell[:1].isalpha()]
+            if wrong and len(wrong) < len(cells) / 2:
+                where = f"row {wrong[0] + 1} below the header has {cells[wrong[0]]!r}"
+                raise ValueError(f"column {name!r} has text, and {where}: correct the file") from None
+            if not wrong:
                 self.texts[name] = np.array(cells).dtype
                 return np.array(cells)
             raise ValueError(f"column {name!r}: {error}; choose other columns, or correct the file") from None
@@ -302,28 +311,3 @@ def from_npz(content: bytes) -> dict[str, NDArray[Any]]:
         return _Archive(io.BytesIO(content)).read_all()
     except Exception as error:  # a damaged or malicious file can make a reader raise almost any exception
         raise UnusableFileError(" ".join(str(error).split())[:200]) from None
-
-
-def divide(columns: Columns, config: DataConfig, seed: int) -> Splits:
-    """Divide the examples at random into splits of the sizes in the config. No example is in two splits.
-
-    If the size of the validation or test split is None, it is 10 % of the examples. If the size of the training split
-    is None, it gets all remaining examples. If the examples come from one Markov chain, store only one example every
-    few autocorrelation times. Otherwise examples in different splits are correlated, and the test error is too small.
-
-    Raises:
-        BadRequestError: there are fewer examples than the config requests.
-    """
-    n = len(next(iter(columns.values())))
-    tenth = max(1, n // 10)
-    n_val, n_test = (tenth if size is None else size for size in (config.num_val, config.num_test))
-    n_train = max(1, n - n_val - n_test) if config.num_train is None else config.num_train
-    ends = np.cumsum([n_train, n_val, n_test])
-    if n < ends[-1]:
-        raise BadRequestError(
-            f"--data {config.file} has {n:,} examples, and {ends[-1]:,} are requested: "
-            "lower --num-train, --num-val or --num-test"
-        )
-    order = default_rng(seed).permutation(n)[: ends[-1]]
-    parts = np.split(order, ends[:-1])
-    return Splits(*({name: column[part] for name, column in columns.items()} for part in parts))

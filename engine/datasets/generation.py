@@ -20,7 +20,7 @@ from engine.machine.errors import ProblemError, RunError, UnusableFileError
 from engine.machine.hardware import one_blas_thread
 from engine.machine.pool import Pool
 from engine.machine.signals import second_interrupt_at_once
-from engine.machine.terminal import one_line, warn
+from engine.machine.terminal import one_line, print_line, warn
 
 
 class _GeneratorConfig:
@@ -53,6 +53,7 @@ def generate_block(problem: Problem[Any], config: Config, n: int, seed: SeedSequ
     except Exception as error:
         if n > 0:
             raise
+        generate_block(problem, config, 1, seed)  # if this fails, too, n = 0 is not the reason
         raise ProblemError(
             f"generate fails for n = 0 ({one_line(repr(error))}): return empty arrays of the right shapes and dtypes"
         ) from error
@@ -134,6 +135,8 @@ def generate_slowly(
     ]
     missing = [block for blocks in splits for block in blocks if not block.path.exists()]
     done = sum(sizes) - sum(block.n for block in missing)
+    if missing:  # for a log without the progress bar
+        print_line(f"generating {len(missing)} of {sum(map(len, splits))} blocks; processes: {n_workers}")
     with tqdm(total=sum(sizes), initial=done, desc="generating", unit="", delay=2, leave=False, disable=None) as bar:
         if n_workers == 1 or len(missing) < 2 or module_name(problem) == "__main__":
             for block in missing:
@@ -192,6 +195,11 @@ def _read(problem: Problem[Any], config: Config, block: _Block) -> Columns:
 
 
 def _joined(blocks: Sequence[Columns]) -> Columns:
-    if any(block.keys() != blocks[0].keys() for block in blocks):
-        raise ProblemError("generate returned other names of columns for another seed: return the same ones")
+    """Put the blocks of a split together."""
+    kinds = [{name: (column.dtype, column.shape[1:]) for name, column in block.items()} for block in blocks]
+    for k, kind in enumerate(kinds):
+        if kind != kinds[0]:
+            raise ProblemError(
+                f"generate returned {kind} in block {k}, and {kinds[0]} in the first one: return the same"
+            )
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}

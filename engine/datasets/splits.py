@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
-from numpy.random import SeedSequence
+from numpy.random import SeedSequence, default_rng
 
 from engine.datasets import cache
-from engine.datasets.file_formats import divide, read_columns, write_columns
+from engine.datasets.file_formats import read_columns, write_columns
 from engine.datasets.generation import generate_block, generate_slowly, generate_split, require_reproducible
-from engine.interface.base_config import Config, to_dict
+from engine.interface.base_config import Config, DataConfig, to_dict
 from engine.interface.base_problem import Check, Columns, Problem, Splits
 from engine.interface.returned_values import check_of, read_only, require_useful_target, target_array
 from engine.machine.errors import BadRequestError, ProblemError, UnusableFileError
@@ -177,6 +177,31 @@ def load_data(problem: Problem[Any], config: Config, n_workers: int = 1) -> Data
         raise BadRequestError(f"--batch-size {config.train.batch_size} is above {n_train} training examples: lower it")
     require_useful_target(problem, target_array(problem, config, splits.train))
     return Data(*splits, source, fingerprint(splits), hash_of_data_file(config), checks)
+
+
+def divide(columns: Columns, config: DataConfig, seed: int) -> Splits:
+    """Divide the examples at random into splits of the sizes in the config. No example is in two splits.
+
+    If the size of the validation or test split is None, it is 10 % of the examples. If the size of the training split
+    is None, it gets all remaining examples. If the examples come from one Markov chain, store only one example every
+    few autocorrelation times. Otherwise examples in different splits are correlated, and the test error is too small.
+
+    Raises:
+        BadRequestError: there are fewer examples than the config requests.
+    """
+    n = len(next(iter(columns.values())))
+    tenth = max(1, n // 10)
+    n_val, n_test = (tenth if size is None else size for size in (config.num_val, config.num_test))
+    n_train = max(1, n - n_val - n_test) if config.num_train is None else config.num_train
+    ends = np.cumsum([n_train, n_val, n_test])
+    if n < ends[-1]:
+        raise BadRequestError(
+            f"--data {config.file} has {n:,} examples, and {ends[-1]:,} are requested: "
+            "lower --num-train, --num-val or --num-test"
+        )
+    order = default_rng(seed).permutation(n)[: ends[-1]]
+    parts = np.split(order, ends[:-1])
+    return Splits(*({name: column[part] for name, column in columns.items()} for part in parts))
 
 
 def hash_of_data_file(config: Config) -> str | None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from engine.evaluation.evaluation_request import Request, SweepRequest
 from engine.interface.base_config import Config
 from engine.interface.base_problem import Columns, Problem
-from engine.interface.returned_values import main_metric_of, target_scale
+from engine.interface.returned_values import PREDICTED, main_metric_of, target_scale
 from engine.many_runs.comparison import (
     Estimate,
     Table,
@@ -122,10 +122,8 @@ def _setting(networks: Networks, is_unseen: NDArray[np.bool_] | None) -> tuple[d
     )
     ensemble: dict[str, Any] | None = None
     if len(each) > 1:
-        # With components of different units, or classes, there is no single number.
-        is_one_unit = model.predicts_outputs and not (
-            model.target_scale is True and examples.physical_targets.ndim == 2
-        )
+        # There is no single number for classes, and for components of different units.
+        is_one_unit = (model.predicts_outputs or bool(model.target_scale)) and model.mean.ndim == 0
         spread, ratio = None, None
         if is_one_unit:
             spread, ratio = uncertainty([predicted.values for predicted in each], examples.physical_targets)
@@ -152,8 +150,9 @@ def _setting(networks: Networks, is_unseen: NDArray[np.bool_] | None) -> tuple[d
 def mean_of(problem: Problem[Any], config: Config, model: "Standardized", each: Sequence["Predicted"]) -> "Predicted":
     """The prediction of an ensemble: the mean of what its networks predict.
 
-    If the target is not scaled, the outputs of the networks have the same units. Then it is what their mean predicts,
-    because predictions may be numbers of classes, which have no mean.
+    Its variance is the mean of their variances plus the variance of their means (Lakshminarayanan et al. 2017, Advances
+    in Neural Information Processing Systems 30). If the target is not scaled, the outputs of the networks have the same
+    units. Then it is what their mean predicts, because predictions may be numbers of classes, which have no mean.
     """
     from engine.learning.predicted import predicted_by, predicted_from
 
@@ -161,7 +160,11 @@ def mean_of(problem: Problem[Any], config: Config, model: "Standardized", each: 
     if not model.target_scale:
         return predicted_from(problem, config, model, sum(outputs[1:], outputs[0]) / len(outputs))
     arrays = [predicted.arrays() for predicted in each]
-    return predicted_by(model, {name: np.mean([found[name] for found in arrays], axis=0) for name in arrays[0]})
+    mean = {name: np.mean([found[name] for found in arrays], axis=0) for name in arrays[0]}
+    if (std := f"{PREDICTED}std") in mean:
+        variance = np.mean([found[std] ** 2 for found in arrays], axis=0)
+        mean[std] = np.sqrt(variance + np.var([found["predictions"] for found in arrays], axis=0))
+    return predicted_by(model, mean)
 
 
 def _comparable(request: Request, metrics: Mapping[str, float]) -> dict[str, float]:

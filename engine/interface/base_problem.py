@@ -170,6 +170,8 @@ class Problem(ABC, Generic[C]):
             return {"accuracy": float(((predictions > 0) == targets).mean())}
         if targets.dtype.kind == "i" and predicts_outputs(self):
             raise ProblemError("target returns integers, which outputs are not: define `predictions`, or metrics")
+        if targets.dtype.kind == "i" and not np.array_equal(predictions, np.round(predictions)):
+            raise ProblemError("predictions are not numbers of classes: return integers, such as outputs.argmax(dim=1)")
         if targets.dtype.kind == "i":
             return {"accuracy": float((predictions == targets).mean())}
         return regression_metrics(predictions, targets, by_component=self.scales_target(config) is True)
@@ -184,15 +186,19 @@ class Problem(ABC, Generic[C]):
     def baselines(self, config: C, train: Columns, test: Columns) -> Mapping[str, Any]:
         """Predictions of simple methods for the test split: arrays (N, ...) in physical units, by name of the method.
 
-        A method that also predicts what `predictions` adds returns a dictionary with the same keys. If there are no
-        baselines, the program adds `constant`, the constant outputs with the lowest loss in training. The default is
-        the mean of the training targets or, if predictions are not outputs in the units of the target, none.
+        A method that also predicts what `predictions` adds returns a dictionary with the same keys. The default is the
+        `mean` of the training targets for quantities and, for numbers of classes, the most frequent one, `majority`. In
+        other cases, and if there are no baselines, the program adds `constant`: what the constant outputs with the
+        lowest loss in training predict.
         """
-        if not (self.scales_target(config) and predicts_outputs(self)):
-            return {}
         target = self.target(config, train)
         n_test = len(next(iter(test.values())))
-        return {"mean": np.broadcast_to(target.mean(axis=0), (n_test, *target.shape[1:]))}
+        if self.scales_target(config) and predicts_outputs(self):
+            return {"mean": np.broadcast_to(target.mean(axis=0), (n_test, *target.shape[1:]))}
+        if target.dtype.kind in "iu" and target.ndim == 1 and not predicts_outputs(self):
+            classes, counts = np.unique(target, return_counts=True)
+            return {"majority": np.full(n_test, classes[counts.argmax()])}
+        return {}
 
     def report(self, config: C, columns: Columns, predictions: NDArray[Any]) -> dict[str, Any]:
         """Additional entries in the JSON file of an evaluation on new data."""

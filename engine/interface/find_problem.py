@@ -7,6 +7,7 @@ is already trusted: load_saved_problem.
 
 import difflib
 import importlib
+import inspect
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -120,9 +121,13 @@ def require_problem(problem: Any) -> None:
     if not isinstance(problem, Problem):
         raise ProblemError(f"PROBLEM is {type(problem).__name__}: make it an instance of a subclass of Problem")
     kind, known = type(problem), [name for name in (*dir(Problem), *Problem.__annotations__) if name[0] != "_"]
-    for name in {name for each in (kind, *kind.__mro__) for name in vars(each)} | vars(problem).keys():
-        if name[0] != "_" and name not in known and (meant := difflib.get_close_matches(name, known, 1, 0.75)):
-            raise ProblemError(f"{kind.__name__} has {name}, which is ignored: did you mean {meant[0]}? Rename it")
+    for name in {name for each in kind.__mro__ for name in vars(each)} | vars(problem).keys():
+        similar = difflib.get_close_matches(name, known, 1, cutoff=0.88)
+        # `names = [...]` is no method, and if `name` is missing, that is reported below
+        is_meant = similar and callable(getattr(problem, name)) == callable(getattr(Problem, similar[0], None))
+        if is_meant and name not in known and similar[0] not in ("name", "presets", "config_type"):
+            raise ProblemError(f"{kind.__name__} has {name}, which is ignored: did you mean {similar[0]}? Rename it")
+    _require_methods(problem)
     if missing := [name for name in ("name", "config_type", "presets") if not hasattr(problem, name)]:
         raise ProblemError(f"{kind.__name__} has no {missing[0]}: set it in the class")
     if not isinstance(problem.name, str) or folder_name(problem.name) != problem.name:
@@ -140,3 +145,19 @@ def require_problem(problem: Any) -> None:
     size = problem.block_size
     if size is not None and (type(size) is not int or size < 1):
         raise ProblemError(f"block_size is {size!r}: use a number of examples, at least 1, or None")
+
+
+def _require_methods(problem: Problem[Any]) -> None:
+    """Raise ProblemError unless the methods of a problem can be called with the arguments that they get."""
+    kind = type(problem).__name__
+    for name, method in vars(Problem).items():
+        if name[0] == "_" or not callable(method):
+            continue
+        expected, own = list(inspect.signature(method).parameters)[1:], getattr(problem, name)
+        if not callable(own):
+            head = f"def {name}(self, {', '.join(expected)})"
+            raise ProblemError(f"{kind}.{name} is {own!r}: make it a method, {head}, that returns it")
+        try:
+            inspect.signature(own).bind(*expected)
+        except TypeError as error:
+            raise ProblemError(f"{kind}.{name} is called with ({', '.join(expected)}): {error}") from None

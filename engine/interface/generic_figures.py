@@ -110,9 +110,9 @@ def confusion(true: NDArray[Any], predicted: NDArray[Any], names: Sequence[str] 
     The colour is the share of the examples of a true class. `names` are those of the classes 0, 1, ...
     """
     true, predicted = (np.asarray(values, dtype=np.int64).reshape(-1) for values in (true, predicted))
-    classes = np.arange(len(names)) if len(names) else np.unique(np.concatenate([true, predicted]))
+    classes = np.unique(np.concatenate([true, predicted, np.arange(len(names))]))
     counts = np.array([[((true == i) & (predicted == j)).sum() for j in classes] for i in classes])
-    labels = list(names) or [str(each) for each in classes]
+    labels = [names[each] if 0 <= each < len(names) else str(each) for each in classes]
     figure = Figure(figsize=(3 + 0.5 * len(classes), 2.5 + 0.5 * len(classes)), layout="constrained")
     axes = figure.subplots()
     shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))

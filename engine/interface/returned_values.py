@@ -20,6 +20,8 @@ MainMetric = tuple[str, Literal["min", "max"]]
 
 DEFAULT_METRICS: dict[str, Literal["min", "max"]] = {"mae": "min", "nrmse": "min", "accuracy": "max"}
 
+RESERVED = {"n", "metrics", "n_unseen", "metrics_unseen", "check", "source"}  # keys of an evaluation
+
 PREDICTED = "predicted_"  # the beginning of the names of what a problem's `predictions` adds
 
 
@@ -145,8 +147,8 @@ def main_metric_of(problem: Problem[Any], config: Config, names: Sequence[str]) 
     known = ", ".join(names)
     if main is None:
         raise ProblemError(
-            f"metrics returns {known}: define main_metric, such as `return {names[0] if names else 'name'!r}, "
-            '"min"` if small values are good'
+            f"metrics returns {known or 'nothing'}: define main_metric, such as "
+            f'`return {names[0] if names else "name"!r}, "min"` if small values are good'
         )
     if not isinstance(main, tuple | list) or len(main) != 2 or main[1] not in get_args(Literal["min", "max"]):
         raise ProblemError(f'main_metric returned {main!r}: return the name of a metric, and "min" or "max"')
@@ -167,10 +169,8 @@ def baselines_of(problem: Problem[Any], config: Config, train: Columns, test: Co
             raise ProblemError(f'the baseline {name} has no key "predictions"')
         for key, array in each.items():
             _require_rows(f"{key} of the baseline {name}", array, test)
-            if array.dtype.kind == "f" and not np.isfinite(array).all():
-                raise ProblemError(
-                    f"{key} of the baseline {name} has infinite values, or not numbers: return finite ones"
-                )
+            if key == "std" and (array < 0).any():
+                raise ProblemError(f"std of the baseline {name} has negative values")
         baselines[str(name)] = each
     return baselines
 
@@ -180,7 +180,7 @@ def examples_of(problem: Problem[Any], config: Config, test: Columns) -> NDArray
     chosen = np.asarray(_ask(problem.examples, config, test))
     n = _length(test)
     if chosen.size and (chosen.dtype.kind not in "iu" or chosen.min() < -n or chosen.max() >= n):
-        raise ProblemError(f"examples returned {chosen.dtype} {chosen.shape}: return indices below {n}")
+        raise ProblemError(f"examples returned {chosen.dtype} {chosen.shape}: return indices below {n}, as integers")
     return chosen.astype(np.int64)
 
 
@@ -189,6 +189,8 @@ def report_of(problem: Problem[Any], config: Config, columns: Columns, predictio
     report = _ask(problem.report, config, columns, predictions)
     if not isinstance(report, Mapping):
         raise ProblemError(f"report returned {_kind(report)}: return a dictionary")
+    if taken := RESERVED & report.keys():
+        raise ProblemError(f"report returned {', '.join(sorted(taken))}, which an evaluation has itself: rename it")
     return cast(dict[str, Any], plain("report", report))
 
 
@@ -203,10 +205,14 @@ def trainer_of(problem: Problem[Any], default: type[Any]) -> type[Any]:
 
 
 def _ask(method: Callable[..., Any], config: Config, columns: Columns, *others: Any) -> Any:
-    """Call a method of a problem. If it looks up a column that does not exist, or changes one, the error says so."""
+    """Call a method of a problem. If it looks up a column that does not exist, or changes one, the error says so.
+
+    The method gets copies of dictionaries, and arrays that cannot be written to.
+    """
+    arguments = [read_only(each) if isinstance(each, Mapping) else _view(each) for each in (columns, *others)]
     try:
         with one_blas_thread():
-            return method(config, columns, *others)
+            return method(config, *arguments)
     except KeyError as error:
         key = error.args[0] if error.args else None
         if not isinstance(key, str) or key in columns or key.startswith(PREDICTED):  # looked up in another dictionary
@@ -214,7 +220,7 @@ def _ask(method: Callable[..., Any], config: Config, columns: Columns, *others: 
         missing = f"no array {key!r}, which {method.__name__} needs; there are {', '.join(columns)}"
         if config.data.file is not None:
             raise UnusableFileError(f"{config.data.file}: {missing}") from None
-        raise ProblemError(f"generate returned {missing}") from None
+        raise ProblemError(f"there is {missing}") from None
     except Exception as error:
         if isinstance(error, ValueError) and "read-only" in str(error):
             raise ProblemError(
@@ -229,10 +235,13 @@ def _ask(method: Callable[..., Any], config: Config, columns: Columns, *others: 
 
 def read_only(columns: Columns) -> Columns:
     """The same columns as views that cannot be written to, so that no method of a problem changes them for others."""
-    views = {name: column.view() for name, column in columns.items()}
-    for view in views.values():
-        view.flags.writeable = False
-    return views
+    return {name: _view(np.asarray(column)) for name, column in columns.items()}
+
+
+def _view(array: Array) -> Array:
+    view = array.view()
+    view.flags.writeable = False
+    return view
 
 
 def _length(columns: Columns) -> int:
@@ -250,6 +259,9 @@ def _require_rows(name: str, array: Any, columns: Columns) -> None:
         raise ProblemError(
             f"{name} is {given}: return a NumPy array of numbers with one entry for each of {n} examples"
         )
+    if array.dtype.kind == "f" and not (finite := np.isfinite(array)).all():
+        first = int(np.argmin(finite.reshape(n, -1).all(axis=1)))
+        raise ProblemError(f"{name} is infinite, or not a number, in example {first}: return finite numbers")
 
 
 def numbers(name: str, values: Any, *, finite: bool = True) -> Metrics:

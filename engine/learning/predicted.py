@@ -60,13 +60,15 @@ def _in_physical_units(model: Standardized, name: str, values: Any, n: int) -> A
         )
     if not model.target_scale:
         return values.numpy()
-    if values.shape[1:] != model.target_shape:
+    if model.mean.ndim > 0 and values.shape[1:] != model.target_shape:
         raise ProblemError(
             f"predictions returned the shape {tuple(values.shape)} for {name!r}: return {(n, *model.target_shape)}, "
             "the shape of the target, or switch its scaling off with scales_target"
         )
     scaled = np.asarray(model.std * values)
     if name == "std":
+        if (scaled < 0).any():
+            raise ProblemError("predictions returned negative values for 'std': use a positive function, such as exp()")
         return scaled
     if name != "predictions" and not name.startswith("quantile"):
         raise ProblemError(

@@ -3,7 +3,7 @@
 
 import inspect
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,7 +40,10 @@ def build_model(problem: Problem[Any], config: Config, train: Columns) -> Standa
     require_memory_for_training(problem, config, lambda: shapes)
     model = new_model(problem, config, shapes)
     model.set_scales(inputs, target)
-    few = prepare(problem, config, model, {name: column[:2] for name, column in train.items()})
+    two = {name: column[:2] for name, column in train.items()}
+    _require_separate_examples("inputs", inputs, input_arrays(problem, config, two))
+    _require_separate_examples("target", (target,), (target_array(problem, config, two),))
+    few = prepare(problem, config, model, two)
     _require_arguments(model.network, len(inputs))
     with torch.no_grad():  # two examples are enough to check the shapes of outputs and losses
         try:
@@ -48,8 +51,26 @@ def build_model(problem: Problem[Any], config: Config, train: Columns) -> Standa
         except (RuntimeError, TypeError):
             _explain_integers(model.network, few.inputs)
             raise
-        example_losses(problem, config, outputs, few.targets)
+        losses = example_losses(problem, config, outputs, few.targets)
+        alone = [
+            example_losses(problem, config, outputs[i : i + 1], few.targets[i : i + 1]) for i in range(len(losses))
+        ]
+    if not torch.allclose(losses, torch.cat(alone), rtol=1e-3, atol=1e-6, equal_nan=True):
+        raise ProblemError(
+            "the loss of an example differs if others are in the batch: compute it from the outputs and the target of "
+            "that example only, and check that shapes are not broadcast"
+        )
     return model
+
+
+def _require_separate_examples(name: str, of_all: Sequence[Array], of_few: Sequence[Array]) -> None:
+    """Raise ProblemError unless a method returns the same for the first examples alone as for all examples."""
+    for all_rows, rows in zip(of_all, of_few, strict=True):
+        if not np.allclose(all_rows[: len(rows)], rows, rtol=1e-5, atol=1e-5 * float(np.abs(rows).max(initial=0))):
+            raise ProblemError(
+                f"{name} returns other values for two examples alone than for the same two among all: compute the "
+                "values of an example from its own columns only, without random numbers or means over the examples"
+            )
 
 
 def _require_arguments(network: nn.Module, n_inputs: int) -> None:
@@ -128,12 +149,22 @@ def example_losses(problem: Problem[Any], config: Config, outputs: Tensor, targe
             f"{tuple(targets.shape)}: make the shapes equal, for example with squeeze(-1), or, if the outputs are "
             "something else than the target, such as logits of classes, define `predictions`"
         )
+    if outputs.shape != targets.shape and type(problem).loss is Problem.loss:
+        raise ProblemError(
+            f"the squared error is not defined for outputs of the shape {tuple(outputs.shape)} and targets of the "
+            f"shape {tuple(targets.shape)}: define loss"
+        )
     try:
         losses = problem.loss(config, outputs, targets)
-    except (RuntimeError, TypeError):
+    except IndexError as error:
+        raise ProblemError(f"loss: {error} Return numbers of classes from 0 to the number of logits minus 1") from error
+    except (RuntimeError, TypeError) as error:
         if targets.is_floating_point():
             raise
-        losses = problem.loss(config, outputs, targets.to(outputs.dtype))  # such as a binary cross-entropy
+        try:
+            losses = problem.loss(config, outputs, targets.to(outputs.dtype))  # such as a binary cross-entropy
+        except Exception:  # the type of the targets is not the reason
+            raise error from None
     if not isinstance(losses, Tensor) or losses.shape != targets.shape[:1]:
         given = f"the shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else type(losses).__name__
         raise ProblemError(
@@ -184,6 +215,7 @@ def evaluate(
     shard = forward_in_chunks(model.network, [sharing.shard(x) for x in examples.inputs])
     predicted = predicted_from(problem, config, model, sharing.gather(shard, n))
     metrics = group.broadcast(lambda: compute_metrics(problem, config, model, examples, predicted))
+    main_metric_of(problem, config, [name for name in metrics if name != "loss"])
     return Evaluation(metrics, predicted)
 
 
@@ -202,11 +234,13 @@ def compute_metrics(
         ProblemError: the predictions do not have the shape of the targets, or the metrics are not finite numbers.
     """
     values, targets = predicted.values, examples.physical_targets
-    is_free = not model.predicts_outputs and not model.target_scale and type(problem).metrics is not Problem.metrics
-    if values.shape != targets.shape and not is_free:
+    has_metrics = type(problem).metrics is not Problem.metrics
+    is_free = has_metrics and not model.predicts_outputs and not model.target_scale  # for example, probabilities
+    if values.shape != targets.shape and not (is_free and values.ndim > targets.ndim and values.size > targets.size):
         raise ProblemError(
             f"the predictions of {name} have the shape {values.shape}: return predictions of the shape "
-            f"{targets.shape}, that of the targets" + ("" if model.predicts_outputs else ", or define metrics")
+            f"{targets.shape}, that of the targets"
+            + ("" if has_metrics or model.predicts_outputs else ", or define metrics")
         )
     losses, is_finite = {}, values.dtype.kind != "f" or bool(np.isfinite(values).all())
     if predicted.outputs is not None:
@@ -214,9 +248,7 @@ def compute_metrics(
         losses["loss"] = float(example_losses(problem, config, predicted.outputs, wanted).mean())
         is_finite = bool(predicted.outputs.isfinite().all())
     columns = {**examples.columns, **predicted.others}
-    metrics = metrics_of(problem, config, columns, values, targets, name=name, is_finite=is_finite)
-    main_metric_of(problem, config, list(metrics))
-    return losses | metrics
+    return losses | metrics_of(problem, config, columns, values, targets, name=name, is_finite=is_finite)
 
 
 def metrics_on_unseen(

@@ -94,11 +94,22 @@ class Standardized(nn.Module):
         return [size[0] if size else 1 for size in self.input_sizes]
 
     def scaled_inputs(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Scale floating-point inputs for the network, and convert them to float32. Other inputs are not changed."""
-        return tuple(
-            _scaled(x, *scale) if is_scaled and x.is_floating_point() else x.float() if x.is_floating_point() else x
-            for x, scale, is_scaled in zip(inputs, self._scales_of_inputs(), self.input_scales, strict=True)
-        )
+        """Scale floating-point inputs for the network, and convert them to float32. Other inputs are not changed.
+
+        Integers are scaled, too, if the values in training were floats.
+
+        Raises:
+            ProblemError: an input that is scaled by column has another number of columns than in training.
+        """
+        found = []
+        for i, (x, (mean, std)) in enumerate(zip(inputs, self._scales_of_inputs(), strict=True)):
+            if mean.ndim > 0 and x.shape[1:] != mean.shape:
+                raise ProblemError(
+                    f"array {i} of inputs has the shape {tuple(x.shape)}: in training, it was (N, {len(mean)})"
+                )
+            is_scaled = self.input_scales[i] and (x.is_floating_point() or bool((mean != 0).any() | (std != 1).any()))
+            found.append(_scaled(x, mean, std) if is_scaled else x.float() if x.is_floating_point() else x)
+        return tuple(found)
 
     def scaled_targets(self, targets: NDArray[Any]) -> Tensor:
         """Convert targets from physical units to those of the network: float64, or int64 for unscaled integers."""
@@ -171,4 +182,4 @@ def _scaled(values: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """Scale in the precision of the values or, on the CPU, in float64, and return float32."""
     # If numbers with a large offset, such as times since 1970, were rounded first, their differences would be lost.
     dtype = torch.float64 if values.device.type == "cpu" else values.dtype
-    return ((values - mean.to(values.device, dtype)) / std.to(values.device, dtype)).float()
+    return ((values.to(dtype) - mean.to(values.device, dtype)) / std.to(values.device, dtype)).float()

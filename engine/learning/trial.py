@@ -5,12 +5,13 @@ import copy
 import math
 from typing import Any
 
+import numpy as np
 import torch
 
 from engine.datasets.splits import Data
 from engine.interface.base_config import Config
 from engine.interface.base_problem import Columns, Problem, Splits
-from engine.interface.returned_values import baselines_of, examples_of, report_of
+from engine.interface.returned_values import PREDICTED, baselines_of, examples_of, report_of, target_array
 from engine.learning.predicted import Predicted, predicted_by, predicted_from
 from engine.learning.prediction import (
     NUMBERS_PER_CHUNK,
@@ -23,6 +24,7 @@ from engine.learning.prediction import (
 )
 from engine.learning.standardized import Standardized
 from engine.machine.errors import ProblemError
+from engine.machine.terminal import warn
 
 
 def try_problem(
@@ -45,13 +47,27 @@ def try_problem(
     _, predicted = evaluate(problem, config, model, val)
     report_of(problem, config, {**val.columns, **predicted.others}, predicted.values)
     examples_of(problem, config, test.columns)
+    if test.physical_targets.dtype.kind == "i":
+        known = target_array(problem, config, splits.train)
+        for name, split in {"validation": val, "test": test}.items():
+            if unknown := sorted(set(np.unique(split.physical_targets)) - set(np.unique(known))):
+                warn(f"warning: the {name} split has the class {unknown[0]}, which does not occur in training")
+    expected = {name: array.shape[1:] for name, array in predicted.arrays().items()}
     found = baselines_of(problem, config, splits.train, splits.test)
-    baselines = {name: predicted_by(model, each) for name, each in found.items()}
-    if not baselines:
+    has_own = type(problem).baselines is not Problem.baselines
+    if found and (has_own or expected == {"predictions": model.target_shape}):
+        baselines = {name: predicted_by(model, each) for name, each in found.items()}
+    else:
         outputs = best_constant(problem, config, model, splits.train)
-        n_test = len(test.targets)
-        baselines["constant"] = predicted_from(problem, config, model, outputs.expand(n_test, *outputs.shape))
+        constant = outputs.expand(len(test.targets), *outputs.shape)
+        baselines = {"constant": predicted_from(problem, config, model, constant)}
     for name, each in baselines.items():
+        if wrong := [key for key, array in each.arrays().items() if array.shape[1:] != expected.get(key)]:
+            raise ProblemError(
+                f"{wrong[0].removeprefix(PREDICTED)} of the baseline {name} has the shape "
+                f"{each.arrays()[wrong[0]].shape}: return the same quantities as for the network, in the same shapes: "
+                + ", ".join(f"{key.removeprefix(PREDICTED)} {('N', *shape)}" for key, shape in expected.items())
+            )
         compute_metrics(problem, config, model, test, each, name=f"the baseline {name}")
     return baselines
 
@@ -74,8 +90,9 @@ def _require_finite_gradient(problem: Problem[Any], config: Config, model: Stand
             f"loss is {loss.item()} before training, for finite outputs: check it, for example for the logarithm or "
             "the root of a negative number"
         )
-    if loss.requires_grad:
-        loss.backward()  # type: ignore[no-untyped-call]
+    if not loss.requires_grad:
+        raise ProblemError("the loss does not depend on parameters of the network, so that nothing can be trained")
+    loss.backward()  # type: ignore[no-untyped-call]
     if not all(p.grad.isfinite().all() for p in network.parameters() if p.grad is not None):
         raise ProblemError(
             "the gradient of the loss is not finite before training, although the loss is: check loss and network, for "

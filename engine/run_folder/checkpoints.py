@@ -282,7 +282,8 @@ def fit_to(saved: SavedNetwork, config: Config, shapes: Shapes, subject: str) ->
     """
     if shapes == saved.shapes:
         return saved.model
-    is_field = len(shapes.target) == len(saved.shapes.target) > 1  # whose size the network may follow
+    # The size of a field may differ, if the network follows it. Other targets have a scale for each component.
+    is_field = len(shapes.target) == len(saved.shapes.target) and saved.model.mean.ndim == 0
     if shapes.target != saved.shapes.target and not is_field:
         raise BadRequestError(
             f"{subject}: the target of an example has the shape {shapes.target}, and this "

@@ -325,8 +325,12 @@ class Answering(ToyProblem):
         ("predictions", 3.0, "predictions returned float for 'predictions': return a tensor with"),
         ("baselines", np.zeros, r"baselines returned an array float64 \(50,\): return a dictionary"),
         ("baselines", {"best": 0.5}, "predictions of the baseline best is float: return a NumPy array"),
-        ("baselines", lambda n: {"best": np.full(n, np.inf)}, "of the baseline best has infinite values"),
-        ("baselines", {"best": np.zeros((50, 1))}, r"the predictions of the baseline best have the shape \(50, 1\)"),
+        (
+            "baselines",
+            lambda n: {"best": np.full(n, np.inf)},
+            "of the baseline best is infinite, or not a number",
+        ),
+        ("baselines", {"best": np.zeros((50, 1))}, r"predictions of the baseline best has the shape \(50, 1\)"),
         ("check", Check({"worst": np.float64("inf")}), "check: worst is inf"),
         ("check", True, r"check returned bool: return Check\({name: number}, fault\)"),
         ("report", [1], "report returned list: return a dictionary"),
@@ -607,11 +611,24 @@ def test_a_module_without_a_problem_is_an_error_of_one_line(
     [
         (ToyProblem, "PROBLEM is the class ToyProblem: make it an instance, PROBLEM = ToyProblem()"),
         (3, "PROBLEM is int: make it an instance of a subclass of Problem"),
-        (type("P", (ToyProblem,), {"metric": 0})(), "P has metric, which is ignored: did you mean metrics? Rename it"),
-        (type("P", (ToyProblem,), {"checks": 0})(), "P has checks, which is ignored: did you mean check? Rename it"),
-        (type("P", (ToyProblem,), {"datalabel": 0})(), "P has datalabel, which is ignored: did you mean data_label?"),
-        (type("P", (ToyProblem,), {"scale_target": 0})(), "did you mean scales_target?"),
-        (type("P", (ToyProblem,), {"predict": 0})(), "P has predict, which is ignored: did you mean predictions?"),
+        (
+            type("P", (ToyProblem,), {"metric": print})(),
+            "P has metric, which is ignored: did you mean metrics?",
+        ),
+        (
+            type("P", (ToyProblem,), {"checks": print})(),
+            "P has checks, which is ignored: did you mean check?",
+        ),
+        (
+            type("P", (ToyProblem,), {"datalabel": print})(),
+            "P has datalabel, which is ignored: did you mean data",
+        ),
+        (type("P", (ToyProblem,), {"scale_target": print})(), "did you mean scales_target?"),
+        (type("P", (ToyProblem,), {"scales_target": "array"})(), "P.scales_target is 'array': make it a method, def"),
+        (
+            type("P", (ToyProblem,), {"metrics": lambda self, p, t: {}})(),
+            "P.metrics is called with (config, columns,",
+        ),
         (type("P", (ToyProblem,), {"name": None})(), "the name of P is None: use A-Z a-z 0-9"),
         (type("P", (ToyProblem,), {"config_type": 1})(), "config_type of P is 1: make it a subclass of Config"),
         (type("P", (ToyProblem,), {"presets": {}})(), 'presets has no key "default"'),
@@ -635,7 +652,9 @@ def test_a_problem_without_a_name_is_refused() -> None:
 
 
 def test_a_problem_may_have_other_methods() -> None:
-    require_problem(type("P", (ToyProblem,), {"energies": 0, "_metric": 0, "kinetic": 0, "observables": 0})())
+    require_problem(
+        type("P", (ToyProblem,), {"energies": 0, "_metric": 0, "names": ["a"], "labels": [1], "train": print})()
+    )
 
 
 def test_a_file_name_is_not_a_module() -> None:

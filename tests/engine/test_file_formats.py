@@ -16,8 +16,8 @@ import pytest
 from numpy.typing import NDArray
 
 from engine.datasets import file_formats as engine_io
-from engine.datasets.file_formats import divide, from_npz, read_columns, require_columns, to_npz, write_columns
-from engine.datasets.splits import fingerprint, get_splits
+from engine.datasets.file_formats import from_npz, read_columns, require_columns, to_npz, write_columns
+from engine.datasets.splits import divide, fingerprint, get_splits
 from engine.interface.base_config import DataConfig
 from engine.interface.base_problem import Columns
 from engine.machine.errors import BadRequestError, UnusableFileError

@@ -151,7 +151,9 @@ def test_jobs_train_a_planned_sweep(tmp_path: Path) -> None:
     for _ in range(2):  # the second job finds nothing to do
         done = run_command("s", "--work", cwd=tmp_path, script="sweep.py", SLURM_CPUS_PER_TASK="1")
         assert done.returncode == 0, done.stderr
-        assert done.stdout.startswith(f"processes: 1; problem: tests.toy; what the runs print is in {Path('checkpoints/s/output')}\n")
+        assert done.stdout.startswith(
+            f"processes: 1; problem: tests.toy; what the runs print is in {Path('checkpoints/s/output')}\n"
+        )
         assert "(n = 3)" in done.stdout
     runs = next(iter(read(tmp_path / "checkpoints/s", "summary.json")["settings"].values()))["runs"]
     assert {run["status"] for run in runs.values()} == {"finished"}

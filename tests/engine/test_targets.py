@@ -161,6 +161,74 @@ def test_booleans_have_an_accuracy_by_default() -> None:
     assert results["test"]["accuracy"] == ((arrays["predictions"] > 0) == arrays["targets"]).mean()
 
 
+def test_the_default_baseline_of_classes_is_the_most_frequent_one() -> None:
+    class Plain(Classes):
+        def predictions(self, config: ToyConfig, outputs: Tensor) -> Tensor:
+            return outputs.argmax(dim=1)
+
+        def loss(self, config: ToyConfig, outputs: Tensor, targets: Tensor) -> Tensor:
+            weights = outputs.new_tensor([1.0, 1.0, 1.5])  # with which constant outputs predict another class
+            return nn.functional.cross_entropy(outputs, targets, weights, reduction="none")
+
+    results, arrays = run(Plain())
+    train = Plain().target(CONFIG, load_data(Plain(), CONFIG).train)
+    assert set(arrays["baseline_majority"]) == {np.bincount(train).argmax()}
+    assert list(results["baselines"]) == ["majority"]
+    assert "loss" not in results["baselines"]["majority"]
+
+
+@pytest.mark.parametrize(
+    ("shift", "message"),
+    [
+        (1, "loss: Target 3 is out of bounds. Return numbers of classes from 0"),
+        (-4, "loss: Target -4 is out of bounds"),
+    ],
+)
+def test_numbers_that_are_no_classes_are_explained(shift: int, message: str) -> None:
+    class Shifted(Classes):
+        def target(self, config: ToyConfig, columns: Columns) -> Array:
+            return super().target(config, columns) + shift
+
+    with pytest.raises(ProblemError, match=message):
+        run(Shifted())
+
+
+def test_an_error_of_the_loss_is_not_hidden_by_that_with_other_targets() -> None:
+    class Weighted(Classes):
+        def loss(self, config: ToyConfig, outputs: Tensor, targets: Tensor) -> Tensor:
+            return nn.functional.cross_entropy(outputs, targets, outputs.new_ones(4), reduction="none")
+
+    with pytest.raises(RuntimeError, match="weight tensor should be defined either for all"):
+        run(Weighted())
+
+
+def test_a_class_that_does_not_occur_in_training_causes_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
+    data = load_data(Classes(), CONFIG)
+    train = {name: column[data.train["points"].argmax(axis=1) < 2] for name, column in data.train.items()}
+    model = build_model(Classes(), CONFIG, train)
+    try_problem(Classes(), CONFIG, model, data._replace(train=train))
+    assert "warning: the test split has the class 2, which does not occur in training" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("wrong", ["keepdim", "values"])
+def test_predictions_that_are_no_classes_are_refused(wrong: str) -> None:
+    class Wrong(Classes):
+        def predictions(self, config: ToyConfig, outputs: Tensor) -> Tensor:
+            return outputs.argmax(dim=1, keepdim=True) if wrong == "keepdim" else outputs.max(dim=1).values
+
+        def report(self, config: ToyConfig, columns: Columns, predictions: Array) -> dict[str, Any]:
+            return {}
+
+    class WithMetrics(Wrong):
+        def metrics(self, config: ToyConfig, columns: Columns, predictions: Array, targets: Array) -> dict[str, float]:
+            return {"accuracy": (predictions == targets).mean()}
+
+    problem = WithMetrics() if wrong == "keepdim" else Wrong()
+    message = r"have the shape \(50, 1\)" if wrong == "keepdim" else "predictions are not numbers of classes"
+    with pytest.raises(ProblemError, match=message):
+        run(problem)
+
+
 def test_probabilities_can_be_predictions_if_the_metrics_know_it() -> None:
     class Probabilities(Classes):
         def predictions(self, config: ToyConfig, outputs: Tensor) -> Tensor:
@@ -204,8 +272,9 @@ def test_the_ensemble_of_regressors_averages_predictions_in_physical_units() -> 
     networks = [predicted_from(problem, CONFIG, model, each) for each in outputs]
     mean = mean_of(problem, CONFIG, model, networks)
     np.testing.assert_allclose(mean.values, np.mean([each.values for each in networks], axis=0))
-    stds = [each.others["predicted_std"] for each in networks]
-    np.testing.assert_allclose(mean.others["predicted_std"], np.mean(stds, axis=0))
+    variance = np.mean([each.others["predicted_std"] ** 2 for each in networks], axis=0)
+    variance += np.var([each.values for each in networks], axis=0)
+    np.testing.assert_allclose(mean.others["predicted_std"], np.sqrt(variance))
 
 
 # ------------------------------------------------------------------------------------------------ fields, uncertainties
@@ -217,8 +286,7 @@ class Field(Linear):
     outputs = (2, 2, 4)
 
     def target(self, config: ToyConfig, columns: Columns) -> Array:
-        field = np.repeat(columns["points"][:, :2, None], 4, axis=2).astype(float)
-        return 100 + 10 * (field - field.mean()) / field.std() if len(field) else field
+        return np.asarray(100 + 10 * np.sqrt(3) * np.repeat(columns["points"][:, :2, None], 4, axis=2).astype(float))
 
     def loss(self, config: ToyConfig, outputs: Tensor, targets: Tensor) -> Tensor:
         mean, log_std = outputs.unbind(dim=1)
@@ -242,8 +310,9 @@ def test_a_field_and_its_uncertainty_are_in_physical_units() -> None:
     assert arrays["example_predicted_std"].shape == (3, 2, 4)
     model = build_model(Field(), CONFIG, load_data(Field(), CONFIG).train)
     assert model.mean.shape == ()
-    assert (float(model.mean), float(model.std)) == pytest.approx((100, 10))
-    np.testing.assert_allclose(arrays["predictions"] - arrays["predicted_quantile_16"], 10, rtol=1e-6)
+    assert float(model.mean) == pytest.approx(100, abs=1)
+    assert float(model.std) == pytest.approx(10, rel=0.05)
+    np.testing.assert_allclose(arrays["predictions"] - arrays["predicted_quantile_16"], float(model.std), rtol=1e-6)
     # The best constant predicts the mean and the deviation of each component.
     constant = results["baselines"]["constant"]
     assert constant["std"] == pytest.approx(10, rel=0.05)
@@ -267,8 +336,50 @@ def test_a_baseline_without_what_metrics_need_is_refused_and_one_with_it_is_acce
 
     results, arrays = run(Complete())
     assert results["baselines"]["hundred"]["std"] == 10
+    assert (arrays["baseline_hundred_std"] == 10).all()
     assert "loss" not in results["baselines"]["hundred"]  # it has no outputs
     assert (arrays["baseline_hundred"] == 100).all()
+
+
+@pytest.mark.parametrize(
+    ("quantities", "message"),
+    [
+        (
+            lambda x: {"predictions": x, "sigma": x},
+            r"sigma of the baseline hundred has the shape \(50, 2, 4\)",
+        ),
+        (
+            lambda x: {"predictions": x, "std": x[:, :1]},
+            r"std of the baseline hundred has the shape \(50, 1, 4\)",
+        ),
+        (lambda x: {"predictions": x, "std": -x}, "std of the baseline hundred has negative values"),
+        (lambda x: {"std": x}, 'the baseline hundred has no key "predictions"'),
+    ],
+)
+def test_other_quantities_of_a_baseline_are_refused(quantities: Any, message: str) -> None:
+    class Other(Field):
+        def baselines(self, config: ToyConfig, train: Columns, test: Columns) -> dict[str, Any]:
+            return {"hundred": quantities(np.full((len(test["points"]), 2, 4), 100.0))}
+
+    with pytest.raises(ProblemError, match=message):
+        run(Other())
+
+
+def test_a_negative_deviation_is_refused() -> None:
+    class Linear(Field):
+        def predictions(self, config: ToyConfig, outputs: Tensor) -> Mapping[str, Tensor]:
+            return {"predictions": outputs[:, 0], "std": outputs[:, 1]}
+
+    with pytest.raises(ProblemError, match="predictions returned negative values for 'std': use a positive function"):
+        run(Linear())
+
+
+def test_the_squared_error_is_not_broadcast() -> None:
+    class WithoutLoss(Field):
+        loss = ToyProblem.loss
+
+    with pytest.raises(ProblemError, match=r"squared error is not defined for outputs of the shape \(2, 2, 2, 4\)"):
+        run(WithoutLoss())
 
 
 def test_a_quantity_whose_units_are_not_known_is_refused() -> None:
@@ -452,6 +563,87 @@ def test_a_loss_that_no_learning_rate_can_mend_is_found_before_training(kind: st
     problem.kind = kind
     with pytest.raises(ProblemError, match=message):
         run(problem)
+
+
+def test_losses_that_mix_examples_are_refused() -> None:
+    class Mixed(ToyProblem):
+        def loss(self, config: ToyConfig, outputs: Tensor, targets: Tensor) -> Tensor:
+            return ((outputs[:, None] - targets) ** 2).mean(dim=1)  # (B, B)
+
+    with pytest.raises(ProblemError, match="the loss of an example differs if others are in the batch"):
+        run(Mixed())
+
+
+@pytest.mark.parametrize("fault", ["random", "mean"])
+@pytest.mark.parametrize("method", ["inputs", "target"])
+def test_inputs_and_targets_that_depend_on_other_examples_are_refused(fault: str, method: str) -> None:
+    def changed(values: Array) -> Array:
+        return values + (default_rng().normal(size=values.shape) if fault == "random" else values.mean())
+
+    class Mixed(ToyProblem):
+        def inputs(self, config: ToyConfig, columns: Columns) -> tuple[Array, ...]:
+            points, signs = super().inputs(config, columns)
+            return changed(points) if method == "inputs" else points, signs
+
+        def target(self, config: ToyConfig, columns: Columns) -> Array:
+            target = super().target(config, columns)
+            return changed(target) if method == "target" else target
+
+    train = load_data(PROBLEM, CONFIG).train
+    with pytest.raises(ProblemError, match=f"{method} returns other values for two examples"):
+        build_model(Mixed(), CONFIG, train)
+
+
+def test_what_a_method_does_to_its_dictionary_has_no_effect_on_others() -> None:
+    class Assigning(ToyProblem):
+        def inputs(self, config: ToyConfig, columns: Any) -> tuple[Array, ...]:
+            columns["points"] = 0 * columns["points"]
+            columns.pop("values")
+            return super().inputs(config, columns)
+
+    class Plain(ToyProblem):
+        def inputs(self, config: ToyConfig, columns: Columns) -> tuple[Array, ...]:
+            return 0 * columns["points"], columns["signs"]
+
+    assert run(Assigning())[0] == run(Plain(), name="p")[0]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [(np.nan, "array 0 of inputs is infinite, or not a number, in example 7: return finite numbers")],
+)
+def test_inputs_that_are_not_finite_are_refused(value: float, message: str) -> None:
+    class Infinite(ToyProblem):
+        def inputs(self, config: ToyConfig, columns: Columns) -> tuple[Array, ...]:
+            points, signs = super().inputs(config, columns)
+            return np.where(np.arange(len(points))[:, None] == 7, value, points), signs
+
+    with pytest.raises(ProblemError, match=message):
+        run(Infinite())
+
+
+def test_integers_are_scaled_where_training_had_floats() -> None:
+    data = load_data(PROBLEM, CONFIG)
+    model = build_model(PROBLEM, CONFIG, data.train)
+    whole = {"points": np.array([[1, 0, -1]]), "signs": np.array([1], np.int8)}
+    as_floats = whole | {"points": whole["points"].astype(np.float32)}
+    one, two = (predict(PROBLEM, CONFIG, model, columns) for columns in (whole, as_floats))
+    np.testing.assert_array_equal(one, two)
+
+
+def test_other_numbers_of_columns_are_refused_by_predict() -> None:
+    model = build_model(Scaled(), CONFIG, load_data(Scaled(), CONFIG).train)
+    with pytest.raises(ProblemError, match=r"array 0 of inputs has the shape \(4, 1\): in training, it was \(N, 3\)"):
+        model.scaled_inputs((torch.zeros(4, 1), torch.zeros(4, 3, 2)))
+
+
+def test_a_loss_without_parameters_is_refused() -> None:
+    class Detached(ToyProblem):
+        def loss(self, config: ToyConfig, outputs: Tensor, targets: Tensor) -> Tensor:
+            return super().loss(config, outputs.detach(), targets)
+
+    with pytest.raises(ProblemError, match="the loss does not depend on parameters of the network"):
+        run(Detached())
 
 
 def test_a_trial_changes_neither_the_network_nor_random_numbers() -> None:

@@ -87,7 +87,7 @@ def test_the_engine_passes_its_tests_without_the_experiment(tmp_path: Path) -> N
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *files, "-n", "0", "-m", "not slow", "-p", "no:cacheprovider"],
         cwd=copy,
-        env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
+        env={key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTEST_XDIST_WORKER")},
         capture_output=True,
         encoding="utf-8",
         check=False,

@@ -86,8 +86,8 @@ with group.init(torch.device("cpu")):
     model = build_model(PROBLEM, TINY, columns)
     examples = prepare(PROBLEM, TINY, model, columns)
     single, together = evaluate(PROBLEM, TINY, model, examples), evaluate(PROBLEM, TINY, model, examples, group)
-    assert together.predictions.shape == single.predictions.shape == (100,)
-    assert abs(together.predictions - single.predictions).max() < 1e-5
+    assert together.predicted.values.shape == single.predicted.values.shape == (100,)
+    assert abs(together.predicted.values - single.predicted.values).max() < 1e-5
     for name, value in single.metrics.items():
         assert abs(together.metrics[name] - value) < 1e-5, name
 os.write(1, f"process {group.rank} is done\\n".encode())  # one write: print may write the end of the line later

@@ -76,7 +76,8 @@ def serve() -> None:
     """Fork children for each line of the standard input, and print an exit code that is not 0, if there is one."""
     sys.path.pop(0)  # the folder of this file
     for name in sys.argv[1:]:
-        importlib.import_module(name)
+        with contextlib.suppress(ModuleNotFoundError):  # the files of the experiment may have been deleted
+            importlib.import_module(name)
     for line in sys.stdin.buffer:
         content = json.loads(line)
         group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(content["ranks"])}

@@ -86,7 +86,7 @@ def test_the_results_are_those_of_the_best_weights_on_the_test_split(toy_run: Pa
     assert results["best_epoch"] == min(rows, key=lambda row: row["val_loss"])["epoch"]
     splits, _ = get_splits(PROBLEM, config)
     with torch.inference_mode():
-        predicted = model(*map(torch.from_numpy, PROBLEM.inputs(config, splits.test))).double().numpy()
+        predicted = model(*map(torch.tensor, PROBLEM.inputs(config, splits.test))).double().numpy()
     errors = predicted - splits.test["values"]
     assert np.abs(errors).mean() == pytest.approx(results["test"]["mae"], rel=1e-5)
     assert np.sqrt((errors**2).mean()) == pytest.approx(results["test"]["rmse"], rel=1e-5)

@@ -84,7 +84,7 @@ def test_the_results_are_those_of_the_best_weights_on_the_test_split(finished_ru
     assert results["best_epoch"] == min(rows, key=lambda row: row["val_loss"])["epoch"]
     test = get_splits(PROBLEM, config)[0].test
     with torch.inference_mode():
-        predicted = model(torch.from_numpy(test["spins"])).double().numpy()
+        predicted = model(torch.tensor(test["spins"])).double().numpy()
     true = lattice.energy(test["spins"]) / 64
     assert np.abs(predicted - true).mean() == pytest.approx(results["test"]["mae"], rel=1e-5)
     assert (np.abs(predicted - true) * 64 < 2).mean() == results["test"]["exact_fraction"]

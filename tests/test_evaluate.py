@@ -60,7 +60,7 @@ def test_the_written_results_are_those_of_the_new_data(capsys: pytest.CaptureFix
     assert (result["lattice_size"], result["n"]) == (12, 300)
     _, model = load_run("checkpoints/cnn")
     columns, _ = new_data(parse_args(["cnn", "--lattice-size", "12", "--num-test", "300"]))
-    errors = 144 * model(torch.from_numpy(columns["spins"])).double().numpy() - lattice.energy(columns["spins"])
+    errors = 144 * model(torch.tensor(columns["spins"])).double().numpy() - lattice.energy(columns["spins"])
     assert result["metrics"]["mae"] == pytest.approx(np.abs(errors).mean() / 144, rel=1e-3)
     assert result["worst_total_error"] == pytest.approx(np.abs(errors).max(), rel=1e-3)
     assert sum(row["n"] for row in result["by_temperature"]) == 300

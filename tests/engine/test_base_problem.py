@@ -164,7 +164,7 @@ def test_predictions_are_in_physical_units_and_the_scales_are_saved() -> None:
     model = build_model(PROBLEM, CONFIG, data.train)
     model.eval()
     with torch.inference_mode():
-        by_module = model(torch.from_numpy(data.test["points"]), torch.from_numpy(data.test["signs"]))
+        by_module = model(torch.tensor(data.test["points"]), torch.tensor(data.test["signs"]))
     np.testing.assert_allclose(predict(PROBLEM, CONFIG, model, data.test), by_module.numpy(), rtol=1e-5, atol=1e-6)
     other = build_model(PROBLEM, replace(CONFIG, seed=1), load_data(PROBLEM, replace(CONFIG, seed=1)).train)
     other.load_state_dict(model.state_dict())

@@ -65,7 +65,7 @@ def test_the_result_that_is_written_is_correct(capsys: pytest.CaptureFixture[str
     config, model = load_run("checkpoints/pooled")
     assert config == replace(DEBUG, model=ToyModelConfig(kind="pooled"))
     columns, _ = new_data(asked)
-    points, signs = torch.from_numpy(columns["points"]), torch.from_numpy(columns["signs"])
+    points, signs = torch.tensor(columns["points"]), torch.tensor(columns["signs"])
     errors = model(points, signs).double().numpy() - columns["values"]
     assert result["metrics"]["mae"] == pytest.approx(np.abs(errors).mean(), rel=1e-5)
     assert result["worst_error"] == pytest.approx(np.abs(errors).max(), rel=1e-5)

@@ -135,10 +135,11 @@ def generate_slowly(
     ]
     missing = [block for blocks in splits for block in blocks if not block.path.exists()]
     done = sum(sizes) - sum(block.n for block in missing)
+    n_workers = 1 if module_name(problem) == "__main__" else max(1, min(n_workers, len(missing)))  # 1 in a notebook
     if missing:  # for a log without the progress bar
         print_line(f"generating {len(missing)} of {sum(map(len, splits))} blocks; processes: {n_workers}")
     with tqdm(total=sum(sizes), initial=done, desc="generating", unit="", delay=2, leave=False, disable=None) as bar:
-        if n_workers == 1 or len(missing) < 2 or module_name(problem) == "__main__":
+        if n_workers == 1:
             for block in missing:
                 _make(problem, config, block)
                 bar.update(block.n)

@@ -71,7 +71,7 @@ class WalkProblem(Problem[WalkConfig]):
     scale_inputs = False  # the variance of a step is 1
     presets = {
         "default": WalkConfig(train=TrainConfig(epochs=15, batch_size=128, lr=0.003)),
-        "debug": WalkConfig(train=TrainConfig(epochs=3, lr=0.003), data=WalkData(num_train=1000, num_val=200)),
+        "debug": WalkConfig(train=TrainConfig(epochs=5, lr=0.01), data=WalkData(num_train=2000, num_val=200)),
     }
 
     def generate(self, config: WalkConfig, n: int, seed: SeedSequence) -> Columns:

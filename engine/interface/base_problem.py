@@ -146,9 +146,9 @@ class Problem(ABC, Generic[C]):
     def predictions(self, config: C, outputs: "Tensor") -> "Tensor | Mapping[str, Tensor]":
         """What the network predicts, from its outputs for a whole split: (N, ...) float64, in scaled units -> (N, ...).
 
-        The result has the shape of the target and its scaled units, and is then converted to physical units. Define
-        this method if the outputs are something else: class numbers are `outputs.argmax(dim=1)` of logits (N, K). If
-        the target is not scaled, the result may have another shape, such as probabilities (N, K).
+        The result has the shape of the target, and is then converted to physical units. Define this method if the
+        outputs are not predictions themselves: for logits (N, K), return the classes, `outputs.argmax(dim=1)`. If the
+        target is not scaled, the result may have another shape, such as probabilities (N, K).
 
         The result can also be a dictionary with the key "predictions", and with further quantities. They are converted,
         too, and reach metrics, reports and figures among the columns, with `predicted_` before their names. If the
@@ -162,17 +162,17 @@ class Problem(ABC, Generic[C]):
     ) -> dict[str, float]:
         """Metrics of the predictions for a whole split: (N, ...), (N, ...), in physical units.
 
-        Targets are float64, int64 or Boolean, the latter two only if they are not scaled. The default is the accuracy
-        for integers, which `predictions` has to return, and for Booleans, of which predictions are the log-odds. For
-        floats, it is regression_metrics.
+        Targets are float64 or, if they are not scaled, also int64 or Boolean. The default is regression_metrics for
+        floats, and the accuracy for the others: `predictions` has to return integers for integers, and predictions of
+        Booleans are log-odds.
         """
         if targets.dtype.kind == "b":
             return {"accuracy": float(((predictions > 0) == targets).mean())}
-        if targets.dtype.kind == "i" and predicts_outputs(self):
-            raise ProblemError("target returns integers, which outputs are not: define `predictions`, or metrics")
-        if targets.dtype.kind == "i" and not np.array_equal(predictions, np.round(predictions)):
-            raise ProblemError("predictions are not numbers of classes: return integers, such as outputs.argmax(dim=1)")
         if targets.dtype.kind == "i":
+            if predicts_outputs(self):
+                raise ProblemError("target returns integers, which outputs are not: define `predictions`, or metrics")
+            if not np.array_equal(predictions, np.round(predictions)):
+                raise ProblemError("predictions are not numbers of classes: return integers, as outputs.argmax(dim=1)")
             return {"accuracy": float((predictions == targets).mean())}
         return regression_metrics(predictions, targets, by_component=self.scales_target(config) is True)
 

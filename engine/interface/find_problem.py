@@ -121,7 +121,7 @@ def require_problem(problem: Any) -> None:
     if not isinstance(problem, Problem):
         raise ProblemError(f"PROBLEM is {type(problem).__name__}: make it an instance of a subclass of Problem")
     kind, known = type(problem), [name for name in (*dir(Problem), *Problem.__annotations__) if name[0] != "_"]
-    for name in {name for each in kind.__mro__ for name in vars(each)} | vars(problem).keys():
+    for name in sorted({name for each in kind.__mro__ for name in vars(each)} | vars(problem).keys()):
         similar = difflib.get_close_matches(name, known, 1, cutoff=0.88)
         # `names = [...]` is no method, and if `name` is missing, that is reported below
         is_meant = similar and callable(getattr(problem, name)) == callable(getattr(Problem, similar[0], None))

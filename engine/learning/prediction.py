@@ -52,10 +52,9 @@ def build_model(problem: Problem[Any], config: Config, train: Columns) -> Standa
             _explain_integers(model.network, few.inputs)
             raise
         losses = example_losses(problem, config, outputs, few.targets)
-        alone = [
-            example_losses(problem, config, outputs[i : i + 1], few.targets[i : i + 1]) for i in range(len(losses))
-        ]
-    if not torch.allclose(losses, torch.cat(alone), rtol=1e-3, atol=1e-6, equal_nan=True):
+        pairs = zip(torch.split(outputs, 1), torch.split(few.targets, 1), strict=True)
+        alone = torch.cat([example_losses(problem, config, *pair) for pair in pairs])
+    if not torch.allclose(losses, alone, rtol=1e-3, atol=1e-6, equal_nan=True):
         raise ProblemError(
             "the loss of an example differs if others are in the batch: compute it from the outputs and the target of "
             "that example only, and check that shapes are not broadcast"
@@ -147,7 +146,7 @@ def example_losses(problem: Problem[Any], config: Config, outputs: Tensor, targe
         raise ProblemError(
             f"the network returned outputs of the shape {tuple(outputs.shape)} for targets of the shape "
             f"{tuple(targets.shape)}: make the shapes equal, for example with squeeze(-1), or, if the outputs are "
-            "something else than the target, such as logits of classes, define `predictions`"
+            "not predictions of the target, such as logits of classes, define `predictions`"
         )
     if outputs.shape != targets.shape and type(problem).loss is Problem.loss:
         raise ProblemError(
@@ -157,6 +156,8 @@ def example_losses(problem: Problem[Any], config: Config, outputs: Tensor, targe
     try:
         losses = problem.loss(config, outputs, targets)
     except IndexError as error:
+        if "out of bounds" not in str(error):
+            raise
         raise ProblemError(f"loss: {error} Return numbers of classes from 0 to the number of logits minus 1") from error
     except (RuntimeError, TypeError) as error:
         if targets.is_floating_point():

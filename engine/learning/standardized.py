@@ -128,10 +128,12 @@ class Standardized(nn.Module):
             return outputs
         return self.mean.to(outputs) + self.std.to(outputs) * outputs
 
-    def load_scales(self, weights: Mapping[str, Any]) -> None:
+    def load_scales(self, weights: Any) -> None:
         """Use the scales that are among these weights, as far as they fit."""
+        upgraded = self.upgraded(weights) if isinstance(weights, Mapping) else {}
         for name, own in self.named_buffers(recurse=False):
-            if isinstance(found := self.upgraded(weights).get(name), Tensor) and found.shape == own.shape:
+            found = upgraded.get(name)
+            if isinstance(found, Tensor) and (found.shape, found.dtype) == (own.shape, own.dtype):
                 own.copy_(found)
 
     def upgraded(self, weights: Mapping[str, Any]) -> dict[str, Any]:

@@ -58,9 +58,7 @@ def try_problem(
     if found and (has_own or expected == {"predictions": model.target_shape}):
         baselines = {name: predicted_by(model, each) for name, each in found.items()}
     else:
-        outputs = best_constant(problem, config, model, splits.train)
-        constant = outputs.expand(len(test.targets), *outputs.shape)
-        baselines = {"constant": predicted_from(problem, config, model, constant)}
+        return _constant(problem, config, model, splits.train, test)
     for name, each in baselines.items():
         if wrong := [key for key, array in each.arrays().items() if array.shape[1:] != expected.get(key)]:
             raise ProblemError(
@@ -70,6 +68,19 @@ def try_problem(
             )
         compute_metrics(problem, config, model, test, each, name=f"the baseline {name}")
     return baselines
+
+
+def _constant(
+    problem: Problem[Any], config: Config, model: Standardized, train: Columns, test: Examples
+) -> dict[str, Predicted]:
+    """The baseline `constant`, or nothing if the best outputs are infinite, or the metrics not defined for them."""
+    outputs = best_constant(problem, config, model, train)
+    try:
+        constant = predicted_from(problem, config, model, outputs.expand(len(test.targets), *outputs.shape))
+        metrics = compute_metrics(problem, config, model, test, constant, name="the baseline constant")
+    except ProblemError:  # it is not a mistake of the problem, whose metrics have been tried with the network
+        return {}
+    return {"constant": constant} if all(map(math.isfinite, metrics.values())) else {}
 
 
 def _require_finite_gradient(problem: Problem[Any], config: Config, model: Standardized, examples: Examples) -> None:

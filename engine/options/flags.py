@@ -76,7 +76,7 @@ def flags_given(given: Mapping[str, Any], options: Mapping[tuple[str, ...], Opti
     return values
 
 
-MOST = 100_000  # the largest number of runs, seeds, processes, ...
+MOST = 10_000  # runs, seeds or processes; more are a mistake
 
 
 def count_given(given: Mapping[str, Any], key: str) -> int:

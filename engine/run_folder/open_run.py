@@ -107,7 +107,7 @@ class OpenRun:
 
         model = build_model(self.problem, self.config, data.train).to(self.device)
         if self.state is not None:  # baselines have losses in the units of the run, perhaps those of --init-from
-            model.load_scales(self.state["weights"])
+            model.load_scales(self.state.get("weights"))
         if self.config.train.init_from is not None and self.state is None:
 
             def weights() -> dict[str, Any]:

@@ -201,13 +201,19 @@ def _refuse_idle(problem: Problem[Any], given: dict[str, Any], config: Config) -
     """Raise ConfigError if a flag on the command line has no effect."""
     options = options_of(problem.config_type)
     used = [option.flag for path, option in options.items() if ".".join(path) in given and option.flag != "--data"]
-    used += [f"--{name.replace('_', '-')}" for name in ("print_config", "overwrite", "save_data") if name in given]
+    used += [
+        f"--{name.replace('_', '-')}" for name in ("print_config", "overwrite", "save_data", "workers") if name in given
+    ]
     if config.data.file is not None:
         used.append("--data")  # on the command line or in a config file
     idle_beside = {
-        "--print-config": {"--overwrite", "--save-data"},
+        "--print-config": {"--overwrite", "--save-data", "--workers"},
         "--save-data": {each.flag for each in options.values() if not SCOPES[each.scope].of_data},
-        "--data": {"--save-data", *(each.flag for each in options.values() if each.scope in ("generator", "storage"))},
+        "--data": {
+            "--save-data",
+            "--workers",
+            *(each.flag for each in options.values() if each.scope in ("generator", "storage")),
+        },
     }
     for flag, idle in idle_beside.items():
         if flag in used and (found := [each for each in used if each in idle]):

@@ -146,6 +146,8 @@ def test_new_examples_of_a_slow_generator_have_seeds_of_their_own() -> None:
 
 def test_workers_are_an_option_of_slow_generators_only(toy: Program) -> None:
     assert "--workers: no such option" in toy("--workers", "2").stderr
+    done = toy("--workers", "2", "--data", "x.npz", script=("-m", "tests.slow"))
+    assert "--workers does nothing with --data: drop it" in done.stderr
 
 
 @pytest.mark.slow

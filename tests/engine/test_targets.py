@@ -391,6 +391,18 @@ def test_a_quantity_whose_units_are_not_known_is_refused() -> None:
         run(Variance())
 
 
+def test_a_constant_baseline_that_is_not_defined_is_left_out() -> None:
+    class WithConstant(Field):  # the best deviation of its first component is zero
+        def target(self, config: ToyConfig, columns: Columns) -> Array:
+            field = super().target(config, columns)
+            field[:, 0] = 100.0
+            return field
+
+    results, _ = run(WithConstant(), replace(CONFIG, train=replace(CONFIG.train, epochs=1)))
+    for metrics in results["baselines"].values():
+        assert np.isfinite(list(metrics.values())).all()
+
+
 def test_the_best_constant_of_the_squared_error_is_the_mean() -> None:
     data = load_data(PROBLEM, CONFIG)
     model = build_model(PROBLEM, CONFIG, data.train)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.datasets.file_formats import read_columns
-from engine.datasets.overlap import hash_inputs, load_hashes, unseen
+from engine.datasets.overlap import are_comparable, hash_inputs, load_hashes, unseen
 from engine.datasets.splits import fingerprint, get_splits, report_check, require_memory_for
 from engine.evaluation.ensembles import Network, Networks, NewData, compare_networks
 from engine.evaluation.evaluation_request import Request, SweepRequest, parse_args, parse_sweep
@@ -25,16 +25,17 @@ from engine.evaluation.preconditions import (
     warn_if_trained_on_a_file,
 )
 from engine.interface.base_problem import Columns, Problem
-from engine.interface.returned_values import check_of, read_only, report_of
+from engine.interface.returned_values import check_of, input_arrays, read_only, report_of
 from engine.learning.distributed import group_from_environment
 from engine.machine.atomic_files import inside, write_atomic, write_json
 from engine.machine.exit_code import ExitCode, quick_exit
 from engine.machine.hardware import default_num_threads, select_device
 from engine.machine.repository import provenance
+from engine.many_runs.comparison import Member
 from engine.run_folder.changed_code import warn_if_changed
 from engine.run_folder.figures_of_run import draw_if_possible
 from engine.run_folder.find_run import run_folder
-from engine.run_folder.saved_run import problem_of
+from engine.run_folder.saved_run import problem_of, read_info, read_run
 from utils import print_line, warn
 
 if TYPE_CHECKING:
@@ -149,6 +150,8 @@ def evaluate_network(request: Request, data: NewData | None = None) -> Network:
     is_unseen, on_unseen = None, None
     if saved.config.train.fresh and status != "finished":  # the file has only the examples of the first epoch
         print_line("it is not known which examples occur in the training data: the run, which has --fresh, is not over")
+    elif not are_comparable(read_info(request.folder), input_arrays(problem, config, data.columns)):
+        print_line("it is not known which examples occur in the training data: an older version made the run")
     elif (train_hashes := load_hashes(request.folder)) is not None:
         is_unseen = unseen(train_hashes, hash_inputs(problem, config, data.columns))
         on_unseen, _ = metrics_on_unseen(problem, config, model, examples, is_unseen, predicted=predicted, baselines={})
@@ -165,7 +168,9 @@ def evaluate_network(request: Request, data: NewData | None = None) -> Network:
         **identity,
         **provenance(),
     }
-    return Network(request, data, model, examples, result, predicted, is_unseen)
+    run = read_run(request.folder)
+    overlap = 0.0 if run is None else run.overlap
+    return Network(request, data, model, examples, result, predicted, is_unseen, overlap)
 
 
 def write(network: Network) -> None:
@@ -207,7 +212,7 @@ def evaluate_sweep(asked: SweepRequest) -> dict[str, Any]:
     known: dict[str, NewData] = {}
     for label, runs in asked.groups.items():
         data: NewData | None = None
-        by_seed: dict[int, Network] = {}
+        by_seed: dict[Member, Network] = {}
         for seed, request in runs.items():
             network = evaluate_network(request, data)
             data = known.setdefault(network.data.sha256, network.data)  # settings with equal data share them

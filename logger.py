@@ -19,7 +19,7 @@ from typing import Any, Self
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from engine.datasets.file_formats import to_npz
+from engine.datasets.archives import to_npz
 from engine.interface.base_config import Config, to_dict, to_json
 from engine.interface.base_problem import Problem, default_config
 from engine.interface.find_problem import module_name

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.datasets.splits import Data, save_data
+from engine.datasets.splits import FILE_ROWS, Data, save_data
 from engine.interface.base_config import Config, to_json
 from engine.interface.base_problem import Columns, Problem
-from engine.interface.returned_values import PREDICTED, examples_of, trainer_of
+from engine.interface.returned_values import PREDICTED, examples_of, target_array, trainer_of
 from engine.learning.distributed import SINGLE_PROCESS, Group, group_from_environment
+from engine.learning.intervals import CALIBRATION, coverage
 from engine.machine.exit_code import ExitCode
 from engine.machine.terminal import invocation
 from engine.run_folder.null_logger import Watch
@@ -60,6 +61,7 @@ def run(
         RunError: the request cannot be met, or training diverged.
     """
     with open_run(problem, config, folder, group, overwrite=overwrite, resume=resume) as opened:
+        config = opened.config  # with what follows from the file of --data
         # Imported here, so that an invalid request is refused before torch is loaded, which takes seconds.
         from engine.learning.trial import try_problem
         from logger import RunLogger
@@ -83,7 +85,13 @@ def run(
         if group.is_main:
             is_unseen = started.is_unseen(data.test, trainer.epoch)
             results, arrays = test(problem, config, model, data, baselines=baselines, is_unseen=is_unseen)
+            if data.test_rows is not None:  # of a file: other runs have mostly the same training examples
+                results["n_train"] = len(next(iter(data.train.values())))
             results |= {"best_epoch": trainer.best_epoch, "epochs_trained": trainer.epoch}
+            if data.calibration:
+                calibration = predicted_for(problem, config, model, data.calibration)
+                started.logger.log_arrays(CALIBRATION, calibration)
+                results["test"] |= coverage(calibration, arrays)
             started.finish(model, results, arrays)
             with timed("figures", opened.timings):
                 started.plot_figures()
@@ -126,7 +134,17 @@ def test(
     results["checks"] = dict(data.checks)
     arrays = {"targets": examples.physical_targets, **predicted.arrays()}
     chosen = examples_of(problem, config, data.test)
-    return results, arrays_for_figures(data.test, arrays, baselines, chosen)
+    kept = arrays_for_figures(data.test, arrays, baselines, chosen)
+    return results, kept if data.test_rows is None else kept | {FILE_ROWS: data.test_rows}
+
+
+def predicted_for(
+    problem: Problem[Any], config: Config, model: "Standardized", columns: Columns
+) -> dict[str, NDArray[Any]]:
+    """The `targets` of examples, and what the network predicts for them."""
+    from engine.learning.prediction import predict_all
+
+    return {"targets": target_array(problem, config, columns), **predict_all(problem, config, model, columns)}
 
 
 def arrays_for_figures(

@@ -26,8 +26,8 @@ from engine.many_runs.report import to_text as comparison_to_text
 from engine.options.flags import Parser
 from engine.options.suggestions import suggest
 from engine.run_folder.figures_of_run import plot_again
-from engine.run_folder.find_run import run_folder
-from engine.run_folder.saved_run import Run, find_runs, read_run
+from engine.run_folder.find_run import find_runs, run_folder
+from engine.run_folder.saved_run import Run, read_run
 from utils import print_line
 
 CHECKPOINTS = Path("checkpoints")

@@ -118,6 +118,9 @@ class ToyProblem(Problem[ToyConfig]):
             raise ValueError(f"points have the shape {points.shape}, and must be (N, d)")
         return {"points": points.astype(np.float32), "signs": signs.astype(np.int8), "values": values}
 
+    def read_inputs(self, config: ToyConfig, columns: Columns) -> Columns:
+        return {"points": columns[config.data.points_key].astype(np.float32), "signs": columns["signs"].astype(np.int8)}
+
     def check(self, config: ToyConfig, columns: Columns) -> Check:
         exact = columns["signs"] * (columns["points"].astype(np.float64) ** 2).sum(axis=1)
         worst = float(np.abs(columns["values"] - exact).max())

@@ -7,14 +7,15 @@ it at the same time, because a file only appears when it is complete, and never 
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from engine.datasets.archives import from_npz, to_npz
 from engine.datasets.code_hash import code_hash
-from engine.datasets.file_formats import from_npz, to_npz
 from engine.interface.base_config import Config, options_with
-from engine.interface.base_problem import Problem, Splits
+from engine.interface.base_problem import Columns, Problem
 from engine.interface.find_problem import module_name
 from engine.machine.atomic_files import read_checked, write_checked
 
@@ -30,10 +31,11 @@ def cache_path(problem: Problem[Any], config: Config) -> Path | None:
     if (code := code_hash(problem.generate)) is None:
         return None
     data = asdict(config.data)
+    calibration = [data["num_calibration"]] if data["num_calibration"] else []
     key = {
         "problem": f"{module_name(problem)}.{type(problem).__name__}",
         "options": {path[-1]: data[path[-1]] for path in options_with(type(config), "generator")},
-        "sizes": problem.block_size or [data["num_train"], data["num_val"], data["num_test"]],
+        "sizes": problem.block_size or [data["num_train"], data["num_val"], data["num_test"], *calibration],
         "seed": config.seed,
         "code": code,
         "version": VERSION,
@@ -42,22 +44,22 @@ def cache_path(problem: Problem[Any], config: Config) -> Path | None:
     return Path("cache") / f"{problem.name}-seed{config.seed}-{digest[:32]}{'' if problem.block_size else '.npz'}"
 
 
-def load(path: Path) -> Splits:
-    """Read the splits from a cache file.
+def load(path: Path) -> dict[str, Columns]:
+    """Read the splits from a cache file, by name.
 
     Raises:
         OSError: the file does not exist or cannot be read.
         UnusableFileError: the file is damaged.
     """
-    splits: dict[str, dict[str, Any]] = {name: {} for name in Splits._fields}
+    splits: dict[str, dict[str, Any]] = {}
     for key, array in from_npz(read_checked(path)).items():
         split, _, name = key.partition("/")
-        splits[split][name] = array
-    return Splits(**splits)
+        splits.setdefault(split, {})[name] = array
+    return dict(splits)
 
 
-def store(path: Path, splits: Splits) -> None:
+def store(path: Path, splits: Mapping[str, Columns]) -> None:
     """Write splits to a cache file. Every array keeps its dtype, shape and values. Raises OSError if writing fails."""
-    arrays = {f"{split}/{name}": column for split, part in splits._asdict().items() for name, column in part.items()}
+    arrays = {f"{split}/{name}": column for split, part in splits.items() for name, column in part.items()}
     path.parent.mkdir(exist_ok=True)
     write_checked(path, to_npz(arrays))

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.random import SeedSequence
 from tqdm import tqdm
 
-from engine.datasets.file_formats import from_npz, require_columns, to_npz
+from engine.datasets.archives import from_npz, to_npz
+from engine.datasets.file_formats import require_columns
 from engine.interface.base_config import Config, replace_unchecked
 from engine.interface.base_problem import Columns, Problem
 from engine.interface.find_problem import load_problem, module_name

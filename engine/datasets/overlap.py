@@ -3,6 +3,7 @@
 
 import io
 import math
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -18,16 +19,16 @@ from engine.machine.errors import UnusableFileError
 from engine.machine.terminal import print_line, warn
 
 TRAIN_INPUTS = "train_inputs.npy"  # in the folder of a run
+HASH_FORMAT = 2  # in run_info.json; increase it if equal inputs get other hashes
 NUMBERS_PER_CHUNK = 2**20  # input values that are converted at once: 8 MiB as int64
 
 
 def hash_inputs(problem: Problem[Any], config: Config, columns: Columns) -> NDArray[np.uint64]:
     """Hash the inputs of each example, (N,). Equal inputs have equal hashes, whatever their dtype in a file.
 
-    Inputs are equal if the network receives equal numbers in arrays of equal shapes. Therefore floating-point numbers
-    are compared as float32, where 0.0 and -0.0 are equal, and integers and Booleans are compared as int64. Numbers with
-    a large offset, such as times in seconds since 1970, may be equal as float32 although the network can distinguish
-    them.
+    Inputs are equal if they are equal numbers, as given, in arrays of equal shapes: floating-point numbers are compared
+    as float64, where 0.0 and -0.0 are equal, and integers and Booleans as int64. A number that one file stores as
+    float32 and another one as float64 is therefore only equal if float32 represents it exactly.
 
     A hash has 8 bytes of BLAKE2b. The probability that any of n examples has, by chance, the same hash as one of m
     other examples is about n m / 2^64: 5e-10 for n = 10^4 and m = 10^6.
@@ -51,11 +52,17 @@ def hash_inputs(problem: Problem[Any], config: Config, columns: Columns) -> NDAr
 
 def _bytes_of(array: NDArray[Any]) -> NDArray[np.uint8]:
     """Convert examples to bytes that do not depend on the dtype or the machine: (N, ...) -> (N, bytes)."""
-    if array.dtype.kind == "f":
-        values = (array.astype(np.float32) + np.float32(0)).astype("<f4")  # the sum turns -0.0 into 0.0
-    else:
-        values = array.astype("<i8")
+    is_float = array.dtype.kind == "f"
+    values = (array.astype(np.float64) + 0.0).astype("<f8") if is_float else array.astype("<i8")  # -0.0 becomes 0.0
     return np.ascontiguousarray(values.reshape(len(array), math.prod(array.shape[1:]))).view(np.uint8)
+
+
+def are_comparable(info: Mapping[str, Any], inputs: Sequence[NDArray[Any]]) -> bool:
+    """Whether the hashes of a run, whose run_info.json is given, can be compared with those of other inputs.
+
+    Older versions of the program rounded floating-point numbers to float32.
+    """
+    return int(info.get("hash_format") or 1) >= HASH_FORMAT or all(x.dtype.kind != "f" for x in inputs)
 
 
 def unseen(train_hashes: NDArray[np.uint64], hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:

@@ -10,12 +10,16 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
-from numpy.random import SeedSequence, default_rng
+from numpy.random import SeedSequence
+from numpy.typing import NDArray
 
 from engine.datasets import cache
-from engine.datasets.file_formats import read_columns, write_columns
+from engine.datasets.archives import write_columns
+from engine.datasets.division import divide
+from engine.datasets.file_formats import read_to_divide
 from engine.datasets.generation import generate_block, generate_slowly, generate_split, require_reproducible
-from engine.interface.base_config import Config, DataConfig, to_dict
+from engine.datasets.overlap import select
+from engine.interface.base_config import Config, to_dict
 from engine.interface.base_problem import Check, Columns, Problem, Splits
 from engine.interface.returned_values import check_of, read_only, require_useful_target, target_array
 from engine.machine.errors import BadRequestError, ProblemError, UnusableFileError
@@ -23,6 +27,8 @@ from engine.machine.hardware import require_memory
 from engine.machine.repository import provenance
 from engine.machine.terminal import print_line, warn
 
+SPLITS = ("train", "val", "test", "calibration")
+FILE_ROWS = "file_rows"  # in predictions.npz: the positions of the test examples in the file of --data, from 0
 SECONDS_TO_SHARE = 10.0  # several processes, which take seconds to start, only generate data that take longer
 
 
@@ -32,6 +38,8 @@ class Data(NamedTuple):
     train: Columns
     val: Columns
     test: Columns
+    calibration: Columns  # empty without --num-calibration
+    test_rows: NDArray[np.int64] | None  # the positions of the test examples in the file of --data, from 0
     source: str  # where they came from, as a phrase
     sha256: str  # of all columns
     file_sha256: str | None  # of the file of --data
@@ -45,7 +53,7 @@ def new_examples(problem: Problem[Any], config: Config, epoch: int) -> Columns:
         ProblemError: the generator did not return valid arrays.
     """
     assert config.data.num_train is not None  # get_splits has checked it
-    seed = SeedSequence(config.seed, spawn_key=(len(Splits._fields), epoch))  # the splits have the keys 0, 1 and 2
+    seed = SeedSequence(config.seed, spawn_key=(3, epoch))  # the splits have the keys 0, 1, 2 and 3
     return read_only(generate_split(problem, config, config.data.num_train, seed))
 
 
@@ -63,7 +71,15 @@ def examples_of_epoch(problem: Problem[Any], config: Config, epoch: int, train: 
 
 
 def get_splits(problem: Problem[Any], config: Config, n_workers: int = 1) -> tuple[Splits, str]:
-    """Get the data of a config as read-only columns, and a phrase that says where they came from.
+    """Get the data of a config as read-only columns, and a phrase that says where they came from: see load_data."""
+    splits, source, _ = _get_splits(problem, config, n_workers)
+    return Splits(splits["train"], splits["val"], splits["test"]), source
+
+
+def _get_splits(
+    problem: Problem[Any], config: Config, n_workers: int
+) -> tuple[dict[str, Columns], str, NDArray[np.int64] | None]:
+    """Like get_splits, also with the calibration examples, and the positions of the test examples in the file.
 
     Generated data only depend on the problem, the options in config.data and the seed. No split depends on the size of
     another one.
@@ -74,16 +90,20 @@ def get_splits(problem: Problem[Any], config: Config, n_workers: int = 1) -> tup
     Raises:
         RunError: the data cannot be read or generated.
     """
+    rows = None
     if (file := config.data.file) is not None:
-        splits, source = divide(read_columns(problem, config, file), config.data, config.seed), f"read from {file}"
+        found = read_to_divide(problem, config, file)
+        division = divide(len(found.rows), found.others, config.data, config.seed)
+        rows, source = found.rows[division.test], f"read from {file}"
+        splits = {name: select(found.columns, getattr(division, name)) for name in _sizes_by_split(config)}
     elif problem.block_size is not None:
         splits, source = _blocks(problem, config, n_workers)
     else:
         splits, source = _cached_or_generated(problem, config)
-    return Splits(*map(read_only, splits)), source
+    return {name: read_only(columns) for name, columns in splits.items()}, source, rows
 
 
-def _cached_or_generated(problem: Problem[Any], config: Config) -> tuple[Splits, str]:
+def _cached_or_generated(problem: Problem[Any], config: Config) -> tuple[dict[str, Columns], str]:
     sizes = _sizes(problem, config)
     path = cache.cache_path(problem, config) if config.data.cache else None
     if path is not None:
@@ -94,7 +114,8 @@ def _cached_or_generated(problem: Problem[Any], config: Config) -> tuple[Splits,
         except (UnusableFileError, OSError) as error:
             warn(f"warning: {error}: generating these data again")
     require_reproducible(problem, config)
-    splits = Splits(*(generate_split(problem, config, *each) for each in zip(sizes, _seeds(config), strict=True)))
+    seeds = _seeds(config)
+    splits = {name: generate_split(problem, config, n, seeds[name]) for name, n in sizes.items()}
     _require_other_examples(splits)
     if path is None:
         return splits, "generated"
@@ -106,40 +127,48 @@ def _cached_or_generated(problem: Problem[Any], config: Config) -> tuple[Splits,
     return splits, f"generated and kept in {path.as_posix()}"
 
 
-def _blocks(problem: Problem[Any], config: Config, n_workers: int) -> tuple[Splits, str]:
+def _blocks(problem: Problem[Any], config: Config, n_workers: int) -> tuple[dict[str, Columns], str]:
     """The data of a slow generator, whose blocks are kept in a folder of the cache."""
-    path = cache.cache_path(problem, config) if config.data.cache else None
+    path, sizes = cache.cache_path(problem, config) if config.data.cache else None, _sizes(problem, config)
     with nullcontext(path) if path is not None else tempfile.TemporaryDirectory() as name:
         folder = Path(str(name))
         if not any(folder.glob("*.npz")):
-            seconds = require_reproducible(problem, config) * sum(_sizes(problem, config))
+            seconds = require_reproducible(problem, config) * sum(sizes.values())
             n_workers = n_workers if seconds > SECONDS_TO_SHARE else 1
         folder.mkdir(parents=True, exist_ok=True)
-        splits = Splits(
-            *generate_slowly(problem, config, _sizes(problem, config), _seeds(config), folder, n_workers=n_workers)
-        )
+        seeds = [_seeds(config)[name] for name in sizes]
+        found = generate_slowly(problem, config, list(sizes.values()), seeds, folder, n_workers=n_workers)
+    splits = dict(zip(sizes, found, strict=True))
     _require_other_examples(splits)
     return splits, "generated" if path is None else f"in {path.as_posix()}"
 
 
-def _seeds(config: Config) -> list[SeedSequence]:
-    return SeedSequence(config.seed).spawn(len(Splits._fields))
+def _seeds(config: Config) -> dict[str, SeedSequence]:
+    return dict(zip(SPLITS, SeedSequence(config.seed).spawn(len(SPLITS)), strict=True))
 
 
-def _require_other_examples(splits: Splits) -> None:
+def _require_other_examples(splits: Mapping[str, Columns]) -> None:
     """Raise ProblemError if the generator ignores its seed: validation and test splits begin with the same examples."""
-    n = min(len(next(iter(split.values()))) for split in (splits.val, splits.test))
-    if n >= 10 and all(np.array_equal(splits.val[name][:n], splits.test[name][:n]) for name in splits.val):
+    val, test = splits["val"], splits["test"]
+    n = min(len(next(iter(split.values()))) for split in (val, test))
+    if n >= 10 and all(np.array_equal(val[name][:n], test[name][:n]) for name in val):
         raise ProblemError("generate returned the same examples for two seeds: derive all random numbers from `seed`")
 
 
-def _sizes(problem: Problem[Any], config: Config) -> list[int]:
+def _sizes_by_split(config: Config) -> dict[str, int | None]:
+    """The requested sizes of the splits that there are."""
+    data = config.data
+    sizes = {"train": data.num_train, "val": data.num_val, "test": data.num_test}
+    return sizes if data.num_calibration is None else {**sizes, "calibration": data.num_calibration}
+
+
+def _sizes(problem: Problem[Any], config: Config) -> dict[str, int]:
     if type(problem).generate is Problem.generate:
         problem.generate(config, 0, SeedSequence(0))  # raises an error that asks for --data
-    sizes = {"--num-train": config.data.num_train, "--num-val": config.data.num_val, "--num-test": config.data.num_test}
-    if missing := [flag for flag, size in sizes.items() if size is None]:
+    sizes = _sizes_by_split(config)
+    if missing := [f"--num-{name}" for name, size in sizes.items() if size is None]:
         raise BadRequestError(f"{', '.join(missing)} none: give a number, or a file with --data")
-    return cast(list[int], list(sizes.values()))
+    return cast(dict[str, int], sizes)
 
 
 def require_memory_for(
@@ -150,7 +179,7 @@ def require_memory_for(
     The message advises to lower the values of `flags`.
     """
     if config.data.file is None:
-        n, one = sum(_sizes(problem, config)), generate_block(problem, config, 0, SeedSequence(0))
+        n, one = sum(_sizes(problem, config).values()), generate_block(problem, config, 0, SeedSequence(0))
         per_example = sum(int(np.prod(column.shape[1:])) * column.dtype.itemsize for column in one.values())
         n_bytes = 5 * n * per_example  # the data, and copies for checks, tensors and the shuffled epoch
         require_memory(n_bytes, "the data need", f"lower {flags}, or the size of an example")
@@ -165,43 +194,20 @@ def load_data(problem: Problem[Any], config: Config, n_workers: int = 1) -> Data
     Raises:
         RunError: the data cannot be read or generated, generated data are wrong, or all training targets are equal.
     """
-    splits, source = get_splits(problem, config, n_workers)
+    splits, source, rows = _get_splits(problem, config, n_workers)
     print_line(f"data {source}")
     checks = {}
-    for name, columns in splits._asdict().items():
+    for name, columns in splits.items():
         check = check_of(problem, config, columns)
         report_check(name, check, is_external=config.data.file is not None)
         checks[name] = check.numbers
-    n_train = len(next(iter(splits.train.values())))
+    n_train = len(next(iter(splits["train"].values())))
     if config.train.batch_size > n_train:
         raise BadRequestError(f"--batch-size {config.train.batch_size} is above {n_train} training examples: lower it")
-    require_useful_target(problem, target_array(problem, config, splits.train))
-    return Data(*splits, source, fingerprint(splits), hash_of_data_file(config), checks)
-
-
-def divide(columns: Columns, config: DataConfig, seed: int) -> Splits:
-    """Divide the examples at random into splits of the sizes in the config. No example is in two splits.
-
-    If the size of the validation or test split is None, it is 10 % of the examples. If the size of the training split
-    is None, it gets all remaining examples. If the examples come from one Markov chain, store only one example every
-    few autocorrelation times. Otherwise examples in different splits are correlated, and the test error is too small.
-
-    Raises:
-        BadRequestError: there are fewer examples than the config requests.
-    """
-    n = len(next(iter(columns.values())))
-    tenth = max(1, n // 10)
-    n_val, n_test = (tenth if size is None else size for size in (config.num_val, config.num_test))
-    n_train = max(1, n - n_val - n_test) if config.num_train is None else config.num_train
-    ends = np.cumsum([n_train, n_val, n_test])
-    if n < ends[-1]:
-        raise BadRequestError(
-            f"--data {config.file} has {n:,} examples, and {ends[-1]:,} are requested: "
-            "lower --num-train, --num-val or --num-test"
-        )
-    order = default_rng(seed).permutation(n)[: ends[-1]]
-    parts = np.split(order, ends[:-1])
-    return Splits(*({name: column[part] for name, column in columns.items()} for part in parts))
+    require_useful_target(problem, target_array(problem, config, splits["train"]))
+    train, val, test, calibration = (splits.get(name, {}) for name in SPLITS)
+    sha256 = fingerprint(splits.values())
+    return Data(train, val, test, calibration, rows, source, sha256, hash_of_data_file(config), checks)
 
 
 def hash_of_data_file(config: Config) -> str | None:
@@ -236,7 +242,7 @@ def save_data(problem: Problem[Any], config: Config, path: Path, overwrite: bool
     if path.exists() and not overwrite:
         raise BadRequestError(f"--save-data {path}: exists already; --overwrite replaces it")
     data = load_data(problem, config, n_workers)
-    splits = Splits(data.train, data.val, data.test)
+    splits = [split for split in (data.train, data.val, data.test, data.calibration) if split]
     origin = {key: value for key, value in provenance().items() if key in ("git_commit", "git_dirty", "numpy")}
     write_columns(
         path, splits, {"problem": problem.name, "seed": config.seed, "data": to_dict(config)["data"], **origin}

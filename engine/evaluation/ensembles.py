@@ -17,6 +17,7 @@ from engine.interface.base_problem import Columns, Problem
 from engine.interface.returned_values import PREDICTED, main_metric_of, target_scale
 from engine.many_runs.comparison import (
     Estimate,
+    Member,
     Table,
     as_json,
     compare_estimates,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from engine.learning.prediction import Examples
     from engine.learning.standardized import Standardized
 
-Networks = Mapping[int, "Network"]  # the networks of a setting, by seed
+Networks = Mapping[Member, "Network"]  # the networks of a setting, by seed
 
 
 class NewData(NamedTuple):
@@ -52,6 +53,7 @@ class Network(NamedTuple):
     result: dict[str, Any]  # for its file
     predicted: "Predicted"
     is_unseen: NDArray[np.bool_] | None  # (N,): not in its training data; None if those are not known
+    overlap: float  # of its training data with those of other networks: see Run.overlap
 
     def without_tensors(self, data: NewData) -> Self:
         """The same with equal data, and without the inputs and the weights, which are not needed any more."""
@@ -118,7 +120,8 @@ def _setting(networks: Networks, is_unseen: NDArray[np.bool_] | None) -> tuple[d
         {
             seed: network.result["metrics"] | _on_unseen(request, (of_each or {}).get(str(seed)))
             for seed, network in networks.items()
-        }
+        },
+        max(network.overlap for network in networks.values()),
     )
     ensemble: dict[str, Any] | None = None
     if len(each) > 1:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial, reduce
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from engine.interface.base_config import (
     Config,
@@ -18,7 +18,7 @@ from engine.interface.base_config import (
     require_file,
 )
 from engine.interface.base_problem import Problem
-from engine.many_runs.comparison import unfinished
+from engine.many_runs.comparison import Member, unfinished
 from engine.many_runs.summary import groups_of, trials_of
 from engine.many_runs.sweeps import load_sweep
 from engine.options.fields import ConfigError, Option, check_name, folder_name, merge, options_of, validate
@@ -59,7 +59,7 @@ class SweepRequest(NamedTuple):
     """What a command line requests for a sweep."""
 
     folder: Path
-    groups: dict[str, dict[int, Request]]  # the finished runs: by the label of their setting, and by their seed
+    groups: dict[str, dict[Member, Request]]  # the finished runs: by the label of their setting, and by their seed
     left_out: str  # the other runs, counted by status
     is_search: bool  # the settings are the trials of a search, of which none is a reference
     name: str  # of all files with results
@@ -110,15 +110,19 @@ def parse_args(argv: Sequence[str] | None = None) -> Request:
         RunError: the problem of the run cannot be loaded.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    if (found := _parse(words, run_folder, problem_of)) is not None:
+    if (found := find_run(words, build_parser)) is not None:
         parser, folder, problem, given = found
         try:
-            return _resolve(folder, problem, given)
+            return resolve(folder, problem, given)
         except ConfigError as error:
             parser.error(str(error))
-    parser = build_parser()
+    return refuse_name(words, build_parser())
+
+
+def refuse_name(words: Sequence[str], parser: Parser) -> NoReturn:
+    """End the program, because a command line does not name a run or a sweep."""
     word = parser.parse_known_args(words)[0].run
-    return parser.error(f"{word[:100]}: not a run: give the name of a run or a sweep in checkpoints, or its folder")
+    parser.error(f"{word[:100]}: not a run: give the name of a run or a sweep in checkpoints, or its folder")
 
 
 def parse_sweep(argv: Sequence[str] | None = None) -> SweepRequest | None:
@@ -128,39 +132,58 @@ def parse_sweep(argv: Sequence[str] | None = None) -> SweepRequest | None:
         RunError: sweep.json is damaged, or the problem of the sweep cannot be loaded.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    if (
-        found := _parse(
-            words, partial(run_folder, file="sweep.json"), lambda folder, given: load_sweep(folder, given).problem
-        )
-    ) is None:
+    if (found := find_sweep(words, build_parser)) is None:
         return None
     parser, folder, problem, given = found
     try:
-        return _resolve_sweep(folder, problem, given)
+        return resolve_sweep(folder, problem, given)
     except ConfigError as error:
         parser.error(str(error))
 
 
-def _parse(
-    words: Sequence[str], find: Callable[[str], Path | None], load: Callable[[Path, str | None], Problem[Any]]
-) -> tuple[Parser, Path, Problem[Any], dict[str, Any]] | None:
-    """Parse a command line whose RUN is a folder that `find` finds, with the options of its problem, or return None."""
+class Found(NamedTuple):
+    """A run or a sweep that a command line names, and the result of its parser."""
+
+    parser: Parser
+    folder: Path
+    problem: Problem[Any]
+    given: dict[str, Any]
+
+
+def find_run(words: Sequence[str], build: Callable[[Problem[Any]], Parser]) -> Found | None:
+    """Parse a command line that names a run with the parser for its problem. The result is None if it does not."""
+    return _find(words, build, run_folder, problem_of)
+
+
+def find_sweep(words: Sequence[str], build: Callable[[Problem[Any]], Parser]) -> Found | None:
+    """Parse a command line that names a sweep with the parser for its problem. The result is None if it does not."""
+    find = partial(run_folder, file="sweep.json")
+    return _find(words, build, find, lambda folder, given: load_sweep(folder, given).problem)
+
+
+def _find(
+    words: Sequence[str],
+    build: Callable[[Problem[Any]], Parser],
+    find: Callable[[str], Path | None],
+    load: Callable[[Path, str | None], Problem[Any]],
+) -> Found | None:
     first = Parser(add_help=False)
     first.add_argument("--problem", default=None)
     named = first.parse_known_args(words)[0].problem
     for folder in filter(None, (find(word) for word in words if not word.startswith("-"))):
         problem = load(folder, named)
-        parser = build_parser(problem)
+        parser = build(problem)
         namespace, unknown = parser.parse_known_args(words)
         if find(namespace.run) != folder:  # this word is the value of an option
             continue
         if unknown:
             parser.refuse(unknown[0], evaluation_options(problem.config_type))
-        return parser, folder, problem, vars(namespace)
+        return Found(parser, folder, problem, vars(namespace))
     return None
 
 
-def _resolve_sweep(folder: Path, problem: Problem[Any], given: dict[str, Any]) -> SweepRequest:
+def resolve_sweep(folder: Path, problem: Problem[Any], given: dict[str, Any]) -> SweepRequest:
+    """The request of a command line for a sweep."""
     sweep = load_sweep(folder, given.get("problem"))
     trials = trials_of(sweep)
     sweep.given_up |= {each.folder.name for runs in trials.values() for each in runs if each.status == "failed"}
@@ -168,12 +191,12 @@ def _resolve_sweep(folder: Path, problem: Problem[Any], given: dict[str, Any]) -
     is_search = not any(run.is_finished for runs in settings.values() for run in runs) and bool(trials)
     groups, seeds = (trials, sweep.plan.trial_seeds) if is_search else (settings, sweep.plan.seeds)
     started = [run for runs in groups.values() for run in runs]
-    n_open = len(groups) * len(seeds) - len(started)
+    n_open = len(groups) * len(seeds) * len(sweep.plan.folds) - len(started)
     counts = [unfinished(started), f"{n_open} not started" if n_open else ""]
     left_out = ", ".join(filter(None, [*counts, f"{len(trials)} trials" if trials and not is_search else ""]))
     seed = (max([*sweep.plan.seeds, *sweep.plan.trial_seeds]) + 1) % 2**64  # no network was trained with it
     requests = {
-        label: {run.seed: _resolve(run.folder, problem, given, seed) for run in runs if run.is_finished}
+        label: {run.member: resolve(run.folder, problem, given, seed) for run in runs if run.is_finished}
         for label, runs in groups.items()
     }
     names = [request.name.split("-") for by_seed in requests.values() for request in by_seed.values()]
@@ -194,8 +217,12 @@ def _resolve_sweep(folder: Path, problem: Problem[Any], given: dict[str, Any]) -
     )
 
 
-def _resolve(folder: Path, problem: Problem[Any], given: dict[str, Any], seed: int | None = None) -> Request:
-    """The request for a run. The seed of generated data is that of the run plus one, or `seed` if it is given."""
+def resolve(folder: Path, problem: Problem[Any], given: dict[str, Any], seed: int | None = None) -> Request:
+    """The request of a command line for a run.
+
+    Args:
+        seed: of generated data; by default, that of the run plus one.
+    """
     options = evaluation_options(problem.config_type)
     generated = [option for option in options.values() if option.scope == "generator"]
     earlier = load_config(problem.config_type, folder / "config.json")

@@ -2,7 +2,17 @@
 """What a problem has to provide, and what it may use. A file that defines a problem imports these names from here."""
 
 from engine.interface.base_config import STRICT, Config, DataConfig, LogConfig, TrainConfig
-from engine.interface.base_problem import Check, Columns, Problem, Scale, Shape, Splits, regression_metrics
+from engine.interface.base_problem import (
+    Check,
+    Columns,
+    FileColumns,
+    Problem,
+    Scale,
+    Shape,
+    Splits,
+    numbers_in,
+    regression_metrics,
+)
 from engine.interface.linear_baselines import least_squares
 from engine.options.fields import option
 
@@ -12,6 +22,7 @@ __all__ = [
     "Columns",
     "Config",
     "DataConfig",
+    "FileColumns",
     "LogConfig",
     "Problem",
     "Scale",
@@ -19,6 +30,7 @@ __all__ = [
     "Splits",
     "TrainConfig",
     "least_squares",
+    "numbers_in",
     "option",
     "regression_metrics",
 ]

@@ -18,6 +18,7 @@ from pydantic.dataclasses import dataclass
 
 from engine.options.config_values import upgrade, with_format
 from engine.options.fields import (
+    NUMBER,
     ConfigError,
     Option,
     check_name,
@@ -38,6 +39,8 @@ Device = Literal["auto", "cuda", "mps", "cpu"]
 
 # strict: do not accept true as a number, or 8.0 as an integer. forbid: an unknown key is an error.
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+Limit = tuple[Annotated[str, Field(min_length=1)], ...]  # the name of a column, and a number
 
 C = TypeVar("C", bound="Config")
 T = TypeVar("T")
@@ -97,7 +100,8 @@ class DataConfig:
     The fields that a problem adds are options of its generator. They have no effect with --data. An evaluation can
     change them. The names of cached data depend on them. A problem with a generator gives the three numbers defaults.
 
-    A field with the scope "reader" says how the file of --data is read, and only has an effect with it.
+    A field with the scope "reader" says how the file of --data is read, and only has an effect with it, as those with
+    the scope "split", which say how it is divided (division.py).
     """
 
     num_train: int | None = option(
@@ -109,6 +113,9 @@ class DataConfig:
     num_test: int | None = option(
         None, "examples for the test at the end; none: 10 % of the file of --data", scope="test_size", ge=1
     )
+    num_calibration: int | None = option(
+        None, "further examples, from which predict.py computes intervals; none: no intervals", scope="size", ge=1
+    )
     cache: bool = option(
         True, "store generated data in the folder cache, and reuse data that are already there", scope="storage"
     )
@@ -119,6 +126,42 @@ class DataConfig:
         scope="place",
         min_length=1,
     )
+    drop_missing: bool = option(False, "drop the rows of that file in which a value is missing", scope="reader")
+    group: str | None = option(
+        None, "column of that file: examples with equal values stay in one split", scope="split", min_length=1
+    )
+    test_above: Limit | None = option(
+        None,
+        "COLUMN and VALUE: the test has the examples of that file above this value",
+        scope="split",
+        strict=False,
+        min_length=2,
+        max_length=2,
+    )
+    test_below: Limit | None = option(
+        None, "the same, below this value", scope="split", strict=False, min_length=2, max_length=2
+    )
+    folds: int | None = option(
+        None, "parts of that file for cross-validation; sweep.py tests each of them", scope="split", ge=2, le=1000
+    )
+    fold: int | None = option(
+        None, "the part that is the test, from 1", scope="fold", ge=1, idle=lambda d: "" if d.folds else "--folds none"
+    )
+
+    @model_validator(mode="after")
+    def _check_division(self) -> Self:
+        faults = []
+        for flag, limit in (("--test-above", self.test_above), ("--test-below", self.test_below)):
+            if limit is not None and not NUMBER.fullmatch(limit[1]):
+                faults.append(f"{flag} {' '.join(limit)}: must be the name of a column and a number")
+        if self.folds is not None:
+            others = {"--test-above": self.test_above, "--test-below": self.test_below}
+            faults += [f"{flag} and --folds both choose the test: drop one" for flag, used in others.items() if used]
+            if self.fold is not None and self.fold > self.folds:
+                faults.append(f"--fold {self.fold}: must be at most --folds {self.folds}: lower it")
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -186,9 +229,12 @@ def not_from_run(config_type: type[Config]) -> dict[tuple[str, ...], Option]:
     return {path: each for path, each in options.items() if each.info.default is None or each.scope == "reader"}
 
 
+OF_FILES = ("reader", "split", "fold")  # the scopes of options that have no effect without a file
+
+
 def require_file(config_type: type[Config], flags: dict[str, Any], file: str | None) -> None:
-    """Raise ConfigError if `flags` has an option that says how a file is read, and there is no file."""
-    options = options_with(config_type, "reader")
+    """Raise ConfigError if `flags` has an option that says how a file is read or divided, and there is no file."""
+    options = options_with(config_type, *OF_FILES)
     if file is None and (given := [each.flag for path, each in options.items() if path[-1] in flags.get("data", {})]):
         raise ConfigError(f"{', '.join(given)} does nothing without --data: give a file, or drop it")
 
@@ -197,11 +243,11 @@ def to_dict(config: Config) -> dict[str, Any]:
     """The complete config as nested dictionaries, with the options of the problem first.
 
     Options of the data that have no effect are left out: those of the generator if the data come from a file, and those
-    that say how a file is read if they are generated.
+    that say how a file is read and divided if they are generated.
     """
     values = asdict(config)
     values = {name: values[name] for name, _ in own_fields_first(type(config))}
-    idle = options_with(type(config), "reader" if config.data.file is None else "generator")
+    idle = options_with(type(config), *(OF_FILES if config.data.file is None else ("generator",)))
     names = [name for name, _ in own_fields_first(type(config.data)) if ("data", name) not in idle]
     values["data"] = {name: values["data"][name] for name in names}
     return values

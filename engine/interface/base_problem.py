@@ -11,7 +11,7 @@ inside the methods that need them.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
@@ -31,6 +31,14 @@ C = TypeVar("C", bound=Config)
 Columns = Mapping[str, NDArray[Any]]  # arrays of any dtype with equal first axes: one entry per example
 Shape = tuple[int, ...]
 Scale = bool | Literal["array"]  # True: by component for a matrix (N, k), else by array; "array": by array; False: none
+
+
+class FileColumns(Mapping[str, NDArray[Any]]):
+    """The arrays of a file of --data. An array is read and checked when it is looked up."""
+
+    @abstractmethod
+    def is_text(self, name: str) -> bool:
+        """Whether an array is text. Unlike looking it up, this accepts missing values."""
 
 
 class Splits(NamedTuple):
@@ -113,10 +121,30 @@ class Problem(ABC, Generic[C]):
     def read(self, config: C, columns: Columns) -> Columns:
         """Check and convert the arrays of a file of --data. An array is read from the file when it is looked up.
 
+        The default is all arrays of numbers. With --drop-missing, missing numbers are NaN, and missing texts are empty.
+
         Raises:
             KeyError, ValueError: an array is missing or wrong. The message is shown to the user.
         """
-        return dict(columns)
+        return {name: columns[name] for name in numbers_in(columns)}
+
+    def read_inputs(self, config: C, columns: Columns) -> Columns:
+        """Like `read`, for examples to predict, whose targets need not be known: only the columns that `inputs` uses.
+
+        Define it if `read` looks up arrays that only the target needs.
+        """
+        return self.read(config, columns)
+
+    def complete(self, config: C, columns: FileColumns) -> C:
+        """Replace options that are None by what the file of --data says, such as the names of input columns or classes.
+
+        The complete config is stored with the run, so that other files are later read in the same way. Return
+        `dataclasses.replace(config, ...)`.
+
+        Args:
+            columns: the arrays of the file, as in `read`.
+        """
+        return config
 
     def check(self, config: C, columns: Columns) -> Check:
         """Compare the examples of a split with what is known about them. The default checks nothing."""
@@ -157,6 +185,17 @@ class Problem(ABC, Generic[C]):
         """
         return outputs
 
+    def predicts_outputs(self, config: C) -> bool:
+        """Whether the outputs are predictions themselves. By default, they are if `predictions` is not defined.
+
+        Define it if that depends on the config, as for a problem that predicts quantities or classes.
+        """
+        return type(self).predictions is Problem.predictions
+
+    def class_names(self, config: C) -> Sequence[str] | None:
+        """The names of the classes 0, 1, ..., for the files that predict.py writes. None: the numbers themselves."""
+        return None
+
     def metrics(
         self, config: C, columns: Columns, predictions: NDArray[Any], targets: NDArray[Any]
     ) -> dict[str, float]:
@@ -169,7 +208,7 @@ class Problem(ABC, Generic[C]):
         if targets.dtype.kind == "b":
             return {"accuracy": float(((predictions > 0) == targets).mean())}
         if targets.dtype.kind == "i":
-            if predicts_outputs(self):
+            if self.predicts_outputs(config):
                 raise ProblemError("target returns integers, which outputs are not: define `predictions`, or metrics")
             if not np.array_equal(predictions, np.round(predictions)):
                 raise ProblemError("predictions are not numbers of classes: return integers, as outputs.argmax(dim=1)")
@@ -193,9 +232,9 @@ class Problem(ABC, Generic[C]):
         """
         target = self.target(config, train)
         n_test = len(next(iter(test.values())))
-        if self.scales_target(config) and predicts_outputs(self):
+        if self.scales_target(config) and self.predicts_outputs(config):
             return {"mean": np.broadcast_to(target.mean(axis=0), (n_test, *target.shape[1:]))}
-        if target.dtype.kind in "iu" and target.ndim == 1 and not predicts_outputs(self):
+        if target.dtype.kind in "iu" and target.ndim == 1 and not self.predicts_outputs(config):
             classes, counts = np.unique(target, return_counts=True)
             return {"majority": np.full(n_test, classes[counts.argmax()])}
         return {}
@@ -236,14 +275,16 @@ class Problem(ABC, Generic[C]):
         return "new"
 
 
+def numbers_in(columns: Columns) -> list[str]:
+    """The names of the arrays that are not text."""
+    if isinstance(columns, FileColumns):
+        return [name for name in columns if not columns.is_text(name)]
+    return [name for name, column in columns.items() if column.dtype.kind != "U"]
+
+
 def default_config(problem: Problem[Any]) -> dict[str, Any]:
     """The preset `default` of a problem, as nested dictionaries."""
     return asdict(problem.presets.get("default", problem.config_type()))
-
-
-def predicts_outputs(problem: Problem[Any]) -> bool:
-    """Whether the predictions of a problem are the outputs of its network, which have the shape of the targets."""
-    return type(problem).predictions is Problem.predictions
 
 
 MAX_COMPONENTS = 8  # whose errors are reported one by one

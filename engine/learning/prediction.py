@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from engine.datasets.overlap import select
 from engine.interface.base_config import Config
-from engine.interface.base_problem import Columns, Problem, predicts_outputs
+from engine.interface.base_problem import Columns, Problem
 from engine.interface.returned_values import input_arrays, main_metric_of, metrics_of, read_only, target_array
 from engine.learning.distributed import SINGLE_PROCESS, Group
 from engine.learning.network_memory import require_memory_for_training
@@ -142,7 +142,7 @@ def example_losses(problem: Problem[Any], config: Config, outputs: Tensor, targe
     """
     if not isinstance(outputs, Tensor):
         raise ProblemError(f"the network returned {type(outputs).__name__}: return one tensor, such as torch.cat(...)")
-    if outputs.shape != targets.shape if predicts_outputs(problem) else outputs.shape[:1] != targets.shape[:1]:
+    if outputs.shape != targets.shape if problem.predicts_outputs(config) else outputs.shape[:1] != targets.shape[:1]:
         raise ProblemError(
             f"the network returned outputs of the shape {tuple(outputs.shape)} for targets of the shape "
             f"{tuple(targets.shape)}: make the shapes equal, for example with squeeze(-1), or, if the outputs are "
@@ -191,8 +191,13 @@ def predict(problem: Problem[Any], config: Config, model: Standardized, columns:
 
 def predict_all(problem: Problem[Any], config: Config, model: Standardized, columns: Columns) -> dict[str, Array]:
     """Like `predict`, together with what the problem's `predictions` adds, such as `predicted_std`."""
+    return predicted_for_columns(problem, config, model, columns).arrays()
+
+
+def predicted_for_columns(problem: Problem[Any], config: Config, model: Standardized, columns: Columns) -> Predicted:
+    """What a model predicts for examples, together with its outputs."""
     inputs = _prepare_inputs(problem, config, model, read_only(columns))
-    return predicted_from(problem, config, model, forward_in_chunks(model.network, inputs)).arrays()
+    return predicted_from(problem, config, model, forward_in_chunks(model.network, inputs))
 
 
 class Evaluation(NamedTuple):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from engine.interface.base_config import Config
-from engine.interface.base_problem import Columns, Problem, Scale, Shape, predicts_outputs
+from engine.interface.base_problem import Columns, Problem, Scale, Shape
 from engine.interface.returned_values import input_arrays, input_scales, target_array, target_scale
 from engine.machine.errors import BadRequestError, ProblemError
 from engine.machine.seeds import seed_everything
@@ -50,7 +50,7 @@ class Standardized(nn.Module):
         super().__init__()
         self.network = network
         self.target_shape, self.input_scales = shapes.target, input_scales(problem, len(shapes.inputs))
-        self.target_scale, self.predicts_outputs = target_scale(problem, config), predicts_outputs(problem)
+        self.target_scale, self.predicts_outputs = target_scale(problem, config), problem.predicts_outputs(config)
         self.input_sizes = [_shape_of_scale(*each) for each in zip(shapes.inputs, self.input_scales, strict=True)]
         shape = _shape_of_scale(shapes.target, self.target_scale)
         self.register_buffer("mean", torch.zeros(shape, dtype=torch.float64))

@@ -9,6 +9,12 @@ from engine.run_folder.saved_run import Run
 
 SEEDS_FOR_VERDICT = 5  # with fewer seeds, the spread of the differences is too uncertain
 SIGNIFICANCE = 0.05
+CORRECTED = (
+    "The runs divide one file, so that their training sets overlap. Their errors contain the correction of Nadeau and "
+    "Bengio (2003, Machine Learning 52, 239) for it."
+)
+
+Member = int | str  # what distinguishes the runs of a setting: a seed or, in a cross-validation, a seed and a fold
 
 
 class Estimate(NamedTuple):
@@ -17,7 +23,8 @@ class Estimate(NamedTuple):
     mean: float
     standard_error: float | None  # None for a single seed
     n: int
-    values: dict[int, float]  # by seed
+    values: dict[Member, float]  # by seed
+    overlap: float = 0.0  # added to 1 / n in the squared standard error, if the runs divide one file
 
     def __str__(self) -> str:
         """The value with its error: `0.1234 ± 0.0012 (n = 6)`."""
@@ -31,18 +38,28 @@ class Table(NamedTuple):
     rows: list[tuple[str, ...]]
 
 
-def estimate(values: Mapping[int, float]) -> Estimate:
-    """The mean and its standard error, from one value for each seed."""
+def estimate(values: Mapping[Any, float], overlap: float = 0.0) -> Estimate:
+    """The mean and its standard error, from one value for each seed.
+
+    Args:
+        overlap: the number of test examples divided by that of training examples, if all runs divide the same file.
+            Their training sets then overlap, and the variance of the mean is s^2 (1 / n + overlap) instead of s^2 / n
+            (Nadeau and Bengio 2003, Machine Learning 52, 239).
+    """
     n = len(values)
     mean = math.fsum(values.values()) / n
-    error = math.sqrt(math.fsum((x - mean) ** 2 for x in values.values()) / (n - 1) / n) if n > 1 else None
-    return Estimate(mean, error, n, dict(values))
+    variance = math.fsum((x - mean) ** 2 for x in values.values()) / (n - 1) if n > 1 else None
+    error = None if variance is None else math.sqrt(variance / n + variance * overlap)
+    return Estimate(mean, error, n, dict(values), overlap)
 
 
 def as_json(found: Mapping[str, Estimate]) -> dict[str, Any]:
     """Estimates as dictionaries, for a JSON file."""
     return {
-        name: each._asdict() | {"values": {str(seed): value for seed, value in each.values.items()}}
+        name: {
+            **{key: value for key, value in each._asdict().items() if key != "overlap" or value},
+            "values": {str(seed): value for seed, value in each.values.items()},
+        }
         for name, each in found.items()
     }
 
@@ -50,16 +67,17 @@ def as_json(found: Mapping[str, Estimate]) -> dict[str, Any]:
 def estimates(runs: Sequence[Run]) -> dict[str, Estimate]:
     """Estimates of all metrics over the finished runs. Of several runs with the same seed, the newest one counts."""
     ordered = sorted(runs, key=lambda run: run.date)
-    return over_seeds({run.seed: run.metrics() for run in ordered if run.is_finished})
+    overlap = max((run.overlap for run in runs), default=0.0)
+    return over_seeds({run.member: run.metrics() for run in ordered if run.is_finished}, overlap)
 
 
-def over_seeds(metrics: Mapping[int, Mapping[str, float]]) -> dict[str, Estimate]:
-    """Estimates of metrics from their values by seed."""
-    values: dict[str, dict[int, float]] = {}
-    for seed in sorted(metrics):
+def over_seeds(metrics: Mapping[Member, Mapping[str, float]], overlap: float = 0.0) -> dict[str, Estimate]:
+    """Estimates of metrics from their values by seed: see `estimate`."""
+    values: dict[str, dict[Member, float]] = {}
+    for seed in sorted(metrics, key=lambda each: (isinstance(each, str), each)):
         for name, value in metrics[seed].items():
             values.setdefault(name, {})[seed] = value
-    return {name: estimate(by_seed) for name, by_seed in values.items()}
+    return {name: estimate(by_seed, overlap) for name, by_seed in values.items()}
 
 
 def differences(a: Mapping[str, Estimate], b: Mapping[str, Estimate]) -> dict[str, Estimate]:
@@ -67,7 +85,8 @@ def differences(a: Mapping[str, Estimate], b: Mapping[str, Estimate]) -> dict[st
     found = {}
     for name in a:
         if name in b and (seeds := [seed for seed in a[name].values if seed in b[name].values]):
-            found[name] = estimate({seed: b[name].values[seed] - a[name].values[seed] for seed in seeds})
+            overlap = max(a[name].overlap, b[name].overlap)
+            found[name] = estimate({seed: b[name].values[seed] - a[name].values[seed] for seed in seeds}, overlap)
     return found
 
 

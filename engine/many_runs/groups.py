@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from engine.machine.errors import BadRequestError
-from engine.many_runs.comparison import SIGNIFICANCE, Table, compared_metrics, estimates, tables, unfinished
+from engine.many_runs.comparison import CORRECTED, SIGNIFICANCE, Table, compared_metrics, estimates, tables, unfinished
 from engine.many_runs.listing import confirmed, mark_killed, typed
 from engine.options.config_values import flatten
 from engine.options.suggestions import Known, suggest
-from engine.run_folder.find_run import run_folder
-from engine.run_folder.saved_run import Run, find_runs, read_run
+from engine.run_folder.find_run import find_runs, run_folder
+from engine.run_folder.saved_run import Run, read_run
 
 Groups = Mapping[str, Sequence[Run]]  # runs that only differ in the seed, by the name of the group
 
@@ -103,7 +103,7 @@ def _name(runs: Sequence[Run]) -> str:
     """The name of a run. For several runs: their name without the seed and the time of the start, or their label."""
     if len(runs) == 1:
         return runs[0].name
-    names = {re.sub(rf"[-_./]?(seed)?[-_]?{r.seed}(-\d{{8}}-\d{{6}}-\d+)?$", "", r.name) for r in runs}
+    names = {re.sub(rf"[-_./]?(seed)?[-_]?{r.member}(-\d{{8}}-\d{{6}}-\d+)?$", "", r.name) for r in runs}
     return (names.pop() if len(names) == 1 else "") or runs[0].label
 
 
@@ -182,18 +182,20 @@ def _notes(groups: Groups, n_comparisons: int) -> list[str]:
         metrics = {run.main_metric for runs in compared.values() for run in runs}
         if len(metrics) > 1:
             notes.append(f"Warning: the runs have different main metrics ({', '.join(sorted(m for m, _ in metrics))}).")
+    if any(run.overlap for runs in compared.values() for run in runs):
+        notes.append(CORRECTED)
     for name, runs in compared.items():
-        if (n := len(runs) - len({run.seed for run in runs})) > 0:
+        if (n := len(runs) - len({run.member for run in runs})) > 0:
             notes.append(f"{name}: {n} of the runs have the seed of a newer one, and do not count.")
     return notes
 
 
 def _notes_on_data(first: Sequence[Run], others: Groups) -> list[str]:
     """Whether the runs that are paired have the same data."""
-    before = {run.seed: run.info.get("data_sha256") for run in first}
+    before = {run.member: run.info.get("data_sha256") for run in first}
     noisy = []
     for name, runs in others.items():
-        now = {run.seed: run.info.get("data_sha256") for run in runs}
+        now = {run.member: run.info.get("data_sha256") for run in runs}
         if any(before[seed] is None or before[seed] != now[seed] for seed in before.keys() & now.keys()):
             noisy.append(name)
     if not noisy:

@@ -28,9 +28,15 @@ class Plan:
     seeds: list[int]  # the seeds of every setting of the grid, or of every confirmed one
     command: str  # the command line
 
+    @property
+    def folds(self) -> list[int | None]:
+        """The folds of every setting and seed: [None] without cross-validation."""
+        n = self.config.get("data", {}).get("folds")
+        return [None] if n is None else list(range(1, n + 1))
+
     @model_validator(mode="after")
     def _check(self) -> Self:
-        n_settings = math.prod(len(values) for values in self.grid.values())
+        n_settings = math.prod(len(values) for values in self.grid.values()) * len(self.folds)
         if n_settings * max(1, len(self.seeds)) + self.trials * len(self.trial_seeds) > MOST_RUNS:
             raise ValueError(f"more than {MOST_RUNS:,} runs")
         if min(self.trials, self.confirm) < 0 or not (self.search or self.seeds):
@@ -56,6 +62,6 @@ def trial_name(number: int) -> str:
     return f"trial{number:03}"
 
 
-def run_name(setting: str, seed: int) -> str:
+def run_name(setting: str, seed: int, fold: int | None = None) -> str:
     """The name of a run of a setting. The only setting of a sweep without a grid has the name ""."""
-    return f"{setting}-seed{seed}".lstrip("-")
+    return f"{setting}-seed{seed}{'' if fold is None else f'-fold{fold}'}".lstrip("-")

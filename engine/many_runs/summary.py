@@ -2,11 +2,13 @@
 """The summary of a sweep: summary.json, and the tables that sweep.py prints at the end."""
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from engine.machine.atomic_files import write_json
 from engine.many_runs.comparison import (
+    CORRECTED,
     Table,
     as_json,
     compare_estimates,
@@ -15,6 +17,7 @@ from engine.many_runs.comparison import (
     markdown_table,
     to_markdown,
 )
+from engine.many_runs.cross_validation import by_fold, write_out_of_fold
 from engine.many_runs.plan import run_name, trial_name
 from engine.many_runs.sweeps import Sweep
 from engine.run_folder.saved_run import Run, read_run
@@ -32,13 +35,15 @@ def summarize(sweep: Sweep) -> str:
         trials = _trials(sweep)
         text = "\n\n".join([*_markdown(sweep, groups, trials), _origin(sweep, _records(sweep))])
         write_json(sweep.folder / "summary.json", _content(sweep, groups, trials) | {"table": text})
+        if sweep.plan.folds != [None]:
+            write_out_of_fold(sweep, groups)
     return text
 
 
 def groups_of(sweep: Sweep) -> dict[str, list[Run]]:
     """The runs that were started, by the label of their setting."""
     return {
-        label_of(sweep, name, values): _started(sweep, name, sweep.plan.seeds)
+        label_of(sweep, name, values): _started(sweep, name, sweep.plan.seeds, sweep.plan.folds)
         for name, values in sweep.settings().items()
     }
 
@@ -51,8 +56,8 @@ def trials_of(sweep: Sweep) -> dict[str, list[Run]]:
     }
 
 
-def _started(sweep: Sweep, setting: str, seeds: Sequence[int]) -> list[Run]:
-    runs = (read_run(sweep.folder / run_name(setting, seed)) for seed in seeds)
+def _started(sweep: Sweep, setting: str, seeds: Sequence[int], folds: Sequence[int | None] = (None,)) -> list[Run]:
+    runs = (read_run(sweep.folder / run_name(setting, *each)) for each in product(seeds, folds))
     return [run for run in runs if run is not None]
 
 
@@ -78,7 +83,7 @@ def _content(sweep: Sweep, groups: Mapping[str, Sequence[Run]], trials: Sequence
         "commits": _commits(_records(sweep)),
         "settings": {
             label: {
-                "runs": {str(run.seed): {"name": run.name, "status": run.status} for run in runs},
+                "runs": {str(run.member): {"name": run.name, "status": run.status} for run in runs},
                 "metrics": as_json(found[label]),
             }
             for label, runs in groups.items()
@@ -123,6 +128,10 @@ def _markdown(sweep: Sweep, groups: Mapping[str, Sequence[Run]], trials: Sequenc
             )
     if any(groups.values()):
         parts.append(markdown_table(groups))
+    if sweep.plan.folds != [None] and any(run.is_finished for runs in groups.values() for run in runs):
+        parts.append(to_markdown(by_fold(groups)))
+    if any(run.overlap for runs in groups.values() for run in runs):
+        parts.append(CORRECTED)
     return parts
 
 

@@ -116,6 +116,8 @@ def _resolve(
         return SweepRequest(folder, None, workers, given.get("problem"))
     if "log.run_name" in given:
         raise ConfigError("--run-name: the names of the runs are made from their options; give the sweep a NAME")
+    if "data.fold" in given:
+        raise ConfigError("--fold: a sweep tests all folds; drop it, or use main.py")
     grid, search = (_by_option(parser, options, given.get(key, ()), key) for key in ("grid", "search"))
     _refuse_contradictions(given, options, grid, search)
     config = resolve(problem, given)
@@ -126,7 +128,7 @@ def _resolve(
     if (start := config.train.init_from) is not None and run_folder(start) is None:
         raise ConfigError(f"--init-from {start}: there is no such run in checkpoints")
     seeds, trial_seeds = _seeds(given, config)
-    n_settings = math.prod(text.count(",") + 1 for text in grid.values())
+    n_settings = math.prod(text.count(",") + 1 for text in grid.values()) * (config.data.folds or 1)
     trials = count_given(given, "trials") if search else 0
     if (n_runs := n_settings * len(seeds) + trials * len(trial_seeds)) > MOST_RUNS:
         raise ConfigError(f"the sweep has {n_runs:,} runs, and at most {MOST_RUNS:,} are allowed: give fewer values")
@@ -187,8 +189,10 @@ def _by_option(parser: Parser, options: Options, words: Sequence[str], key: str)
         if not equals or not text.strip():
             shape = "low..high or v1,v2" if key == "search" else "v1,v2"
             raise ConfigError(f"--{key} {_short(word)}: has no values; write {flag}={shape}")
-        if flag in ("seed", "run-name"):
-            raise ConfigError(f"--{key} {_short(word)}: cannot be varied; --seeds and --seed-list set the seeds")
+        if flag in ("seed", "run-name", "folds", "fold"):
+            raise ConfigError(
+                f"--{key} {_short(word)}: cannot be varied; --seeds and --seed-list set the seeds, --folds the folds"
+            )
         if paths[flag] in found:
             raise ConfigError(f"--{flag} is given twice: give all its values at once")
         found[paths[flag]] = text
@@ -200,8 +204,10 @@ def _refuse_contradictions(
 ) -> None:
     """Raise ConfigError if flags contradict each other, or have no effect."""
     flags = {f"--{key.replace('_', '-')}" for key in given}
-    if not flags & {"--seeds", "--seed-list", "--grid", "--search"}:
-        raise ConfigError("nothing to vary: give --seeds, --seed-list, --grid or --search")
+    if not flags & {"--seeds", "--seed-list", "--grid", "--search"} and "data.folds" not in given:
+        raise ConfigError("nothing to vary: give --seeds, --seed-list, --grid, --search or, for a file, --folds")
+    if search and "data.folds" in given:
+        raise ConfigError(without_effect(["--folds"], "--search, which validates on a split"))
     if twice := [options[path].flag for path in {**grid, **search} if ".".join(path) in given]:
         raise ConfigError(f"{twice[0]} is given twice, as a flag and among the values to try: drop one")
     for flag, others in (

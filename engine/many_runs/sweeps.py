@@ -34,7 +34,9 @@ Values = Mapping[str, Any]  # options by their dotted path, such as "train.lr"
 
 UNCHANGED = "unchanged"  # the setting of a search that is trained for comparison with the best ones
 
-LONGEST_NAME = 38  # of a setting: check_name allows 64 characters with `-seed` and the 20 digits of a large seed
+# The longest name of a setting: check_name allows 64 characters with `-seed` and the 20 digits of a large seed. The
+# seed of a cross-validation has fewer digits, or the name is refused.
+LONGEST_NAME = 38
 
 NOT_PLAIN = re.compile("[^a-z0-9. ]")
 
@@ -104,10 +106,12 @@ class Sweep:
             words.append(typed if option.kind is bool else f"{option.flag} {typed}")
         return " ".join(words)
 
-    def run(self, setting: str, values: Values, seed: int, trial: int | None = None) -> PlannedRun:
-        """The run of a setting with a seed."""
-        name = run_name(setting, seed)
-        changes: dict[str, Any] = {"seed": seed, "log": {"run_name": name}}
+    def run(
+        self, setting: str, values: Values, seed: int, *, fold: int | None = None, trial: int | None = None
+    ) -> PlannedRun:
+        """The run of a setting with a seed and, in a cross-validation, with a fold."""
+        name = run_name(setting, seed, fold)
+        changes: dict[str, Any] = {"seed": seed, "data": {"fold": fold}, "log": {"run_name": name}}
         for path, value in values.items():
             section, _, key = path.rpartition(".")
             changes = merge(changes, {section: {key: value}} if section else {key: value})
@@ -128,9 +132,9 @@ class Sweep:
         if self.search is not None:
             yield from self._open_trials(skip)
         for setting, values in self.settings().items():
-            for seed in self.plan.seeds:
-                if self._is_open(run_name(setting, seed), skip):
-                    yield self.run(setting, values, seed)
+            for seed, fold in product(self.plan.seeds, self.plan.folds):
+                if self._is_open(run_name(setting, seed, fold), skip):
+                    yield self.run(setting, values, seed, fold=fold)
 
     def _open_trials(self, skip: Collection[str]) -> Iterator[PlannedRun]:
         assert self.search is not None
@@ -144,7 +148,7 @@ class Sweep:
                     return
             name, values = trial_name(number), self.search.values[number]
             if self._is_open(run_name(name, first), skip):
-                yield self.run(name, values, first, number if self.plan.pruning else None)
+                yield self.run(name, values, first, trial=number if self.plan.pruning else None)
             elif status_of(self.folder / run_name(name, first)) == "finished":
                 for seed in others:
                     if self._is_open(run_name(name, seed), skip):

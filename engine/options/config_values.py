@@ -11,7 +11,7 @@ FORMAT = 1
 
 # The options that are not part of a setting, as their scopes say (scopes.py). They are repeated here, because lists of
 # runs do not load the options.
-NOT_IN_SETTING = ("log", "data.cache", "seed", "device", "threads", "compile")
+NOT_IN_SETTING = ("log", "data.cache", "data.fold", "seed", "device", "threads", "compile")
 
 
 def upgrade(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,10 @@ SCOPES = {
     "generator": Scope(in_setting=True, on_resume=False, in_evaluation=True, of_data=True),
     # how the file of --data is read; without effect without it
     "reader": Scope(in_setting=True, on_resume=False, in_evaluation=True, of_data=False),
+    # how the file of --data is divided; without effect without it
+    "split": Scope(in_setting=True, on_resume=False, in_evaluation=False, of_data=False),
+    # which part of a cross-validation a run tests; as the seed, it distinguishes the runs of a setting
+    "fold": Scope(in_setting=False, on_resume=False, in_evaluation=False, of_data=False),
     "size": Scope(in_setting=True, on_resume=False, in_evaluation=False, of_data=True),
     "test_size": Scope(in_setting=True, on_resume=False, in_evaluation=True, of_data=True),
     # the path of a file, whose content is part of the experiment

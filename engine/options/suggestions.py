@@ -3,7 +3,7 @@
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 
@@ -32,6 +32,13 @@ def suggest(name: str, known: Sequence[Known], otherwise: str) -> str:
     section = [each.written for each in known if each.names[-1].startswith(f"{name}.")][:1]
     meant = close(0.75) or _with_same_words(name, known) or section or close(0.6)
     return f"did you mean {' or '.join(filter(None, (', '.join(meant[:-1]), meant[-1])))}?" if meant else otherwise
+
+
+def unknown_name(kind: str, name: str, described: Mapping[str, str]) -> str:
+    """Words that name a missing array, the nearest one, and those that are there, which are `described` by name."""
+    listed = ", ".join(list(described.values())[:20]) + (", ..." if len(described) > 20 else "") or f"no {kind}s"
+    advice = suggest(name, [Known(each, (each,)) for each in described], "")
+    return f"no {kind} {name!r}; {f'{advice} ' if advice else ''}the file has {listed}"
 
 
 def _with_same_words(name: str, known: Sequence[Known]) -> list[str]:

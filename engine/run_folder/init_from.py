@@ -31,6 +31,7 @@ class Origin(NamedTuple):
     saved: SavedNetwork
     hashes: NDArray[np.uint64]  # of the inputs that the earlier run, and the runs before it, were trained with
     note: dict[str, Any]  # for run_info.json
+    info: dict[str, Any]  # the run_info.json of the earlier run
 
     def weights_for(self, shapes: Shapes) -> dict[str, Any]:
         """The weights of the earlier run, with its scales, for examples of these shapes.
@@ -90,7 +91,7 @@ def load_origin(
         )
     hashes = seen_by(place, "restore it, or start from another run")
     note = {"run": name, "epoch": saved.epoch, "weights_sha256": saved.sha256, "commit": info.get("git_commit")}
-    origin = Origin(config, saved, hashes, note)
+    origin = Origin(config, saved, hashes, note, info)
     if config.data.file is None:  # otherwise the shapes are not known before the file has been read
         origin.weights_for(generated_shapes(problem, config))
     print_line(f"starting from {place}, epoch {saved.epoch}")

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from engine.datasets.overlap import hash_inputs, save_hashes, unseen
+from engine.datasets.file_formats import complete_config
+from engine.datasets.overlap import HASH_FORMAT, are_comparable, hash_inputs, save_hashes, unseen
 from engine.datasets.splits import Data, load_data, new_examples, require_memory_for
-from engine.interface.base_config import Config
+from engine.interface.base_config import Config, replace_unchecked
 from engine.interface.base_problem import Columns, Problem
 from engine.interface.returned_values import input_arrays
 from engine.learning.distributed import Group, is_restarted, torchrun_start
@@ -69,32 +70,13 @@ class OpenRun:
         Raises:
             UnusableFileError: the run is resumed, and its data have changed.
         """
-        data = self.group.broadcast(lambda: load_data(self.problem, self._with_file(), n_workers))
+        config = _with_file(self.config, self.folder, self.resume)
+        data = self.group.broadcast(lambda: load_data(self.problem, config, n_workers))
         if data.sha256 != self.info.get("data_sha256", data.sha256):
             raise UnusableFileError(
                 f"the data have changed since {self.folder} was trained: restore them, or start another run"
             )
         return data
-
-    def _with_file(self) -> Config:
-        """The config, with a path of its data file that is valid in the working folder.
-
-        Raises:
-            UnusableFileError: the file is neither there nor in the folder where the run was started.
-        """
-        file = self.config.data.file
-        if not self.resume or file is None:
-            return self.config
-        places = [project_folder(self.folder) / file, Path(file).absolute()]
-        found = next((place for place in places if place.is_file()), None)
-        if found is None:
-            looked = " or ".join(dict.fromkeys(str(place.parent) for place in places))
-            raise UnusableFileError(
-                f"{Path(file).name}, the data of {self.folder}, is not in {looked}: give its new path with --data"
-            )
-        if found == Path(file).absolute():
-            return self.config
-        return replace(self.config, data=replace(self.config.data, file=str(found)))
 
     def build_model(self, data: Data) -> "Standardized":
         """Create the network with its scales, on the device, with random weights or those of --init-from.
@@ -141,6 +123,11 @@ class OpenRun:
             from engine.run_folder.init_from import seen_by
 
             before = self.origin.hashes if self.origin else seen_by(self.folder, "restore it, or start another run")
+            if not are_comparable(self.origin.info if self.origin else self.info, inputs):
+                raise UnusableFileError(
+                    f"--init-from {self.config.train.init_from}: an older version of the program made that run, and "
+                    "did not record its training inputs exactly: start from another run"
+                )
             train_hashes = np.union1d(train_hashes, before)
         if not self.resume:
             empty_folder(self.folder)
@@ -165,6 +152,7 @@ class OpenRun:
             data_source=data.source,
             data_sha256=data.sha256,
             data_file_sha256=data.file_sha256,
+            hash_format=HASH_FORMAT,
             init_from=self.origin.note if self.origin else self.info.get("init_from"),
             **self.code,
         )
@@ -242,6 +230,27 @@ class StartedRun(NamedTuple):
         print_line(str(folder))
 
 
+def _with_file(config: Config, folder: Path, resume: bool) -> Config:
+    """The config of a run, with a path of its data file that is valid in the working folder.
+
+    Raises:
+        UnusableFileError: the file is neither there nor in the folder where the run was started.
+    """
+    file = config.data.file
+    if not resume or file is None:
+        return config
+    places = [project_folder(folder) / file, Path(file).absolute()]
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        looked = " or ".join(dict.fromkeys(str(place.parent) for place in places))
+        raise UnusableFileError(
+            f"{Path(file).name}, the data of {folder}, is not in {looked}: give its new path with --data"
+        )
+    if found == Path(file).absolute():
+        return config
+    return replace(config, data=replace(config.data, file=str(found)))
+
+
 @contextmanager
 def open_run(
     problem: Problem[Any], config: Config, folder: Path, group: Group, *, overwrite: bool, resume: bool
@@ -251,6 +260,8 @@ def open_run(
     Raises:
         RunError: the request cannot be met on this machine, or the folder cannot be used.
     """
+    completed = complete_config(problem, _with_file(config, folder, resume))
+    config = replace_unchecked(completed, data=replace(completed.data, file=config.data.file))
     # Refuse a bad request, where possible, before torch is loaded, which takes seconds.
     require_memory_for(problem, config)
     if resume and group.is_main:

@@ -5,8 +5,6 @@ Somebody else may have made the run. Its files are data: what they say is checke
 name it, except by `problem_of`.
 """
 
-import os
-import re
 from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
@@ -40,6 +38,33 @@ class Run(NamedTuple):
     def seed(self) -> Any:
         """The seed, or None if the config cannot be read."""
         return self.config.get("seed")
+
+    @property
+    def member(self) -> Any:
+        """What distinguishes the run from others of its setting: the seed or, in a cross-validation, seed and fold."""
+        return self.seed if self.fold is None else f"{self.seed}-fold{self.fold}"
+
+    @property
+    def fold(self) -> int | None:
+        """The fold that the run tests, if it is one of a cross-validation."""
+        return self._data.get("fold")
+
+    @property
+    def overlap(self) -> float:
+        """The number of test examples divided by that of training examples, if the run divides a file at random.
+
+        Other runs that divide the same file have mostly the same training examples. The value is 0 for generated data,
+        for a test that does not depend on the seed, and for runs of older versions.
+        """
+        if self._data.get("test_above") or self._data.get("test_below") or not self.results:
+            return 0.0
+        n_train = self.results.get("n_train")  # only recorded for files
+        return self.results["n_test"] / n_train if n_train else 0.0
+
+    @property
+    def _data(self) -> dict[str, Any]:
+        found = self.config.get("data")
+        return found if isinstance(found, dict) else {}
 
     @property
     def setting(self) -> dict[str, Any]:
@@ -137,7 +162,7 @@ class Run(NamedTuple):
         Raises:
             UnusableFileError: the file is missing or damaged.
         """
-        from engine.datasets.file_formats import from_npz
+        from engine.datasets.archives import from_npz
 
         try:
             arrays = from_npz(read_bytes(self.folder / "predictions.npz"))
@@ -231,30 +256,6 @@ def status_of(folder: Path) -> str:
         return ""
 
 
-def find_runs(root: Path) -> list[Run]:
-    """All runs in a folder and in the sweeps in it, by name. The folder may itself be a sweep."""
-    runs, others = _runs_in(root)
-    if not is_file(root / "sweep.json"):  # a sweep contains no others, except through links, which can form a loop
-        runs += [run for each in others if is_file(each / "sweep.json") for run in _runs_in(each)[0]]
-    return sorted(runs, key=lambda run: _in_order(run.name))
-
-
-def _runs_in(root: Path) -> tuple[list[Run], list[Path]]:
-    """The runs in a folder, and its other folders."""
-    try:
-        folders = [Path(entry.path) for entry in os.scandir(root) if os.path.isdir(entry.path)]  # noqa: PTH112
-    except OSError:
-        return [], []
-    found = {folder: read_run(folder) for folder in folders}
-    return [run for run in found.values() if run], [folder for folder, run in found.items() if not run]
-
-
-def _in_order(name: str) -> list[Any]:
-    """A key that sorts numbers in names by their values: `lr0.1-seed9` comes before `lr0.1-seed10`."""
-    parts = re.split(r"(\d+(?:\.\d+)?(?:e-?\d+)?)", name)  # text, number, text, ...
-    return [float(part) if i % 2 else part for i, part in enumerate(parts)]
-
-
 def read_or_empty(
     path: Path, kind: type, is_sound: Callable[[Any], bool] = lambda content: True, most: int = MOST_BYTES
 ) -> Any:
@@ -281,7 +282,7 @@ TYPES = {
     **dict.fromkeys(("data_sha256", "data_file_sha256", "problem_sha256", "trainer_sha256", "torch", "device"), str),
     **dict.fromkeys(("changed", "init_from"), dict),
     **dict.fromkeys(("main_metric", "earlier"), list),
-    "pid": int,
+    **dict.fromkeys(("pid", "hash_format"), int),
 }
 
 
@@ -292,7 +293,8 @@ def _is_info(info: dict[str, Any]) -> bool:
 
 
 def _is_results(results: dict[str, Any]) -> bool:
-    are_epochs = all(isinstance(results.get(name, 0), int) for name in ("best_epoch", "epochs_trained"))
+    names = ("best_epoch", "epochs_trained", "n_train", "n_test")
+    are_epochs = all(isinstance(results.get(name, 0), int) for name in names)
     return isinstance(results.get("test"), dict) and are_epochs
 
 

@@ -58,23 +58,28 @@ def test_config_json_has_all_keys_and_those_of_the_problem_come_first() -> None:
         "compile",
     ]
     assert list(content["data"])[:4] == ["dimension", "spread", "rounds", "corrupt"]
-    assert set(content["data"]) == {field.name for field in dataclasses.fields(ToyDataConfig)} - {"points_key"}
+    assert set(content["data"]) == {field.name for field in dataclasses.fields(ToyDataConfig)} - OF_FILES
     assert content["train"]["patience"] is None
 
 
 def test_config_json_of_data_from_a_file_omits_generator_options(tmp_path: Path) -> None:
     config = ToyConfig(data=ToyDataConfig(file="x.npz", num_train=300))
     content = to_dict(config)
-    assert set(content["data"]) == {"points_key", "num_train", "num_val", "num_test", "cache", "file"}
+    sizes = {"num_train", "num_val", "num_test", "num_calibration"}
+    assert set(content["data"]) == {*OF_FILES, *sizes, "cache", "file"}
     assert load_config(ToyConfig, write(tmp_path, to_json(config))) == config
 
+
+OF_FILES = {"points_key", "drop_missing", "group", "test_above", "test_below", "folds", "fold"}  # only with --data
 
 SCOPED = {
     "network": {"absolute", "model.kind", "model.hidden", "model.dropout", "model.skip"},
     "duration": {"train.epochs"},
     "generator": {"data.dimension", "data.spread", "data.rounds", "data.corrupt"},
-    "reader": {"data.points_key"},
-    "size": {"data.num_train", "data.num_val"},
+    "reader": {"data.points_key", "data.drop_missing"},
+    "split": {"data.group", "data.test_above", "data.test_below", "data.folds"},
+    "fold": {"data.fold"},
+    "size": {"data.num_train", "data.num_val", "data.num_calibration"},
     "test_size": {"data.num_test"},
     "place": {"data.file"},
     "seed": {"seed"},
@@ -92,7 +97,7 @@ def test_every_option_has_its_scope() -> None:
         assert {".".join(path) for path in options_with(ToyConfig, scope)} == names, scope
     assert {path[0] for path in options_with(ToyConfig, "training")} == {"train"}
     assert sum(len(options_with(ToyConfig, scope)) for scope in SCOPES) == len(options)
-    assert options_with(Config, "generator", "reader", "network") == {}
+    assert options_with(Config, "generator", "network") == {}
 
 
 def test_lists_of_runs_know_which_options_are_part_of_a_setting() -> None:

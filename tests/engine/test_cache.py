@@ -17,8 +17,8 @@ from engine.datasets.cache import cache_path
 from engine.datasets.code_hash import code_hash
 from engine.datasets.file_formats import read_columns
 from engine.datasets.splits import fingerprint, get_splits, load_data
-from engine.interface.base_config import Config
-from engine.interface.base_problem import Columns, Problem, Splits
+from engine.interface.base_config import OF_FILES, Config, options_with
+from engine.interface.base_problem import Columns, Problem
 from engine.machine import repository
 from tests.conftest import Program, environment
 from tests.toy import PROBLEM, ToyConfig, ToyDataConfig, ToyModelConfig, ToyProblem
@@ -76,10 +76,11 @@ ARRAYS: dict[str, NDArray[Any]] = {
 
 
 def test_arrays_of_any_type_are_restored_bit_for_bit() -> None:
-    splits = Splits(ARRAYS, {name: array[:2] for name, array in ARRAYS.items()}, {"other": np.arange(4)})
+    splits = {"train": ARRAYS, "val": {name: array[:2] for name, array in ARRAYS.items()}, "test": {"o": np.arange(4)}}
     cache.store(Path("cache/x.npz"), splits)
     found = cache.load(Path("cache/x.npz"))
-    for before, after in zip(splits, found, strict=True):
+    assert list(found) == list(splits)
+    for before, after in zip(splits.values(), found.values(), strict=True):
         assert set(before) == set(after)
         for name, array in before.items():
             assert after[name].dtype == array.dtype, name
@@ -89,7 +90,7 @@ def test_arrays_of_any_type_are_restored_bit_for_bit() -> None:
 
 def test_integers_are_compressed() -> None:
     signs = np.random.default_rng(0).choice(np.array([-1, 1], np.int8), (1000, 64))
-    cache.store(Path("cache/x.npz"), Splits({"signs": signs}, {}, {}))
+    cache.store(Path("cache/x.npz"), {"train": {"signs": signs}})
     assert Path("cache/x.npz").stat().st_size < 0.3 * signs.nbytes
 
 
@@ -182,12 +183,14 @@ def test_the_name_depends_on_every_option_that_affects_the_data() -> None:
         "num_train": 71,
         "num_val": 21,
         "num_test": 11,
+        "num_calibration": 12,
         "dimension": 4,
         "spread": 1.5,
         "rounds": 2,
         "corrupt": True,
     }
-    assert set(changes) | {"cache", "file", "points_key"} == {field.name for field in fields(ToyDataConfig)}
+    of_files = {option.path[-1] for option in options_with(ToyConfig, *OF_FILES).values()}
+    assert set(changes) | {"cache", "file", *of_files} == {field.name for field in fields(ToyDataConfig)}
     configs = [CONFIG, *(changed(**{name: value}) for name, value in changes.items())]
     paths = {path_of(replace(config, seed=seed)) for config in configs for seed in (1, 2)}
     assert len(paths) == 2 * len(configs)

@@ -8,6 +8,7 @@ import pickle
 import tracemalloc
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from engine.datasets import file_formats as engine_io
-from engine.datasets.file_formats import from_npz, read_columns, require_columns, to_npz, write_columns
-from engine.datasets.splits import divide, fingerprint, get_splits
-from engine.interface.base_config import DataConfig
-from engine.interface.base_problem import Columns
-from engine.machine.errors import BadRequestError, UnusableFileError
+from engine.datasets import archives as engine_io
+from engine.datasets import file_formats
+from engine.datasets.archives import from_npz, to_npz, write_columns
+from engine.datasets.file_formats import read_columns, read_to_divide, require_columns
+from engine.datasets.splits import get_splits
+from engine.interface.base_problem import Columns, Problem
+from engine.machine.errors import UnusableFileError
 from tests.toy import PROBLEM, ToyConfig, ToyDataConfig, ToyProblem
 
 
@@ -271,7 +273,7 @@ def test_a_flipped_bit_is_detected_or_does_not_matter() -> None:
             np.testing.assert_array_equal(found[name], column)
 
 
-@pytest.mark.parametrize(("suffixes", "magic", "section"), engine_io.OTHER_FORMATS)
+@pytest.mark.parametrize(("suffixes", "magic", "section"), file_formats.OTHER_FORMATS)
 def test_other_formats_are_recognised_by_suffix_or_content(
     suffixes: tuple[str, ...], magic: bytes | None, section: str
 ) -> None:
@@ -306,105 +308,65 @@ def test_paths_that_are_not_files_are_refused() -> None:
         assert refusal(name) == f"{name}: no such file in {Path.cwd()}: give its path with --data"
 
 
-# -------------------------------------------------------------------------------------------------------------- .csv
+class Texts(ToyProblem):
+    """It reads the columns that the default `read` of a problem reads."""
 
-XY = {"x": [1.0, -3.0], "y": [2.5, 4e3]}
-
-TABLES: dict[str, str | bytes] = {
-    "commas": "x,y\n1,2.5\n-3,4e3\n",
-    "semicolons": "x;y\n1;2.5\n-3;4e3\n",
-    "tabs": "x\ty\n1\t2.5\n-3\t4e3\n",
-    "no last line end": "x,y\n1,2.5\n-3,4e3",
-    "Windows line ends": "x,y\r\n1,2.5\r\n-3,4e3\r\n",
-    "a BOM": b"\xef\xbb\xbfx,y\n1,2.5\n-3,4e3\n",
-    "quotes": '"x","y"\n"1","2.5"\n-3,"4e3"\n',
-    "spaces": " x , y \n 1 , 2.5 \n-3, 4e3\n",
-    "blank lines": "x,y\n\n1,2.5\n\n-3,4e3\n\n",
-}
+    read = Problem.read
 
 
-@pytest.mark.parametrize("name", TABLES)
-def test_common_formats_of_tables_are_read(name: str) -> None:
-    content = TABLES[name]
-    columns = plain(written(content, "x.csv"))
-    assert {name: column.tolist() for name, column in columns.items()} == XY
-    assert all(column.dtype == np.float64 for column in columns.values())
+def test_text_is_left_out_with_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    written({**good(30), "names": np.array(["a"] * 30)})
+    found = read_to_divide(Texts(), ToyConfig(), "x.npz")
+    assert set(found.columns) == {"points", "signs", "values"}
+    assert "text columns left out: names\n" in capsys.readouterr().out
 
 
-def test_the_suffix_may_have_capital_letters() -> None:
-    assert set(plain(written("x,y\n1,2\n", "X.CSV"))) == {"x", "y"}
-
-
-def test_a_table_of_one_column_and_one_row_is_read() -> None:
-    assert plain(written("x\n7\n"))["x"].tolist() == [7.0]
+def test_a_column_that_looks_like_chains_gets_a_line_that_names_group(capsys: pytest.CaptureFixture[str]) -> None:
+    chains, mixed = np.repeat(np.arange(10), 10), np.tile(np.arange(10), 10)
+    for column, is_found in ((chains, True), (chains.astype(str), True), (mixed, False), (chains + 0.5, False)):
+        written({**good(100), "chain": column})
+        read_to_divide(PROBLEM, ToyConfig(), "x.npz")
+        assert ("--group chain keeps them in one split" in capsys.readouterr().out) == is_found
+    group = replace(ToyConfig(), data=ToyDataConfig(file="x.npz", group="chain"))
+    written({**good(100), "chain": chains})
+    assert read_to_divide(PROBLEM, group, "x.npz").others["chain"].tolist() == chains.tolist()
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(
-    ("header", "names"),
+    ("options", "message"),
     [
-        ('"x, in m";y', ["x, in m", "y"]),
-        ('"x, in m","y;z;w"', ["x, in m", "y;z;w"]),
-        ('"x\nin m";y', ["x\nin m", "y"]),
-        ('"the ""best"" x";y', ['the "best" x', "y"]),
-        ("#x;y", ["#x", "y"]),
-        ("\u03b1;\u03b2", ["\u03b1", "\u03b2"]),
+        ({"group": "chian"}, "no array 'chian'; did you mean chain?"),
+        ({"group": "points"}, r"points has the shape (10, 3): it must have one value per example, (10,)"),
+        ({"test_above": ("temperature", "2")}, "no array 'temperature'"),
     ],
 )
-def test_quoted_names_may_contain_any_character(header: str, names: list[str]) -> None:
-    delimiter = "," if '","' in header else ";"
-    columns = plain(written(f"{header}\n1{delimiter}2\n"))
-    assert {name: column.tolist() for name, column in columns.items()} == {names[0]: [1.0], names[1]: [2.0]}
+def test_a_division_by_a_column_that_is_not_there_is_refused(options: dict[str, Any], message: str) -> None:
+    written({**good(), "chain": np.arange(10)})
+    config = replace(ToyConfig(), data=ToyDataConfig(file="x.npz", **options))
+    with pytest.raises(UnusableFileError) as caught:
+        read_to_divide(PROBLEM, config, "x.npz")
+    assert message in str(caught.value)
 
 
-class TwoColumns(ToyProblem):
-    """It reads two columns of a table."""
+def test_examples_with_missing_values_are_dropped_if_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    arrays = good()
+    arrays["points"][3, 1] = arrays["values"][5] = np.nan
+    written({**arrays, "chain": np.array(["a"] * 7 + [""] + ["b"] * 2)})
+    config = replace(ToyConfig(), data=ToyDataConfig(file="x.npz", drop_missing=True, group="chain"))
+    found = read_to_divide(PROBLEM, config, "x.npz")
+    assert found.rows.tolist() == [0, 1, 2, 4, 6, 8, 9]
+    np.testing.assert_array_equal(found.columns["values"], arrays["values"][found.rows])
+    assert found.others["chain"].tolist() == ["a"] * 5 + ["b"] * 2
+    assert "3 of 10 rows left out, because values are missing" in capsys.readouterr().out
+    assert "values is infinite or not a number in example 5: --drop-missing" in refusal("x.npz", Nan())
+
+
+class Nan(ToyProblem):
+    """It reads only the values."""
 
     def read(self, config: ToyConfig, columns: Columns) -> Columns:
-        return {"mass": columns["mass"], "charge": columns["charge"]}
-
-
-def test_columns_that_are_not_looked_up_may_hold_text() -> None:
-    columns = read_columns(TwoColumns(), ToyConfig(), written("name,mass,charge\nelectron,0.511,-1\nmuon,105.7,-1\n"))
-    assert columns["mass"].tolist() == [0.511, 105.7]
-
-
-BAD_TABLES: dict[str, tuple[str | bytes, str]] = {
-    "empty": ("", "the first line is empty; it must name the columns"),
-    "only commas": (",,\n1,2,3\n", "the first line is empty; it must name the columns"),
-    "blank first line": ("\nmass,charge\n1,2\n", "the first line is empty; it must name the columns"),
-    "only a header": ("mass,charge\n", "there are no rows below the header"),
-    "only blank rows": ("mass,charge\n\n\n", "there are no rows below the header"),
-    "a name that is nearly right": (
-        *("Mass,charges\n1,2\n",),
-        "no column 'mass'; did you mean Mass? the file has Mass, charges",
-    ),
-    "other names": ("x,y\n1,2\n", "no column 'mass'; the file has x, y"),
-    "no header": ("1,2\n3,4\n", "no column 'mass'; the file has 1, 2"),
-    "no header, and equal numbers": ("1;-1;1\r\n1;1;-1\r\n", "the first line has numbers, and must name the columns"),
-    "repeated names": ("mass,charge,mass\n1,2,3\n", "two columns are named 'mass'; rename one"),
-    "text": ("mass,charge\n1,2\n3,heavy\n", "column 'charge': could not convert string 'heavy' to float64"),
-    "an empty cell": ("mass,charge\n1,\n", "column 'charge': could not convert string ''"),
-    "digits with underscores": ("mass,charge\n1,1_0\n", "column 'charge': could not convert string '1_0'"),
-    "a decimal comma": ("mass;charge\n1,5;2\n", "column 'mass': could not convert string '1,5'"),
-    "a comment": ("mass,charge\n# units: MeV,e\n1,2\n", "column 'mass': could not convert string '# units: MeV'"),
-    "NaN": ("mass,charge\n1,2\nnan,2\n", "mass is infinite or not a number in example 1: remove such examples"),
-    "infinity": ("mass,charge\n1,inf\n", "charge is infinite or not a number in example 0"),
-    "out of range": ("mass,charge\n1e999,2\n", "mass is infinite or not a number in example 0"),
-    "a short row": ("mass,charge\n1,2\n3\n", "line 3 has 1 cells and the header has 2"),
-    "a long row": ("mass,charge\n1,2\n\n3,4,5\n", "line 4 has 3 cells and the header has 2"),
-    "a thousands separator": ("mass,charge\n1,000,2\n", "line 2 has 3 cells and the header has 2"),
-    "an open quote": ('"mass,charge\n1,2\n', ""),
-    "not UTF-8": (b"mass,charge\n1,\xff\n", "can't decode byte 0xff"),
-    "UTF-16": ("mass,charge\n1,2\n".encode("utf-16"), "can't decode byte 0xff"),
-    "a zip archive": (b"PK\x03\x04\n", "no column 'mass'"),
-    "a long cell": (f"mass,charge\n1,{'9' * 200_000}\n", "field larger than field limit"),
-}
-
-
-@pytest.mark.parametrize("name", BAD_TABLES)
-def test_an_unusable_table_is_refused(name: str) -> None:
-    content, message = BAD_TABLES[name]
-    assert message in refusal(written(content, "x.csv"), TwoColumns())
+        return {"values": columns["values"]}
 
 
 # ----------------------------------------------------------------------------------------------------------- columns
@@ -422,58 +384,3 @@ def test_columns_are_arrays_of_finite_numbers_with_one_entry_per_example() -> No
     ):
         with pytest.raises(ValueError, match=fault):
             require_columns(columns)
-
-
-# ------------------------------------------------------------------------------------------------------------ divide
-
-
-def numbered(n: int) -> Columns:
-    return {"number": np.arange(n), "double": 2.0 * np.arange(n)[:, None]}
-
-
-def test_the_division_is_random_and_without_replacement() -> None:
-    config = DataConfig(num_train=600, num_val=200, num_test=100)
-    splits = divide(numbered(1000), config, seed=3)
-    assert [len(split["number"]) for split in splits] == [600, 200, 100]
-    assert len(np.unique(np.concatenate([split["number"] for split in splits]))) == 900
-    for split in splits:
-        np.testing.assert_array_equal(split["double"], 2.0 * split["number"][:, None])
-        assert split["number"].mean() == pytest.approx(500, abs=100)  # from all parts of the file
-    assert fingerprint(divide(numbered(1000), config, seed=3)) == fingerprint(splits)
-    assert fingerprint(divide(numbered(1000), config, seed=4)) != fingerprint(splits)
-
-
-@pytest.mark.parametrize(
-    ("n", "given", "sizes"),
-    [
-        (1000, (None, None, None), [800, 100, 100]),
-        (100, (None, None, None), [80, 10, 10]),
-        (109, (None, None, None), [89, 10, 10]),
-        (9, (None, None, None), [7, 1, 1]),
-        (3, (None, None, None), [1, 1, 1]),
-        (100, (50, None, None), [50, 10, 10]),
-        (100, (None, 30, None), [60, 30, 10]),
-        (100, (None, None, 30), [60, 10, 30]),
-        (100, (None, 40, 59), [1, 40, 59]),
-        (100, (80, 10, None), [80, 10, 10]),
-        (100, (1, 1, 1), [1, 1, 1]),
-        (100, (98, 1, 1), [98, 1, 1]),
-    ],
-)
-def test_default_sizes_are_80_10_and_10_percent(n: int, given: tuple[int | None, ...], sizes: list[int]) -> None:
-    num_train, num_val, num_test = given
-    config = DataConfig(num_train=num_train, num_val=num_val, num_test=num_test)
-    assert [len(split["number"]) for split in divide(numbered(n), config, seed=0)] == sizes
-
-
-@pytest.mark.parametrize(
-    ("n", "given", "requested"),
-    [(10, (9, 1, 1), 11), (2, (None, None, None), 3), (100, (90, None, None), 110), (100, (None, 50, 50), 101)],
-)
-def test_a_request_for_too_many_examples_is_refused(n: int, given: tuple[int | None, ...], requested: int) -> None:
-    num_train, num_val, num_test = given
-    config = DataConfig(file="f.npz", num_train=num_train, num_val=num_val, num_test=num_test)
-    with pytest.raises(
-        BadRequestError, match=rf"--data f\.npz has {n} examples, and {requested} are requested: lower --num"
-    ):
-        divide(numbered(n), config, seed=0)

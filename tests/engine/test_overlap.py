@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 import engine.datasets.overlap
 import main
-from engine.datasets.overlap import hash_inputs, load_hashes, save_hashes, select, unseen
+from engine.datasets.overlap import HASH_FORMAT, are_comparable, hash_inputs, load_hashes, save_hashes, select, unseen
 from engine.datasets.splits import get_splits, save_data
 from engine.evaluation.evaluation_request import parse_args
 from engine.interface.base_problem import Columns
@@ -77,8 +77,8 @@ def test_equal_inputs_have_equal_hashes_and_different_inputs_do_not() -> None:
 
 
 def test_hashes_do_not_depend_on_the_dtype_of_a_file() -> None:
-    x = np.random.default_rng(0).normal(size=(50, 3))
-    assert hashes(x=x) == hashes(x=x.astype(np.float32)) == hashes(x=x.astype(np.float32).astype(">f8"))
+    x = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32).astype(np.float64)
+    assert hashes(x=x) == hashes(x=x.astype(np.float32)) == hashes(x=x.astype(">f8"))
     assert hashes(x=x) == hashes(x=np.asfortranarray(x)) == hashes(x=np.repeat(x, 2, axis=0)[::2])
     k = np.arange(50) % 2
     assert hashes(k=k) == hashes(k=k.astype(np.int8)) == hashes(k=k.astype(">u2")) == hashes(k=k.astype(bool))
@@ -87,8 +87,20 @@ def test_hashes_do_not_depend_on_the_dtype_of_a_file() -> None:
 
 def test_hashes_do_not_depend_on_the_sign_of_zero() -> None:
     assert len(set(hashes(x=np.array([[0.0, 1.0], [-0.0, 1.0]])))) == 1
-    assert len(set(hashes(x=np.array([[1e-60, 1.0], [-1e-60, 1.0]])))) == 1  # 0 as float32
     assert len(set(hashes(x=np.array([[0.0, 1.0], [0.0, -1.0]])))) == 2
+
+
+def test_values_that_only_differ_in_float64_are_different() -> None:
+    times = 1_700_000_000 + 60.0 * np.arange(1440)  # seconds since 1970: float32 has steps of 128
+    tiny = 2.5e-48 * np.arange(400)  # float32 only has 0 there
+    for values in (times, tiny):
+        assert len(set(hashes(x=values))) == len(values)
+
+
+def test_runs_of_older_versions_are_only_comparable_without_floating_point_inputs() -> None:
+    old, new = {"hash_format": None}, {"hash_format": HASH_FORMAT}
+    floats, integers = [np.zeros(3)], [np.zeros(3, np.int8)]
+    assert [are_comparable(*each) for each in ((old, floats), (old, integers), (new, floats))] == [False, True, True]
 
 
 def test_hashes_depend_on_all_inputs_and_their_shapes() -> None:
@@ -125,7 +137,7 @@ def test_examples_are_unseen_if_their_hash_is_not_among_those_of_training() -> N
 
 def test_hashes_are_the_same_on_every_machine_and_in_every_version() -> None:
     """An evaluation compares hashes with those that another version of the program may have written."""
-    content = b"[('int', (2,)), ('float', ())]" + struct.pack("<qqf", 1, -1, 0.5)
+    content = b"[('int', (2,)), ('float', ())]" + struct.pack("<qqd", 1, -1, 0.5)
     expected = int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
     assert hashes(k=np.array([[1, -1]], np.int8), x=np.array([0.5])) == [expected]
 

@@ -13,7 +13,7 @@ import pytest
 from pydantic.dataclasses import dataclass
 
 from engine import interface
-from engine.interface.base_config import LogConfig, TrainConfig, load_config, to_json
+from engine.interface.base_config import OF_FILES, LogConfig, TrainConfig, load_config, to_json
 from engine.machine.errors import BadRequestError, DivergedError, ProblemError, RunError, UnusableFileError
 from engine.machine.exit_code import ExitCode
 from engine.machine.signals import STOP_SIGNALS, Interrupted
@@ -80,6 +80,7 @@ CHANGES: dict[str, tuple[list[str], Any]] = {
     "data.num_train": (["300"], 300),
     "data.num_val": (["301"], 301),
     "data.num_test": (["302"], 302),
+    "data.num_calibration": (["303"], 303),
     "data.dimension": (["4"], 4),
     "data.spread": (["1.5"], 1.5),
     "data.rounds": (["7"], 7),
@@ -87,6 +88,12 @@ CHANGES: dict[str, tuple[list[str], Any]] = {
     "data.cache": ([], False),
     "data.file": (["some.npz"], "some.npz"),
     "data.points_key": (["x"], "x"),
+    "data.drop_missing": ([], True),
+    "data.group": (["chain"], "chain"),
+    "data.test_above": (["x", "-1.5"], ("x", "-1.5")),
+    "data.test_below": (["x", "2"], ("x", "2")),
+    "data.folds": (["5"], 5),
+    "data.fold": (["3"], 3),
     "log.run_name": (["some.name_1-2"], "some.name_1-2"),
     "log.wandb": ([], True),
     "log.checkpoints": ([], False),
@@ -107,7 +114,8 @@ def test_a_flag_sets_its_field_and_no_other(name: str) -> None:
     flag = OPTIONS[tuple(name.split("."))].flag
     if value is False:
         flag = "--no-" + flag[2:]
-    needed = ("--data", "x.npz") if name == "data.points_key" else ()
+    needed = ["--data", "x.npz"] if OPTIONS[tuple(name.split("."))].scope in OF_FILES else []
+    needed += ["--folds", "9"] if name == "data.fold" else []
     expected = dataclasses.asdict(config_of(*needed))
     changed = dataclasses.asdict(config_of(flag, *words, *needed))
     *section, key = name.split(".")

@@ -12,7 +12,8 @@ import pytest
 from engine.interface.base_config import load_config, to_dict
 from engine.many_runs.groups import find_groups
 from engine.options.config_values import flatten, setting_of
-from engine.run_folder.saved_run import Run, find_runs, read_run
+from engine.run_folder.find_run import find_runs
+from engine.run_folder.saved_run import Run, read_run
 from tests.conftest import ROOT, read
 from tests.toy import PROBLEM, ToyConfig
 

@@ -2,8 +2,9 @@
 
 python -m experiments.honest_tests [--quick]
 
-Chains: 300 Markov chains of ten configurations, one sweep apart, are divided at random, and with --group. The error of
-the test is compared with that of the same network on 5,000 new configurations. Coverage: the fraction of test targets
+Files with groups of ten related rows are divided at random, and with --group: 300 Markov chains, whose configurations
+are a sweep or eight attempted flips apart, and a table of 80 subjects. The error of the test is compared with that of
+the same network on 5,000 new examples. Coverage: the fraction of test targets
 in intervals of 90 %, for a table with noise that varies and for Ising configurations, divided at random, and with a
 test above a limit. Each seed has its own data.
 """
@@ -19,9 +20,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.random import default_rng
-from numpy.typing import NDArray
 
-from config import PRESETS, DataConfig
+from config import DataConfig
 from engine.datasets.file_formats import complete_config
 from engine.datasets.splits import load_data
 from engine.interface import Config, Problem
@@ -38,6 +38,8 @@ from trainer import Trainer
 SEEDS = range(50)
 LIMITS = {"table": ("x1", "1"), "ising": ("temperatures", "3")}
 LEVEL = 0.9
+N_GROUPS = {"chains, a sweep": 300, "chains, eight flips": 300, "subjects": 80}
+FLIPS = {"chains, a sweep": 64, "chains, eight flips": 8}
 
 
 @contextlib.contextmanager
@@ -59,72 +61,73 @@ def trained_on(problem: Problem[Any], config: Config) -> tuple[Any, Any, Any]:
     return config, data, model
 
 
-def mae(config: Config, model: Any, columns: Any) -> float:
-    """The mean absolute error of energies per spin."""
-    return float(np.abs(predict(PROBLEM, config, model, columns) - PROBLEM.target(config, columns)).mean())
-
-
-def chains(n: int, seed: int) -> dict[str, NDArray[Any]]:
-    """Ten configurations of each of n chains, one sweep apart, at temperatures from 1 to 4."""
+def chains(n: int, per_chain: int, flips: int, seed: int) -> dict[str, Any]:
+    """Some configurations of each of n Markov chains, so many attempted flips apart, at temperatures from 1 to 4."""
     rng = default_rng(seed)
-    temperatures = rng.uniform(1, 4, n)
-    spins = np.moveaxis(metropolis.sample(8, temperatures, metropolis.equilibration_sweeps(8), seed), 0, -1).copy()
+    temperatures, chain = rng.uniform(1, 4, n), np.arange(n)
+    spins = multispin.sample(8, temperatures, metropolis.equilibration_sweeps(8), seed)
     snapshots = []
-    for _ in range(10):
-        metropolis.sweep(spins, temperatures.astype(np.float32), rng)
-        snapshots.append(np.moveaxis(spins, -1, 0).copy())
-    each = np.concatenate(snapshots)  # (10 n, 8, 8)
-    return {"spins": each, "temperatures": np.tile(temperatures, 10), "chain": np.tile(np.arange(n), 10)}
+    for _ in range(per_chain):
+        for _ in range(flips):
+            i, j = rng.integers(0, 8, (2, n))
+            neighbours = spins[chain, i - 1, j] + spins[chain, (i + 1) % 8, j]
+            neighbours += spins[chain, i, j - 1] + spins[chain, i, (j + 1) % 8]
+            is_flipped = rng.random(n) < np.exp(-2 * spins[chain, i, j] * neighbours / temperatures)
+            spins[chain, i, j] *= np.where(is_flipped, -1, 1).astype(np.int8)
+        snapshots.append(spins.copy())
+    tiled = {"temperatures": np.tile(temperatures, per_chain), "group": np.tile(chain, per_chain)}
+    return {"spins": np.concatenate(snapshots), **tiled}
 
 
-def leak(division: str, seed: int, n_chains: int, epochs: int) -> Row:
-    """The error of the test of a file of chains, and that on new configurations."""
-    case, n = case_seed("leak", seed), 10 * n_chains
-    new = default_rng(case + 1).uniform(1, 4, 5000)
-    with file_with(chains(n_chains, case)) as path:
-        group: dict[str, Any] = {"group": "chain"} if division == "with --group" else {}
-        sizes: dict[str, Any] = {"num_train": 8 * n // 10, "num_val": n // 10, "num_test": n // 10}
-        config = replace(
-            PRESETS["default"],
-            seed=seed,
-            train=replace(PRESETS["default"].train, epochs=epochs),
-            data=DataConfig(file=path, **sizes, **group),
-        )
-        config, data, model = trained_on(PROBLEM, config)
-        sampled = {"spins": multispin.sample(8, new, metropolis.equilibration_sweeps(8), case + 2), "temperatures": new}
-        return {"test": mae(config, model, data.test), "new": mae(config, model, sampled)}
+def subjects(n: int, per_subject: int, noise: float, seed: int) -> dict[str, Any]:
+    """A table with some rows of each of n subjects, whose inputs hardly differ."""
+    rng = default_rng(seed)
+    group = np.repeat(np.arange(n), per_subject)
+    x = rng.normal(size=(n, 3))[group] + 0.05 * rng.normal(size=(len(group), 3))
+    y = np.sin(3 * x[:, 0]) + x[:, 1] * x[:, 2] + noise * (1 + x[:, 1] ** 2) * rng.normal(size=len(x))
+    return {"x1": x[:, 0], "x2": x[:, 1], "x3": x[:, 2], "y": y, "group": group}
+
+
+def config_for(kind: str, preset: str, path: str, epochs: int, seed: int, **data: Any) -> tuple[Problem[Any], Config]:
+    """The problem of a kind of file, and the config of a run."""
+    if kind == "table":
+        options = {"inputs": ("x1", "x2", "x3"), "hidden": (256, 256), "data": SharedDataConfig(file=path, **data)}
+        problem: Problem[Any] = table.PROBLEM
+    else:
+        options, problem = {"data": DataConfig(file=path, **data)}, PROBLEM
+    config = problem.presets[preset if kind != "table" else "default"]
+    return problem, replace(config, seed=seed, train=replace(config.train, epochs=epochs), **options)
+
+
+def related(file: str, n: int, rows: int, seed: int) -> dict[str, Any]:
+    """A file with n groups of related rows."""
+    return subjects(n, rows, 0.0, seed) if file == "subjects" else chains(n, rows, FLIPS[file], seed)
+
+
+def leak(file: str, division: str, seed: int, n: int, epochs: int) -> Row:
+    """The mean absolute error of the test of a file with related rows, and that on new ones."""
+    case, kind = case_seed("leak", seed), "table" if file == "subjects" else "ising"
+    sizes: dict[str, Any] = {"num_train": 8 * n, "num_val": n, "num_test": n}
+    sizes |= {"group": "group"} if division == "with --group" else {}
+    with file_with(related(file, n, 10, case)) as path:
+        problem, config = config_for(kind, "default", path, epochs, seed, **sizes)
+        config, data, model = trained_on(problem, config)
+        found = {}
+        for name, columns in {"test": data.test, "new": related(file, 5000, 1, case + 1)}.items():
+            errors = predict(problem, config, model, columns) - problem.target(config, columns)
+            found[name] = float(np.abs(errors).mean())
+        return found
 
 
 def cover(kind: str, division: str, seed: int, n: int, epochs: int) -> Row:
     """The fraction of test targets in the intervals."""
-    rng = default_rng(case_seed("cover", kind, seed))
-    limit: dict[str, Any] = {"test_above": LIMITS[kind]} if division == "beyond a limit" else {}
-    sizes: dict[str, Any] = {
-        "num_train": 2 * n // 5,
-        "num_val": n // 10,
-        "num_test": n // 10,
-        "num_calibration": n // 10,
-    }
-    arrays: dict[str, Any]
-    if kind == "table":
-        x = rng.normal(size=(n, 3))
-        y = np.sin(3 * x[:, 0]) + x[:, 1] * x[:, 2] + 0.2 * (1 + x[:, 1] ** 2) * rng.normal(size=n)
-        arrays = {"x1": x[:, 0], "x2": x[:, 1], "x3": x[:, 2], "y": y}
-    else:
-        temperatures = rng.uniform(1, 4, n)
-        spins = multispin.sample(8, temperatures, metropolis.equilibration_sweeps(8), int(rng.integers(2**32)))
-        arrays = {"spins": spins, "temperatures": temperatures}
-    with file_with(arrays) as path:
-        config: Config
-        problem: Problem[Any] = table.PROBLEM if kind == "table" else PROBLEM
-        if kind == "table":
-            train = replace(problem.presets["default"].train, epochs=epochs)
-            config = table.TableConfig(train=train, data=SharedDataConfig(file=path, **sizes, **limit), seed=seed)
-        else:
-            train = replace(PRESETS["debug"].train, epochs=epochs)
-            config = replace(PRESETS["debug"], train=train, data=DataConfig(file=path, **sizes, **limit), seed=seed)
-        config, data, model = trained_on(problem, config)
-        calibration, test = (predicted_for(problem, config, model, each) for each in (data.calibration, data.test))
+    case, tenth = case_seed("cover", kind, seed), n // 10
+    data: dict[str, Any] = {"num_train": 4 * tenth, "num_val": tenth, "num_test": tenth, "num_calibration": tenth}
+    data |= {"test_above": LIMITS[kind]} if division == "beyond a limit" else {}
+    with file_with(subjects(n, 1, 0.2, case) if kind == "table" else chains(n, 1, 0, case)) as path:
+        problem, config = config_for(kind, "debug", path, epochs, seed, **data)
+        config, found, model = trained_on(problem, config)
+        calibration, test = (predicted_for(problem, config, model, each) for each in (found.calibration, found.test))
         return {"coverage": coverage(calibration, test)["coverage_90"]}
 
 
@@ -153,16 +156,24 @@ def plot(rows: dict[str, list[float]]) -> Figure:
 def main() -> None:
     """Measure all cases, and print the tables."""
     study = Study(__file__, __doc__)
-    seeds, n, epochs, n_chains = (range(2), 300, 1, 20) if study.quick else (SEEDS, 2000, 20, 300)
-    divisions = ("at random", "with --group")
-    leaks = {each: study.measure(leak, [(each, s, n_chains, 2 * epochs) for s in seeds[:10]]) for each in divisions}
+    seeds, n, epochs = (range(2), 300, 1) if study.quick else (SEEDS, 2000, 20)
+    leaks = {
+        f"{file}, {division}": study.measure(
+            leak, [(file, division, s, 20 if study.quick else n_groups, 2 * epochs) for s in seeds[:10]]
+        )
+        for file, n_groups in N_GROUPS.items()
+        for division in ("at random", "with --group")
+    }
     covered = {
         f"{kind}, {division}": study.measure(cover, [(kind, division, s, n, epochs) for s in seeds])
         for kind in ("table", "ising")
         for division in ("at random", "beyond a limit")
     }
     values = {name: [row["coverage"] for row in rows] for name, rows in covered.items()}
-    lines = ["| chains divided | mae of the test | range | mae on new data | range |", "|---|---:|---:|---:|---:|"]
+    lines = [
+        "| groups, and how they are divided | mae of the test | range | mae on new data | range |",
+        "|---|---:|---:|---:|---:|",
+    ]
     for name, rows in leaks.items():
         lines.append(f"| {name} | {' | '.join(in_words([row[key] for row in rows]) for key in ('test', 'new'))} |")
     lines += ["", f"| intervals of {100 * LEVEL:.0f} % | coverage | range |", "|---|---:|---:|"]

@@ -20,6 +20,7 @@ from benchmarks import sampler, stages, sweep, time_to_exact, training
 from config import PRESETS, ExperimentConfig
 from engine.datasets.splits import load_data
 from engine.evaluation import evaluation_request as evaluation
+from engine.evaluation import prediction_request as prediction
 from engine.interface.base_config import TrainConfig, to_json
 from engine.interface.base_problem import Columns, Problem
 from engine.learning.prediction import build_model, evaluate, prepare
@@ -128,7 +129,10 @@ def test_the_programs_accept_every_command(page: str, tmp_path: Path, monkeypatc
         if script == "evaluate.py":
             problem = PROGRAMS["decay.py" if PAGES[page] is GUIDE else "main.py"]
             assert evaluation.build_parser(problem).parse_args(arguments).run
+        elif script == "predict.py":
+            assert prediction.build_parser(PROGRAMS["main.py"]).parse_args(arguments).run
         elif script == "sweep.py":
+            Path("FILE").touch()  # as the pages call the user's data
             assert sweep_cli.parse_args(arguments).folder
         elif script not in PROGRAMS:
             assert (
@@ -148,7 +152,7 @@ def test_the_programs_accept_every_command(page: str, tmp_path: Path, monkeypatc
 
 def test_commands_are_found() -> None:
     found = {words[0] for words in commands(README)}
-    assert found >= {"main.py", "evaluate.py", "sweep.py", "runs.py", "examples.table"}
+    assert found >= {"main.py", "evaluate.py", "predict.py", "sweep.py", "runs.py"}
     assert sum(len(commands(text)) for text in PAGES.values()) >= 50
 
 
@@ -164,9 +168,18 @@ def test_documented_versions_are_the_required_ones() -> None:
     assert set(versions) <= set((ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines())
 
 
-# Flags of runs.py, evaluate.py, the experiments, torchrun, pip and ruff.
+# Flags of runs.py, evaluate.py, predict.py, the experiments, torchrun, pip and ruff.
 OTHER_FLAGS = {"--all", "--figure", "--filter", "--metrics", "--output", "--sort"}
-OTHER_FLAGS |= {"--name", "--quick", "--nproc-per-node", "--max-restarts", "--index-url", "--check"}
+OTHER_FLAGS |= {
+    "--interval",
+    "--setting",
+    "--name",
+    "--quick",
+    "--nproc-per-node",
+    "--max-restarts",
+    "--index-url",
+    "--check",
+}
 # Flags of SLURM, and of torchrun on several nodes.
 OTHER_FLAGS |= {"--array", "--cpus-per-task", "--gres", "--mem-per-cpu", "--nodes", "--ntasks", "--ntasks-per-node"}
 OTHER_FLAGS |= {"--open-mode", "--requeue", "--signal", "--time"}
@@ -288,7 +301,7 @@ def test_the_first_line_of_a_file_says_whose_it_is() -> None:
 def test_the_documented_files_of_a_run_are_those_of_a_run(finished_run: Path) -> None:
     text = PAGES["docs/run-files.md"]
     listed = set(re.findall(r"^\| `([^`]+)`", text, flags=re.MULTILINE))
-    assert listed == {path.name for path in finished_run.iterdir()} | {"wandb", "evaluations"}
+    assert listed == {path.name for path in finished_run.iterdir()} | {"wandb", "evaluations", "calibration.npz"}
     row = json.loads((finished_run / "epoch_metrics.json").read_text(encoding="utf-8"))[0]
     results = json.loads((finished_run / "results.json").read_text(encoding="utf-8"))
     figures = [path.name for path in (finished_run / "figures").iterdir()]

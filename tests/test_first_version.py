@@ -42,6 +42,7 @@ def test_its_config_has_the_same_values() -> None:
     values = {"format": 1, **read(OLD, "config.json")}
     values["train"] |= {"init_from": None, "fresh": False, "betas": None}  # newer options
     values["model"]["initial_scale"] = 1.0
+    values["data"]["num_calibration"] = None
     assert json.loads(to_json(config)) == values
     assert parse_args(PROBLEM, ["--config", str(OLD / "config.json")], prog="main.py").config == config
 

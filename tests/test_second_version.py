@@ -164,6 +164,6 @@ def test_a_key_that_is_missing_has_the_default_of_6bbe7fc(tmp_path: Path) -> Non
     defaults["model"]["hidden"] = [128, 64, 32]
     defaults["train"] |= {"epochs": 100, "batch_size": 64, "fresh": False, "betas": None}  # the last two are newer
     defaults["model"]["initial_scale"] = 1.0  # and so is this one
-    defaults["data"] |= {"num_train": 10_000, "num_val": 2_000, "num_test": 2_000}
+    defaults["data"] |= {"num_train": 10_000, "num_val": 2_000, "num_test": 2_000, "num_calibration": None}
     defaults |= {"log": {**defaults["log"], "run_name": None}, "device": "auto", "threads": None}
     assert json.loads(to_json(config)) == {"format": 1, **defaults}

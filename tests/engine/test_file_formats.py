@@ -236,13 +236,6 @@ def test_archives_that_would_take_for_ever_are_refused(monkeypatch: pytest.Monke
     assert "its list of arrays is damaged" in refusal(written({"points": np.zeros(2)}))
 
 
-def test_a_table_that_is_larger_than_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    Path("x.csv").write_text("a,b\n" + "1,2\n" * 100, encoding="utf-8")
-    monkeypatch.setattr(engine_io, "physical_memory", lambda: 1000)
-    with pytest.raises(UnusableFileError, match="too large for the memory of this machine"):
-        plain("x.csv")
-
-
 def test_a_header_of_gigabytes_is_not_read() -> None:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:

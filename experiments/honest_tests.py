@@ -149,7 +149,7 @@ def plot(rows: dict[str, list[float]]) -> Figure:
     axes.set_yticks(range(len(rows)), rows)
     axes.set_xlabel("fraction of test targets in intervals of 90 %")
     axes.set_xlim(0, 1)
-    axes.legend(loc="center left")
+    axes.legend(loc="upper left")
     return figure
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from numpy.random import SeedSequence
 
+from engine.datasets.file_formats import complete_config, read_columns
 from engine.datasets.splits import load_data
 from engine.interface.base_config import load_config
 from engine.interface.base_problem import Columns
@@ -221,6 +222,53 @@ def test_a_linear_table_is_learned_and_the_baseline_is_exact(folder: Path) -> No
     assert metrics["r2"] > 0.99
     baseline = table.PROBLEM.baselines(config, data.train, data.test)["least_squares"]
     np.testing.assert_allclose(baseline, data.test["y"], atol=1e-6)
+
+
+def complete(text: str, line: str) -> Any:
+    """The complete config for a table with this content."""
+    Path("c.csv").write_text(text, encoding="utf-8")
+    return complete_config(table.PROBLEM, parse_args(table.PROBLEM, ["--data", "c.csv", *line.split()]).config)
+
+
+FLOWERS = "width,name,height,kind\n" + "".join(f"{i},n{i},{i % 7},{'abc'[i % 3]}\n" for i in range(60))
+
+
+def test_a_target_of_text_is_a_class_and_other_files_are_read_like_that_of_the_run(folder: Path) -> None:
+    config = complete(FLOWERS, "--target kind")
+    assert (config.task, config.inputs, config.classes) == ("classify", ("width", "height"), ("a", "b", "c"))
+    data = load_data(table.PROBLEM, config)
+    assert set(np.unique(table.PROBLEM.target(config, data.train))) == {0, 1, 2}
+    Path("new.csv").write_text("further,height,width,kind\n9,1,2,c\n9,3,4,b\n", encoding="utf-8")
+    columns = read_columns(table.PROBLEM, config, "new.csv")
+    assert [x.tolist() for x in table.PROBLEM.inputs(config, columns)] == [[2.0, 4.0], [1.0, 3.0]]
+    assert table.PROBLEM.target(config, columns).tolist() == [2, 1]
+    Path("new.csv").write_text("height,width,kind\n1,2,d\n", encoding="utf-8")
+    with pytest.raises(UnusableFileError, match="kind has the class 'd', which is not one of a, b, c"):
+        read_columns(table.PROBLEM, config, "new.csv")
+
+
+def test_numbers_are_classes_if_asked_and_two_values_get_a_line(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "x,y\n" + "".join(f"{i},{i % 2}\n" for i in range(40))
+    assert complete(text, "").task == "regress"
+    assert "y is 0 or 1: --task classify predicts the class" in capsys.readouterr().out
+    assert complete(text, "--task classify").classes == ("0", "1")
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "message"),
+    [
+        (FLOWERS, "--target kind --task regress", "kind is text, which is a class"),
+        (FLOWERS, "--target kind width", "kind is text, which is a class"),
+        (FLOWERS, "--target width --task classify", "width has 60 different values: these are not classes"),
+        ("y\n1\n2\n3\n", "", "there is no column of numbers besides the target"),
+    ],
+)
+def test_a_table_without_a_meaning_is_refused(text: str, line: str, message: str, folder: Path) -> None:
+    with pytest.raises(UnusableFileError, match=message):
+        complete(text, line)
 
 
 # --------------------------------------------------------------------------------------------------------- as commands

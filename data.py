@@ -151,6 +151,11 @@ def _is_good(found: Equilibrium) -> bool:
     return abs(found.energy_z) <= 5 and abs(found.largest_bin_z) <= 6
 
 
+def is_in_equilibrium(columns: Columns) -> bool:
+    """Whether the energies of configurations agree with exact ones: see `check`."""
+    return columns["temperatures"].min() >= exact.COLDEST and _is_good(check_equilibrium(columns))
+
+
 def _explanation(config: "ExperimentConfig", columns: Columns) -> str:
     """Conventions of other programs with which these data would be in equilibrium, and what to store instead."""
     spins, temperatures, size = columns["spins"], columns["temperatures"], columns["spins"].shape[-1]
@@ -164,6 +169,7 @@ def _explanation(config: "ExperimentConfig", columns: Columns) -> str:
         "the values are inverse temperatures 1 / T": scaled("1 / temperatures", 1 / temperatures),
         "every bond is counted twice (J = 2)": scaled("temperatures / 2", temperatures / 2),
         "every bond is counted half (J = 1/2)": scaled("2 * temperatures", 2 * temperatures),
+        "they are in units of T_c": scaled("2.269185314 * temperatures", exact.T_CRITICAL * temperatures),
         "J is negative (an antiferromagnet)": (
             *(spins * signs, temperatures),
             f"store spins = spins * (1 - 2 * (np.indices(({size}, {size})).sum(axis=0) % 2))",
@@ -172,7 +178,7 @@ def _explanation(config: "ExperimentConfig", columns: Columns) -> str:
     found = [
         f"if {reason}, they are in equilibrium: {fix}"
         for reason, (other_spins, others, fix) in alternatives.items()
-        if others.min() >= exact.COLDEST and _is_good(check_equilibrium({"spins": other_spins, "temperatures": others}))
+        if is_in_equilibrium({"spins": other_spins, "temperatures": others})
     ]
     return "; " + "; ".join(found) if found else "; see docs/data-files.md#energies"
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from data import is_in_equilibrium
 from engine.interface import Columns
 from ising import exact, lattice
 from ising.statistics import neighbour_correlation
@@ -38,15 +39,76 @@ def read(config: "ExperimentConfig", columns: Columns) -> Columns:
         if names[1] in columns:
             print_line(f"temperatures: all {config.data.temperature}, as --temperature says, instead of {names[1]!r}")
     try:
+        if spins.ndim == 4 and spins.shape[-1] == 1:
+            print_line(f"spins: {spins.shape} without its last axis")
+            spins = spins[..., 0]
+        shape, n_given = spins.shape, temperatures.size
         spins, temperatures = _in_one_shape(spins, temperatures, names)
         spins = _as_signs(spins, names[0])
         _check_temperatures(temperatures, names[1])
+        if len(shape) == 3 and n_given in (1, shape[0]):
+            spins, temperatures = _in_the_right_reading(spins, temperatures, shape, names[0])
     except ValueError as error:
         others = [f"{name} {shape}" for name, shape in _shapes(columns).items() if name not in names]
         more = f"; the file also has {', '.join(others[:20])}" if others else ""
         raise ValueError(f"{error}{more}") from None
     _warn_of_correlations(spins, temperatures)
     return {"spins": spins, "temperatures": temperatures}
+
+
+def read_inputs(config: "ExperimentConfig", columns: Columns) -> Columns:
+    """Read what a network needs to predict: the spins and, with --input-temperature, the temperatures."""
+    if config.model.input_temperature:
+        return read(config, columns)
+    return {"spins": as_lattices(_look_up(config.data, columns, config.data.spins_key), config.data.spins_key)}
+
+
+def as_lattices(spins: NDArray[Any], name: str) -> NDArray[np.int8]:
+    """Convert spins to (N, L, L) int8 in {-1, +1}, from (N, L, L) or (N, L^2) and from the values that `read` accepts.
+
+    Raises:
+        ValueError: they have another shape or other values.
+    """
+    if spins.dtype == np.int8 and spins.ndim == 3 and spins.shape[1] == spins.shape[2] and (np.abs(spins) == 1).all():
+        return spins
+    root = math.isqrt(spins.shape[-1] if spins.ndim else 0)
+    is_flat = spins.ndim == 2 and root**2 == spins.shape[-1]
+    if not is_flat and (spins.ndim != 3 or spins.shape[1] != spins.shape[2]):
+        raise ValueError(f"{name} has the shape {spins.shape}, and must be (N, L, L) or (N, L^2); see {PAGE}")
+    return _as_signs(spins.reshape(-1, root, root) if is_flat else spins, name)
+
+
+def _in_the_right_reading(
+    spins: NDArray[np.int8], temperatures: NDArray[np.float64], given: tuple[int, ...], name: str
+) -> tuple[NDArray[np.int8], NDArray[np.float64]]:
+    """Of the two readings of an array with three axes, (N, L, L) and (T, n, L^2), the one whose energies are exact.
+
+    Args:
+        given: the shape of the array, whose first axis has as many entries as there are temperatures.
+    """
+
+    def is_good(reading: tuple[NDArray[np.int8], NDArray[np.float64]]) -> bool:
+        return is_in_equilibrium({"spins": reading[0], "temperatures": reading[1]})
+
+    root, plain = math.isqrt(given[-1]), (spins, temperatures)
+    if given[1] != given[2]:
+        if not is_good(plain):
+            lattices = f"{given[1]} x {given[2]}"
+            raise ValueError(f"{name} has the shape {given}: the lattices are {lattices}, and must be square")
+        return plain
+    if root**2 != given[-1] or root % 2 or root < 4:
+        return plain
+    other = spins.reshape(-1, root, root), np.repeat(temperatures, given[1])
+    good = [reading for reading in (plain, other) if is_good(reading)]
+    if len(good) == 2:
+        raise ValueError(
+            f"{name} {given} may be lattices of {given[1]} x {given[1]} or of {root} x {root}, and both have the right "
+            f"energies: store {name}[:, None], or {name}.reshape(-1, {root}, {root}) with a temperature for each"
+        )
+    if good and good[0] is other:
+        print_line(f"spins: {given} are {len(other[0])} lattices of {root} x {root}, whose energies are the exact ones")
+        return other
+    return plain
 
 
 def _look_up(options: "DataConfig", columns: Columns, name: str) -> NDArray[Any]:
@@ -114,6 +176,10 @@ def _in_one_shape(
         return spins.reshape(n, size, size), np.repeat(temperatures, n // before[0])
     if len(before) == 2 and temperatures.shape == before[1:]:
         _refuse(given, "the temperatures belong to the second axis", f"np.swapaxes({names[0]}, 0, 1)")
+    if temperatures.ndim == 2 and len(temperatures) == n:
+        possible = [k for k, column in enumerate(temperatures.T) if column.min() > 0]
+        column = f"{names[1]}[:, {possible[0]}]" if possible else "the column with the temperatures"
+        _refuse(given, f"{names[1]} has {temperatures.shape[1]} columns", f"{column} as an array of its own")
     if temperatures.ndim > 1:
         raise ValueError(f"{given}: give one temperature per configuration, ({n},), with --temperatures-key")
     raise ValueError(f"{given}: these are {n} configurations and {temperatures.size} temperatures; give one for each")

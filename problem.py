@@ -40,6 +40,7 @@ class IsingProblem(Problem[ExperimentConfig]):
 
     generate = staticmethod(data.generate)
     read = staticmethod(data_files.read)
+    read_inputs = staticmethod(data_files.read_inputs)
     check = staticmethod(data.check)
     examples = staticmethod(data.examples_around_tc)
 
@@ -54,9 +55,10 @@ class IsingProblem(Problem[ExperimentConfig]):
 
     def inputs(self, config: ExperimentConfig, columns: Columns) -> tuple[Array, ...]:
         """Spins (N, L, L) int8 and, with --input-temperature, reduced temperatures (T - T_c) / T_c (N,)."""
+        spins = data_files.as_lattices(columns["spins"], "spins")  # given in Python, they may be bits
         if not config.model.input_temperature:
-            return (columns["spins"],)
-        return columns["spins"], columns["temperatures"].astype(np.float32) / T_CRITICAL - 1
+            return (spins,)
+        return spins, columns["temperatures"].astype(np.float32) / T_CRITICAL - 1
 
     def network(self, config: ExperimentConfig, input_shapes: tuple[Shape, ...], target_shape: Shape) -> "nn.Module":
         from model import create_network

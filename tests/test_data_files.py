@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 import evaluate
 import main
 from config import DataConfig, ExperimentConfig
-from engine.datasets.file_formats import OTHER_FORMATS, read_columns
+from engine.datasets.file_formats import OTHER_FORMATS, read_columns, read_to_predict
 from engine.datasets.splits import load_data, save_data
 from engine.evaluation.evaluation_request import parse_args as parse_evaluation
 from engine.interface.base_config import TrainConfig, to_dict
@@ -25,7 +25,7 @@ from engine.interface.base_problem import Columns
 from engine.machine.errors import UnusableFileError
 from engine.machine.repository import provenance
 from engine.run_folder.run_request import parse_args
-from ising import exact, metropolis
+from ising import exact, metropolis, multispin
 from ising.lattice import energy
 from ising.statistics import neighbour_correlation
 from problem import PROBLEM
@@ -161,7 +161,10 @@ UNUSABLE: dict[str, tuple[Arrays, str]] = {
         "store np.swapaxes(spins, 0, 1) instead",
     ),
     "too few temperatures": ({**GOOD, "temperatures": np.ones(3)}, "120 configurations and 3 temperatures"),
-    "a table of temperatures": ({**GOOD, "temperatures": np.ones((120, 2))}, "one temperature per configuration"),
+    "a table of temperatures": (
+        {**GOOD, "temperatures": np.ones((120, 2))},
+        "has 2 columns; store temperatures[:, 0]",
+    ),
     "another array": ({**GOOD, "spins": TEMPERATURES, "m": SPINS}, "the file also has m (120, 8, 8)"),
     "labels": ({**GOOD, "temperatures": np.arange(120) % 2}, "positive and at most"),
     "no temperature": ({**GOOD, "temperatures": np.full(120, np.nan)}, "positive and at most"),
@@ -202,6 +205,66 @@ def test_every_section_that_an_error_names_is_on_the_page() -> None:
     named |= {section for *_, section in OTHER_FORMATS}
     assert len(named) >= 7
     assert named <= anchors(PAGE)
+
+
+def test_of_two_readings_the_one_with_exact_energies_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    """Ten temperatures with 16 lattices of 4x4 each look like ten lattices of 16x16."""
+    temperatures = np.linspace(1.8, 3.0, 10)
+    spins = multispin.sample(4, np.repeat(temperatures, 16), 200, 5)
+    np.savez("data.npz", spins=spins.reshape(10, 16, 16), temperatures=temperatures)
+    columns = read_columns(PROBLEM, config_for(), "data.npz")
+    np.testing.assert_array_equal(columns["spins"], spins)
+    np.testing.assert_array_equal(columns["temperatures"], np.repeat(temperatures, 16))
+    assert "(10, 16, 16) are 160 lattices of 4 x 4, whose energies are the exact ones" in capsys.readouterr().out
+    large = multispin.sample(16, temperatures, 500, 5)
+    np.savez("data.npz", spins=large, temperatures=temperatures)
+    np.testing.assert_array_equal(read_columns(PROBLEM, config_for(), "data.npz")["spins"], large)
+    noise = np.random.default_rng(1).choice([-1, 1], (10, 16, 16))
+    np.savez("data.npz", spins=noise, temperatures=np.full(10, 1e6))
+    assert "may be lattices of 16 x 16 or of 4 x 4" in refusal_of_file("data.npz")
+
+
+def test_rectangular_lattices_are_refused_and_a_last_axis_of_one_is_dropped(capsys: pytest.CaptureFixture[str]) -> None:
+    temperatures = np.linspace(2.2, 3.5, 60)
+    spins = multispin.sample(16, temperatures, 500, 5)
+    np.savez("data.npz", spins=spins[:, :8], temperatures=temperatures)
+    assert "the lattices are 8 x 16, and must be square" in refusal_of_file("data.npz")
+    np.savez("data.npz", spins=spins[..., None], temperatures=temperatures)
+    np.testing.assert_array_equal(read_columns(PROBLEM, config_for(), "data.npz")["spins"], spins)
+    assert "spins: (60, 16, 16, 1) without its last axis" in capsys.readouterr().out
+
+
+def refusal_of_file(path: str) -> str:
+    with pytest.raises(UnusableFileError) as caught:
+        read_columns(PROBLEM, config_for(), path)
+    return str(caught.value)
+
+
+def test_python_users_get_the_conversions_of_the_command() -> None:
+    """`predict` in Python gave wrong energies for bits, silently."""
+    spins = multispin.sample(8, np.full(5, 2.5), 100, 1)
+    config = PROBLEM.presets["debug"]
+    for given in (
+        spins,
+        spins == 1,
+        (spins + 1) // 2,
+        spins.astype(np.uint8),
+        spins.reshape(5, 64),
+        spins.astype(float),
+    ):
+        (found,) = PROBLEM.inputs(config, {"spins": given})
+        assert found.dtype == np.int8
+        np.testing.assert_array_equal(found, spins)
+    with pytest.raises(ValueError, match=r"contains -0\.5 and 0\.5, and must be -1 or"):
+        PROBLEM.inputs(config, {"spins": spins / 2})
+
+
+def test_spins_are_predicted_without_temperatures() -> None:
+    spins = multispin.sample(8, np.full(5, 2.5), 100, 1)
+    np.savez("data.npz", spins=spins == 1)
+    found = read_to_predict(PROBLEM, config_for(), "data.npz")
+    assert set(found.columns) == {"spins"}
+    np.testing.assert_array_equal(found.columns["spins"], spins)
 
 
 # -------------------------------------------------------------------------------------------------------------- options

@@ -15,7 +15,7 @@ from tests.engine.test_architecture import imported_modules
 MAY_IMPORT: dict[str, set[str]] = {
     "config": {"engine", "ising"},
     "data": {"config", "engine", "ising", "utils"},
-    "data_files": {"config", "engine", "ising", "utils"},
+    "data_files": {"config", "data", "engine", "ising", "utils"},
     "model": {"config"},
     "task": {"engine", "ising"},
     "plots": {"config", "engine", "ising", "task"},

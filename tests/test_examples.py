@@ -230,7 +230,7 @@ def complete(text: str, line: str) -> Any:
     return complete_config(table.PROBLEM, parse_args(table.PROBLEM, ["--data", "c.csv", *line.split()]).config)
 
 
-FLOWERS = "width,name,height,kind\n" + "".join(f"{i},n{i},{i % 7},{'abc'[i % 3]}\n" for i in range(60))
+FLOWERS = "width,name,height,kind\n" + "".join(f"{i},n{i},{i % 7},{'abc'[i % 3]}\n" for i in range(120))
 
 
 def test_a_target_of_text_is_a_class_and_other_files_are_read_like_that_of_the_run(folder: Path) -> None:
@@ -262,7 +262,7 @@ def test_numbers_are_classes_if_asked_and_two_values_get_a_line(
     [
         (FLOWERS, "--target kind --task regress", "kind is text, which is a class"),
         (FLOWERS, "--target kind width", "kind is text, which is a class"),
-        (FLOWERS, "--target width --task classify", "width has 60 different values: these are not classes"),
+        (FLOWERS, "--target width --task classify", "width has 120 different values: these are not classes"),
         ("y\n1\n2\n3\n", "", "there is no column of numbers besides the target"),
     ],
 )

@@ -33,8 +33,8 @@ def divide(n: int, others: Columns, config: DataConfig, seed: int) -> Division:
 
     If the size of the validation or test split is None, it is 10 % of the examples. If the size of the training split
     is None, it gets all remaining examples. With `config.group`, examples with equal values of that column stay
-    together, so that the sizes are not exactly those in the config. With limits or folds, these choose the test, and
-    10 % are of the other examples.
+    together, so that the sizes are not exactly those in the config. If limits or folds choose the test, 10 % are a
+    fraction of the examples that remain.
 
     Args:
         others: the columns that the config names for groups and limits, each (n,).

@@ -35,8 +35,9 @@ def interval(calibration: Arrays, new: Arrays, level: float) -> tuple[NDArray[np
         BadRequestError: there are too few calibration examples, or the target is not a quantity.
     """
     targets, predictions = calibration["targets"], calibration["predictions"]
-    if targets.dtype.kind != "f" or targets.shape != predictions.shape:
-        raise BadRequestError("--interval: the target is a class: the output has probabilities instead")
+    is_class = targets.dtype.kind != "f" or bool(((targets == 0) | (targets == 1)).all())
+    if is_class or targets.shape != predictions.shape:
+        raise BadRequestError("--interval: the target is a class, which has no interval: leave it out")
     scale, new_scale = calibration.get(f"{PREDICTED}std"), new.get(f"{PREDICTED}std")
     errors = np.abs(targets - predictions) / (1.0 if scale is None else scale)
     half = smallest_that_covers(errors, level) * (1.0 if new_scale is None else new_scale)

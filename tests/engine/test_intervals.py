@@ -40,10 +40,13 @@ def test_components_have_intervals_of_their_own() -> None:
 
 
 def test_classes_have_no_intervals() -> None:
-    classes = {"targets": np.arange(20) % 2, "predictions": np.arange(20) % 2}
-    with pytest.raises(BadRequestError, match="the target is a class: the output has probabilities instead"):
-        interval(classes, classes, 0.9)
-    assert coverage(classes, classes) == {}
+    """Also if two classes are the numbers 0.0 and 1.0, and predictions are log-odds."""
+    numbers = {"targets": np.arange(20) % 3, "predictions": np.arange(20) % 3}
+    log_odds = {"targets": np.arange(20.0) % 2, "predictions": np.linspace(-5, 5, 20)}
+    for classes in (numbers, log_odds):
+        with pytest.raises(BadRequestError, match="the target is a class, which has no interval"):
+            interval(classes, classes, 0.9)
+        assert coverage(classes, classes) == {}
 
 
 @pytest.mark.parametrize("n", [19, 100, 99])

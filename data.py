@@ -32,7 +32,7 @@ def generate(config: "ExperimentConfig", n: int, seed: np.random.SeedSequence) -
         BadRequestError: the compiled sampler does not work on this machine.
     """
     options = config.data
-    temperature_seed, chain_seed = seed.spawn(2)
+    temperature_seed, chain_seed = lattice.children(seed, 2)
     temperatures = np.random.default_rng(temperature_seed).uniform(options.temp_min, options.temp_max, n)
     if n == 0:
         spins = np.empty((0, options.lattice_size, options.lattice_size), np.int8)
@@ -92,9 +92,10 @@ def _sample_in_blocks(
     spins = np.empty((len(temperatures), size, size), dtype=np.int8)
     block = max(1, SPINS_PER_BLOCK // size**2)
     with _progress(options, len(temperatures)) as bar:
-        for start in range(0, len(temperatures), block):
+        starts = range(0, len(temperatures), block)
+        for start, child in zip(starts, lattice.children(seed, len(starts)), strict=True):
             chains = slice(start, start + block)
-            spins[chains] = sample(size, temperatures[chains], sweeps, seed.spawn(1)[0])
+            spins[chains] = sample(size, temperatures[chains], sweeps, child)
             bar.update(spins[chains].size * sweeps)
     return spins
 

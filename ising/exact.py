@@ -86,7 +86,8 @@ def log_partition_function(temperatures: ArrayLike, lattice_size: int) -> Floats
     Raises:
         ValueError: the lattice size is odd or below 4, or a temperature is not finite or below 1e-200.
     """
-    return 2 * lattice_size**2 * _couplings(temperatures) + _kaufman(temperatures, lattice_size)[0]
+    n_sites = check_lattice_size(lattice_size) ** 2
+    return 2 * n_sites * _couplings(temperatures) + _kaufman(temperatures, lattice_size)[0]
 
 
 def _kaufman(temperatures: ArrayLike, lattice_size: int) -> tuple[Floats, Floats, Floats]:
@@ -95,7 +96,7 @@ def _kaufman(temperatures: ArrayLike, lattice_size: int) -> tuple[Floats, Floats
     The first is the logarithm of the sum of exp(-(E - E_0) / T), with the energy E_0 = -2 L^2 of the ground states. At
     low temperatures it is ln 2, which would be lost in the rounding of ln Z.
     """
-    check_lattice_size(lattice_size)
+    lattice_size = check_lattice_size(lattice_size)
     coupling = _couplings(temperatures)
     cold = _low_temperature_series(np.maximum(coupling, _COLD), lattice_size)
     hot = _high_temperature_series(np.minimum(coupling, _HOT), lattice_size)
@@ -200,8 +201,9 @@ def phase_log_odds(energies: ArrayLike, temperatures: Floats, lattice_size: int)
     clipped to the range from -1000 to 1000, since JSON has no infinity.
 
     Raises:
-        ValueError: there are no temperatures, or one is not finite or below 1e-200.
+        ValueError: there are no temperatures, one is not finite or below 1e-200, or the lattice size is odd or below 4.
     """
+    n_sites = check_lattice_size(lattice_size) ** 2
     levels, place = np.unique(np.asarray(energies, dtype=np.float64), return_inverse=True)
     temperatures = np.asarray(temperatures, dtype=np.float64)
     if _couplings(temperatures).size == 0:
@@ -212,7 +214,7 @@ def phase_log_odds(energies: ArrayLike, temperatures: Floats, lattice_size: int)
         # If there are more than 1,000 temperatures, 1,000 quantiles are used.
         some = np.quantile(side, (np.arange(1000) + 0.5) / 1000) if len(side) > 1000 else side
         if len(some):
-            exponents = -(levels[:, None] + 2 * lattice_size**2) / some - _kaufman(some, lattice_size)[0]
+            exponents = -(levels[:, None] + 2 * n_sites) / some - _kaufman(some, lattice_size)[0]
             weight = weight + np.logaddexp.reduce(exponents, axis=1) - np.log(len(some))
         log_weights.append(np.broadcast_to(weight, levels.shape))
     with np.errstate(invalid="ignore"):
@@ -239,7 +241,7 @@ def energy_histogram(temperature: float, lattice_size: int) -> tuple[NDArray[np.
     Raises:
         ValueError: the lattice size is odd or below 4, or the temperature is not finite or below 1.
     """
-    check_lattice_size(lattice_size)
+    lattice_size = check_lattice_size(lattice_size)
     if not 1 <= temperature < math.inf:
         raise ValueError(f"temperature {temperature}: must be finite and at least 1")
     n = lattice_size**2 + 2  # even, and more than the number of levels
@@ -251,22 +253,30 @@ def energy_histogram(temperature: float, lattice_size: int) -> tuple[NDArray[np.
 def _complex_log_z(coupling: NDArray[Any], lattice_size: int) -> NDArray[Any]:
     """ln Z - 2 L^2 K at complex couplings K, (n,) -> (n,), up to multiples of 2 pi i, as in `_closed_form`.
 
+    Each of the four products has L factors, and each factor gets a part (sinh 2K)^(L / 2) of the factor before the
+    products: their logarithms would be large at high temperatures, and cancel.
+
     Wave numbers r and 2 L - r give equal factors. Therefore, the signs of the square roots in g_r have no effect. Those
     without a partner are r = 0 and r = L, with g_L = 2K - ln tanh K.
     """
     half, sinh = lattice_size / 2, np.sinh(2 * coupling)
     wave_numbers = np.arange(1, lattice_size)
-    g = np.arccosh((np.cosh(2 * coupling) ** 2 / sinh)[:, None] - np.cos(np.pi * wave_numbers / lattice_size))
-    x, odd = half * g, wave_numbers % 2 == 1  # (n, L - 1), with a positive real part
-    log_cosh, log_sinh = 2 * (x + np.log1p(np.exp(-2 * x))), 2 * (x + np.log1p(-np.exp(-2 * x)))
+    c = (np.cosh(2 * coupling) ** 2)[:, None] - np.multiply.outer(sinh, np.cos(np.pi * wave_numbers / lattice_size))
+    root = np.sqrt(c**2 - sinh[:, None] ** 2)
+    larger = np.where((c.conj() * root).real < 0, c - root, c + root)  # sinh 2K exp g_r, (n, L - 1)
+    x, decay = half * np.log(larger), (sinh[:, None] / larger) ** lattice_size
+    log_cosh, log_sinh = 2 * (x + np.log1p(decay)), 2 * (x + np.log1p(-decay))
+    odd = wave_numbers % 2 == 1
     logs = np.array([log[:, rs].sum(axis=1) for rs in (odd, ~odd) for log in (log_cosh, log_sinh)])
     ends = half * (2 * coupling + np.multiply.outer([1, -1], np.log(np.tanh(coupling))))  # x_0 and x_L
+    signs = np.where(ends.real < 0, -1, 1)
+    decay = np.exp(-2 * signs * ends)
     factors = np.ones_like(logs)
-    factors[2], factors[3] = (2 * np.cosh(ends)).prod(axis=0), (2 * np.sinh(ends)).prod(axis=0)
+    factors[2], factors[3] = (1 + decay).prod(axis=0), (signs * (1 - decay)).prod(axis=0)
+    logs[2:] += (signs * ends + half * np.log(sinh)).sum(axis=0)
     largest = logs.real.max(axis=0)
     total = (factors * np.exp(logs - largest)).sum(axis=0)
-    per_site = np.log(2 * sinh) / 2 - 2 * coupling
-    return np.asarray(lattice_size**2 * per_site + largest + np.log(total / 2))
+    return np.asarray(lattice_size**2 * (math.log(2) / 2 - 2 * coupling) + largest + np.log(total / 2))
 
 
 def phase_accuracy(temperatures: Floats, prior: Floats, lattice_size: int) -> Floats:
@@ -295,6 +305,7 @@ def density_of_states(lattice_size: int) -> tuple[NDArray[np.int64], NDArray[np.
     Raises:
         ValueError: the lattice size is not 4, 6 or 8.
     """
+    lattice_size = check_lattice_size(lattice_size)
     rows, unlike_within = _rows(lattice_size)
     unlike = np.zeros((len(rows), 2 * lattice_size**2 + 1), np.int64)  # (last row, u): coefficients of x^u
     counts = np.zeros(unlike.shape[1], np.int64)
@@ -343,14 +354,13 @@ def sample(lattice_size: int, temperature: float, n: int, seed: int | np.random.
         ValueError: the lattice size is not 4, 6 or 8, the temperature is not finite or below 1e-200, n is not an
             integer of at least 0, or the seed is neither an integer of at least 0 nor a SeedSequence.
     """
+    lattice_size, n = check_lattice_size(lattice_size), check_integer("n", n, 0)
     rows, unlike_within = _rows(lattice_size)
-    check_integer("n", n, 0)
-    check_seed(seed)
     unlike = np.bitwise_count(rows[:, None] ^ rows) + unlike_within
     powers = [np.eye(len(rows)), np.exp(-2 * float(_couplings(float(temperature))) * unlike)]
     while len(powers) <= lattice_size:
         powers.append(powers[-1] @ powers[1])
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(check_seed(seed))
     weights = powers[-1].diagonal()
     first = rng.choice(rows, n, p=weights / weights.sum())
     sampled = np.empty((n, lattice_size), np.int64)  # rows as bits of integers

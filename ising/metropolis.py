@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ising.exact import T_CRITICAL
-from ising.lattice import check_integer, check_lattice_size, check_seed
+from ising.lattice import check_integer, check_lattice_size, check_seed, check_temperatures
 
 
 def sweep(spins: NDArray[np.int8], temperatures: NDArray[np.float32], rng: np.random.Generator) -> None:
@@ -52,7 +52,7 @@ def equilibration_sweeps(lattice_size: int, *, clusters: bool = False) -> int:
     Raises:
         ValueError: the lattice size is odd or below 4.
     """
-    check_lattice_size(lattice_size)
+    lattice_size = check_lattice_size(lattice_size)
     if clusters:
         return max(100, round(100 * math.sqrt(lattice_size / 128)))
     autocorrelation_time = 3 * math.pow(lattice_size / 8, 2.17)
@@ -68,16 +68,14 @@ def sample(
     is flipped as a whole with probability 1/2, so both signs of the magnetisation are equally likely.
 
     Raises:
-        ValueError: the lattice size is odd or below 4, a temperature is not positive and finite, the number of sweeps
-            is not an integer of at least 0, or the seed is neither an integer of at least 0 nor a SeedSequence.
+        ValueError: the lattice size is odd or below 4, the temperatures are not (N,), positive and finite, the number
+            of sweeps is not an integer of at least 0, or the seed is neither an integer of at least 0 nor a
+            SeedSequence.
     """
-    check_lattice_size(lattice_size)
-    check_integer("n_sweeps", n_sweeps, 0)
-    check_seed(seed)
-    temperatures = np.asarray(temperatures, dtype=np.float32)
-    if not np.all((temperatures > 0) & np.isfinite(temperatures)):
-        raise ValueError("temperatures must be positive and finite")
-    rng = np.random.default_rng(seed)
+    lattice_size, n_sweeps = check_lattice_size(lattice_size), check_integer("n_sweeps", n_sweeps, 0)
+    rng = np.random.default_rng(check_seed(seed))
+    # Limited to the range of float32. At its ends, the temperature is practically zero and infinite.
+    temperatures = np.clip(check_temperatures(temperatures), 1e-30, 1e30).astype(np.float32)
     signs = np.array([-1, 1], dtype=np.int8)
     random_start = rng.choice(signs, size=(lattice_size, lattice_size, temperatures.size))
     spins = np.where(temperatures < T_CRITICAL, np.int8(1), random_start)  # (L, L, N)

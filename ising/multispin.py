@@ -19,9 +19,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from ising import kernel
 from ising.exact import T_CRITICAL
-from ising.lattice import check_integer, check_lattice_size, check_seed
+from ising.lattice import check_integer, check_lattice_size, check_seed, check_temperatures
 
 SPINS_PER_TASK = 2**20  # at most, per task of a thread: enough for a long call, few enough to save memory
+HOT = math.nextafter(10, math.inf)  # from here on, chains with clusters start random, which is near equilibrium
 UPDATES_PER_CALL = 2**29  # about 0.05 s: the interval at which progress is reported and interrupts are noticed
 
 
@@ -72,7 +73,7 @@ class _Chains:
         n_positions = min(lattice_size**2 // 2, kernel.LANES // per_block)
         self.blocks = kernel.new_blocks(lattice_size, task.n_blocks, task.n_words, n_positions)
         # A random start of large lattices forms domains, which clusters need long to join.
-        kernel.start(self.blocks, each, key[:4], task.first, math.inf if clusters else T_CRITICAL)
+        kernel.start(self.blocks, each, key[:4], task.first, HOT if clusters else T_CRITICAL)
         self.clusters = kernel.new_clusters(self.blocks) if clusters else None
         if self.clusters is not None:
             kernel.start_clusters(self.blocks, self.clusters, each, key[4:], task.first)
@@ -101,19 +102,14 @@ def _for_all_chains(
     `work` gets the chains of the task, their place among all chains, and an event that is set if it has to stop.
     """
     kernel.require_compiler()
-    n_threads = available_cores() if n_threads is None else n_threads
-    check_lattice_size(lattice_size)
+    n_threads = available_cores() if n_threads is None else check_integer("n_threads", n_threads, 1)
+    lattice_size = check_lattice_size(lattice_size)
     if clusters and lattice_size > kernel.LARGEST_SIZE:
         raise ValueError(
             f"lattice size {lattice_size}: clusters are only flipped on lattices up to {kernel.LARGEST_SIZE}"
         )
-    check_integer("n_threads", n_threads, 1)
-    check_seed(seed)
-    values = np.asarray(temperatures, dtype=np.float64)
-    if values.ndim != 1 or not np.all((values > 0) & np.isfinite(values)):
-        raise ValueError("temperatures must be positive and finite, in an array (N,)")
-    sequence = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
-    key = sequence.generate_state(8, np.uint64).astype(np.uint64)
+    values = check_temperatures(temperatures)
+    key = check_seed(seed).generate_state(8, np.uint64).astype(np.uint64)
     per_block = kernel.WORDS if clusters else kernel.LANES // min(lattice_size**2 // 2, kernel.LANES)
     at_least = 64 * per_block if clusters else 64  # whole words, and with clusters whole blocks
     padded = np.ones((-(-len(values) // at_least) * at_least // 64, 64))  # additional chains, at T = 1, are discarded
@@ -147,8 +143,9 @@ def sample(
     With `clusters`, one Wolff cluster of each chain is flipped after every sweep of the Metropolis algorithm. Near T_c,
     a chain then forgets its start in a few tens of sweeps, and not in about L^2.17 (see wolff.py).
 
-    A chain starts ordered below T_c and random above, or always ordered with `clusters`. At the end, it is flipped as a
-    whole with probability 1/2, as in metropolis.py. Equal arguments give equal spins, for any number of threads.
+    A chain starts ordered below T_c and random above. With `clusters`, it starts ordered up to T = 10. At the end, it
+    is flipped as a whole with probability 1/2, as in metropolis.py. Equal arguments give equal spins, for any number of
+    threads.
 
     Args:
         n_threads: number of threads; by default, the number of cores that this process may use.
@@ -160,8 +157,7 @@ def sample(
             of sweeps is not an integer of at least 0, the seed is neither an integer of at least 0 nor a SeedSequence,
             or the number of threads is not an integer of at least 1.
     """
-    check_integer("n_sweeps", n_sweeps, 0)
-    check_lattice_size(lattice_size)
+    n_sweeps, lattice_size = check_integer("n_sweeps", n_sweeps, 0), check_lattice_size(lattice_size)
     spins = np.empty((np.size(temperatures), lattice_size, lattice_size), np.int8)
     lock = threading.Lock()
 
@@ -202,8 +198,8 @@ def series(
     Raises:
         RuntimeError, ValueError: as in `sample`.
     """
-    for name, value, minimum in (("n_measurements", n_measurements, 0), ("every", every, 1), ("start", start, 0)):
-        check_integer(name, value, minimum)
+    n_measurements = check_integer("n_measurements", n_measurements, 0)
+    every, start = check_integer("every", every, 1), check_integer("start", start, 0)
     # In memory, the values of a measurement follow each other, since they are written together.
     found = Series(*(np.empty((n_measurements, np.size(temperatures)), np.int32).T for _ in range(2)))
 

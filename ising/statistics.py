@@ -29,25 +29,42 @@ def autocorrelation_time(series: ArrayLike) -> tuple[float, float]:
         series: (chains, steps) or (steps,). Chains are independent realisations of one process.
 
     Raises:
-        ValueError: the series is constant, not finite, or too short for its autocorrelation time; or its parts differ
-            by more than this time explains, because it is not in equilibrium or has a slower component. Correlations
-            over times longer than the series cannot be detected.
+        ValueError: the series is constant or a straight line, not finite, or too short for its autocorrelation time; or
+            its parts differ by more than this time explains, because it is not in equilibrium or has a slower
+            component. Correlations over times longer than the series cannot be detected.
     """
     values = np.atleast_2d(np.asarray(series, dtype=np.float64))
     if values.ndim != 2 or values.size == 0 or not np.isfinite(values).all():
         raise ValueError(f"series of shape {values.shape}: must be (steps,) or (chains, steps), and finite")
-    mean = values.mean()
-    values = values - mean
-    n_chains, n_steps = values.shape
+    values = values / (np.abs(values).max() or 1)  # otherwise, their squares could overflow
+    values = values - values.mean()
+    n_steps = values.shape[1]
+    ramp = np.arange(n_steps) - (n_steps - 1) / 2
+    without_trend = values - (values.mean(axis=0) @ ramp) / max(1.0, ramp @ ramp) * ramp
+    if (without_trend**2).mean() <= 1e-24:
+        raise ValueError("the series is constant or a straight line: it has no autocorrelation time")
     squares = (values**2).mean(axis=0)
-    if squares.mean() <= (1e-12 * mean) ** 2:
-        raise ValueError("the series is constant: it has no autocorrelation time")
     late = squares[n_steps // 2 :].sum() / squares.sum()
     if n_steps >= 20 and not 0.05 < late < 0.95:
         raise ValueError(
             f"{max(late, 1 - late):.0%} of the variance is in one half of the series: it is not in equilibrium, or "
             "its events are too rare"
         )
+    tau, error = _sum_of_correlations(values)
+    # A drift looks like a slow correlation, whose time would explain how much the parts of the series differ.
+    shortest = min((tau, error), _sum_of_correlations(without_trend))
+    excess = _excess_scatter(values, shortest[0] + 2 * shortest[1])
+    if excess > 4:
+        raise ValueError(
+            f"parts of the series differ by more than an autocorrelation time of {shortest[0]:.3g} steps explains (by "
+            f"{excess:.1f} standard errors): it is not in equilibrium, or has slower correlations of small amplitude"
+        )
+    return tau, error
+
+
+def _sum_of_correlations(values: Floats) -> tuple[float, float]:
+    """The autocorrelation time of series (chains, steps) with mean 0, and its standard error."""
+    n_chains, n_steps = values.shape
     spectrum = np.abs(np.fft.rfft(values, 2 * n_steps)) ** 2  # padded with zeros: the series is not periodic
     covariance = np.fft.irfft(spectrum)[:, :n_steps].mean(axis=0) / np.arange(n_steps, 0, -1)
     rho = covariance / covariance[0]
@@ -69,12 +86,6 @@ def autocorrelation_time(series: ArrayLike) -> tuple[float, float]:
     error = float(np.sqrt(2 * np.mean(((kernel - tau) * spectrum) ** 2) / values.size))
     if tau <= 2 * error:
         raise ValueError(f"the correlations cancel: {tau:.2g} ± {error:.1g} cannot be distinguished from zero")
-    excess = _excess_scatter(values, tau + 2 * error)
-    if excess > 4:
-        raise ValueError(
-            f"parts of the series differ by more than its autocorrelation time of {tau:.3g} steps explains (by "
-            f"{excess:.1f} standard errors): it is not in equilibrium, or has slower correlations of small amplitude"
-        )
     return tau, error
 
 
@@ -125,14 +136,26 @@ def jackknife(
     return unbiased, float(np.sqrt(np.mean((pseudo - unbiased) ** 2 / (inverse - 1))))
 
 
+def _per_spin(magnetizations: ArrayLike) -> Floats:
+    """Magnetisations as float64. Raises ValueError if they are beyond -1 and 1: those of the whole lattice are."""
+    values = np.asarray(magnetizations, np.float64)
+    if np.abs(values).max(initial=0) > 1 + 1e-6:
+        raise ValueError(f"magnetisations up to {np.abs(values).max():g}: divide them by the number of spins")
+    return values
+
+
 def specific_heat(energies: ArrayLike, temperature: float, n_sites: int) -> float:
     """C / N = (<E^2> - <E>^2) / (N T^2), in units of k_B."""
     return float(np.var(np.asarray(energies, np.float64))) / (n_sites * temperature**2)
 
 
 def susceptibility(magnetizations: ArrayLike, temperature: float, n_sites: int) -> float:
-    """chi / N = N (<m^2> - <|m|>^2) / T. It uses |m|, since <m> vanishes on a finite lattice at every T."""
-    return n_sites * float(np.var(np.abs(np.asarray(magnetizations, np.float64)))) / temperature
+    """chi / N = N (<m^2> - <|m|>^2) / T. It uses |m|, since <m> vanishes on a finite lattice at every T.
+
+    Raises:
+        ValueError: a magnetisation is beyond -1 or 1.
+    """
+    return n_sites * float(np.var(np.abs(_per_spin(magnetizations)))) / temperature
 
 
 def binder_cumulant(magnetizations: ArrayLike) -> float:
@@ -169,9 +192,9 @@ def cumulant_and_slopes(
         values (4,), their covariance (4, 4), and the bias that was subtracted (4,).
 
     Raises:
-        ValueError: there are fewer than 7 chains.
+        ValueError: there are fewer than 7 chains, or a magnetisation is beyond -1 or 1.
     """
-    m2, e = np.square(magnetizations, dtype=np.float64), np.asarray(energies, dtype=np.float64)
+    m2, e = _per_spin(magnetizations) ** 2, np.asarray(energies, dtype=np.float64)
     n, n_steps = m2.shape
     if n < 7:
         raise ValueError(f"{n} chains: the covariance of four values needs at least 7")

@@ -11,6 +11,7 @@ used for it, and L may be odd.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -26,16 +27,18 @@ T_CRITICAL = 4 / math.log(3)  # in J / k_B, 3.6409569: R. M. F. Houtappel, Physi
 EQUILIBRATION_SWEEPS = 30
 
 
-def energy(spins: NDArray[np.int8]) -> NDArray[np.int64]:
-    """Total energy, in units of J: spins (..., L, L) -> (...). The lowest level is -3 L^2.
+def energy(spins: ArrayLike) -> NDArray[Any]:
+    """Total energy, in units of J: spins (..., L, L) -> (...), typed as in lattice.py. The lowest level is -3 L^2.
 
     Raises:
         ValueError: as in lattice.energy.
     """
+    spins = lattice.check_spins(spins)
     along_rows_and_columns = lattice.energy(spins)
     diagonal = np.roll(spins, (-1, 1), axis=(-2, -1))
-    energies: NDArray[np.int64] = along_rows_and_columns - (spins * diagonal).sum(axis=(-2, -1), dtype=np.int64)
-    return energies
+    return np.asarray(
+        along_rows_and_columns - (spins * diagonal).sum(axis=(-2, -1), dtype=along_rows_and_columns.dtype)
+    )
 
 
 def sample(
@@ -50,5 +53,5 @@ def sample(
         ValueError: the lattice size is below 3, where neighbours coincide, or another argument is invalid, as in
             wolff.sample.
     """
-    check_integer("lattice_size", lattice_size, 3)
+    lattice_size = check_integer("lattice_size", lattice_size, 3)
     return run_chains(lattice_size, temperatures, n_sweeps, seed, is_triangular=True)

@@ -24,7 +24,7 @@ from numpy import uint32, uint64
 from numpy.typing import ArrayLike, NDArray
 
 from ising.kernel import compiled, require_compiler
-from ising.lattice import check_integer, check_lattice_size, check_seed
+from ising.lattice import check_integer, check_lattice_size, check_seed, check_temperatures, children
 
 STEP = uint64(0x9E3779B97F4A7C15)  # of the counter of the random generator
 
@@ -150,8 +150,7 @@ def sample(
             of sweeps is not an integer of at least 0, or the seed is neither an integer of at least 0 nor a
             SeedSequence.
     """
-    check_lattice_size(lattice_size)
-    return run_chains(lattice_size, temperatures, n_sweeps, seed, is_triangular=False)
+    return run_chains(check_lattice_size(lattice_size), temperatures, n_sweeps, seed, is_triangular=False)
 
 
 def run_chains(
@@ -164,11 +163,7 @@ def run_chains(
 ) -> NDArray[np.int8]:
     """`sample`, for the square or the triangular lattice, whose size the caller has checked."""
     require_compiler()
-    check_integer("n_sweeps", n_sweeps, 0)
-    check_seed(seed)
-    values = np.asarray(temperatures, dtype=np.float64)
-    if values.ndim != 1 or not np.all((values > 0) & np.isfinite(values)):
-        raise ValueError("temperatures must be positive and finite, in an array (N,)")
+    n_sweeps, values = check_integer("n_sweeps", n_sweeps, 0), check_temperatures(temperatures)
     spins = np.empty((len(values), lattice_size, lattice_size), np.int8)
     _sample(spins, values, n_sweeps, generator_states(seed, len(values)), is_triangular)
     return spins
@@ -194,11 +189,9 @@ def series(
     Raises:
         RuntimeError, ValueError: as in `sample`.
     """
-    check_integer("n_measurements", n_measurements, 0)
+    energies, magnetizations = np.empty((2, check_integer("n_measurements", n_measurements, 0)), np.int64)
     spins = sample(lattice_size, [temperature], start, seed)[0]
-    sequence = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
-    state = sequence.spawn(1)[0].generate_state(1, np.uint64).astype(np.uint64)
-    energies, magnetizations = np.empty((2, n_measurements), np.int64)
+    state = generator_states(children(seed, 1)[0], 1)[0]
     _measure(spins, -math.expm1(-2 / temperature), energies, magnetizations, state)
     return energies, magnetizations
 
@@ -227,5 +220,4 @@ def _measure(
 
 def generator_states(seed: int | np.random.SeedSequence, n: int) -> NDArray[np.uint64]:
     """The states of n random generators, (n, 1)."""
-    sequence = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
-    return sequence.generate_state(n, np.uint64).astype(np.uint64).reshape(n, 1)
+    return check_seed(seed).generate_state(n, np.uint64).astype(np.uint64).reshape(n, 1)

@@ -5,6 +5,7 @@ import functools
 import itertools
 import math
 from decimal import Decimal
+from typing import Any
 
 import numpy as np
 import pytest
@@ -375,6 +376,28 @@ def test_the_histogram_of_the_energy_has_kaufmans_mean_and_variance(size: int) -
         assert p @ levels == pytest.approx(float(energy) * size**2, rel=1e-10)
         variance = p @ (levels - p @ levels) ** 2
         assert variance == pytest.approx(float(specific_heat) * (size * temperature) ** 2, rel=1e-8)
+
+
+@pytest.mark.parametrize("size", [16, 128])
+@pytest.mark.parametrize("temperature", [1e20, 1e300])
+def test_the_histogram_of_the_energy_at_high_temperatures(size: int, temperature: float) -> None:
+    levels, p = exact.energy_histogram(temperature, size)
+    assert p.sum() == pytest.approx(1, abs=1e-10)
+    assert p @ levels == pytest.approx(0, abs=1e-6)
+    assert p @ levels**2 == pytest.approx(2 * size**2, rel=1e-8)  # each bond is +1 or -1, independently
+
+
+@pytest.mark.parametrize("size", [np.int8(64), np.int16(200), np.uint8(8)])
+def test_small_numpy_integers_do_not_overflow(size: Any) -> None:
+    temperatures = np.array([1.0, 2.0, 3.0])
+    np.testing.assert_array_equal(kaufman(temperatures, size), kaufman(temperatures, int(size)))
+    for function in (exact.log_partition_function, exact.energy_histogram):
+        np.testing.assert_array_equal(function(2.0, size), function(2.0, int(size)))
+    odds = [exact.phase_log_odds([-100], temperatures, each) for each in (size, int(size))]
+    np.testing.assert_array_equal(odds[0], odds[1])
+    if size == 8:
+        np.testing.assert_array_equal(density_of_states.__wrapped__(size), density_of_states(8))
+        np.testing.assert_array_equal(sample(size, 2.0, 3, seed=0), sample(8, 2.0, 3, seed=0))
 
 
 @pytest.mark.parametrize("temperature", [0.9, math.inf, math.nan])

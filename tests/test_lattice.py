@@ -85,8 +85,32 @@ def test_random_symmetries_require_three_axes(shape: tuple[int, ...]) -> None:
         lattice.random_symmetries(np.ones(shape, np.int8), np.random.default_rng(0))
 
 
-def test_energy_of_a_large_lattice_does_not_overflow() -> None:
+def test_energies_do_not_overflow() -> None:
     assert lattice.energy(np.ones((1024, 1024), dtype=np.int8)) == -2 * 1024**2
+    assert lattice.energy(np.full((4, 4), -100, np.int8)) == -320_000
+
+
+def test_spins_may_have_other_values() -> None:
+    assert lattice.energy(np.full((1, 4, 4), 0.5)).tolist() == [-8]
+    assert lattice.energy([[1, -1], [1, 1]]) == 0
+    spins = np.random.default_rng(5).uniform(-1, 1, (2, 6, 6))
+    assert lattice.energy(spins) == pytest.approx(-72 * lattice.correlations(spins)[:, 0])
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_spins_that_are_not_finite_are_refused(function: Callable[..., NDArray[Any]], value: float) -> None:
+    with pytest.raises(ValueError, match="infinite or not a number"):
+        function(np.full((3, 4, 4), value))
+
+
+def test_children_of_a_seed_are_those_of_spawn_and_stay_the_same() -> None:
+    for seed in (np.random.SeedSequence(3), np.random.SeedSequence(3, spawn_key=(1, 2), pool_size=8)):
+        seed.spawn(1)
+        children = [lattice.children(seed, 2) for _ in range(2)]
+        states = [[child.generate_state(4).tolist() for child in each] for each in (*children, seed.spawn(2))]
+        assert states[0] == states[1] == states[2]
+    assert lattice.children(3, 1)[0].spawn_key == (0,)
 
 
 @given(configurations())

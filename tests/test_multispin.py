@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ising import exact, kernel, lattice, metropolis, multispin, statistics
+from ising import exact, kernel, lattice, metropolis, multispin, statistics, wolff
 from ising.exact import T_CRITICAL
 from ising.metropolis import equilibration_sweeps
 from ising.multispin import sample
@@ -281,9 +281,10 @@ def test_lattices_without_a_checkerboard_are_refused(size: int) -> None:
 
 
 @pytest.mark.parametrize("temperatures", [[1, 0.0], [-1.0], [1, np.nan], [np.inf], 1.0, [[1.0, 2.0]]])
-def test_invalid_temperatures_are_refused(temperatures: object) -> None:
+@pytest.mark.parametrize("sampler", [sample, metropolis.sample, wolff.sample])
+def test_invalid_temperatures_are_refused(sampler: Callable[..., NDArray[np.int8]], temperatures: object) -> None:
     with pytest.raises(ValueError, match="temperatures must be positive"):
-        sample(4, np.asarray(temperatures), 1, seed=0)
+        sampler(4, np.asarray(temperatures), 1, seed=0)
 
 
 # Arguments that neither sampler accepts, and the error message.
@@ -312,11 +313,9 @@ def test_the_number_of_threads_must_be_a_positive_integer(n_threads: int) -> Non
 
 
 def test_numpy_integers_are_accepted() -> None:
-    temperatures, (sweeps, seed) = np.linspace(1, 4, 70), np.array([3, 5])
-    np.testing.assert_array_equal(sample(4, temperatures, sweeps, seed), sample(4, temperatures, 3, 5))
-    np.testing.assert_array_equal(
-        metropolis.sample(4, temperatures, sweeps, seed), metropolis.sample(4, temperatures, 3, 5)
-    )
+    temperatures, (size, sweeps, seed) = np.linspace(1, 4, 70), np.array([64, 3, 5], np.int8)
+    for sampler in (sample, metropolis.sample, wolff.sample):
+        np.testing.assert_array_equal(sampler(size, temperatures, sweeps, seed), sampler(64, temperatures, 3, 5))
 
 
 def test_the_sampler_is_only_compiled_once() -> None:

@@ -61,7 +61,7 @@ def test_energy_histogram_8x8_is_boltzmanns(sampler: Sampler, temperature: float
     [(6, 10_000), (10, 5000), (32, 1000)],
 )
 def test_energies_are_kaufmans(sampler: Sampler, size: int, n: int) -> None:
-    for temperature in (1.5, T_CRITICAL, 4.0):
+    for temperature in (1.5, T_CRITICAL, 4.0, 20.0, 1e6):
         energies = lattice.energy(equilibrium(sampler, size, temperature, n, seed=1)) / size**2
         energy, specific_heat = exact.kaufman(temperature, size)
         error = temperature * np.sqrt(specific_heat / size**2 / n)
@@ -194,6 +194,13 @@ def test_the_series_of_one_chain_has_the_exact_energy() -> None:
     error = energies.std() * np.sqrt(2 * tau / len(energies)) / 256
     assert abs(energies.mean() / 256 - exact.kaufman(T_CRITICAL, 16)[0]) < 4 * error
     assert np.abs(magnetizations).max() <= 256
+
+
+def test_a_seed_sequence_gives_the_same_series_again() -> None:
+    seed = np.random.SeedSequence(3)
+    found = [wolff.series(8, 2.3, 20, each, start=10) for each in (seed, seed, 3)]
+    np.testing.assert_array_equal(found[0], found[1])
+    np.testing.assert_array_equal(found[0], found[2])
 
 
 # ------------------------------------------------------------------------------------------------------ reproducibility

@@ -130,58 +130,26 @@ def check_equilibrium(columns: Columns) -> Equilibrium:
     return Equilibrium(float(total), float(np.mean(z**2)), float(z[np.argmax(np.abs(z))]))
 
 
-def check(config: "ExperimentConfig", columns: Columns) -> Check:
-    """Check the energies of a split: at most 5 standard errors from exact, and at most 6 in each temperature bin.
+def equilibrium_fault(found: Equilibrium) -> str:
+    """What is wrong with the energies: "" if they are at most 5 standard errors from exact, and 6 in each bin.
 
     Correct samples fail in less than one of 10^3 runs, and in less than one of 10^5 unless there are few chains, all at
     low temperature.
     """
+    if abs(found.energy_z) <= 5 and abs(found.largest_bin_z) <= 6:
+        return ""
+    return (
+        f"not in equilibrium: the energy is {found.energy_z:+.1f} standard errors from exact (at most 5), "
+        f"{found.largest_bin_z:+.1f} in one temperature bin (at most 6)"
+    )
+
+
+def check(config: "ExperimentConfig", columns: Columns) -> Check:
+    """Check the energies of a split. Those of a file have been checked as a whole, when data_files.py read it."""
     found = check_equilibrium(columns)
+    fault = equilibrium_fault(found) if config.data.file is None else ""
     summary = f"energy {found.energy_z:+.2f} standard errors from exact, chi2/dof {found.chi2_per_dof:.2f}"
-    fault = ""
-    if not _is_good(found):
-        fault = (
-            f"not in equilibrium: the energy is {found.energy_z:+.1f} standard errors from exact (at most 5), "
-            f"{found.largest_bin_z:+.1f} in one temperature bin (at most 6)"
-        )
-        fault += ": raise --sweeps, or leave it out" if config.data.file is None else _explanation(config, columns)
-    return Check(found._asdict(), fault, summary)
-
-
-def _is_good(found: Equilibrium) -> bool:
-    return abs(found.energy_z) <= 5 and abs(found.largest_bin_z) <= 6
-
-
-def is_in_equilibrium(columns: Columns) -> bool:
-    """Whether the energies of configurations agree with exact ones: see `check`."""
-    return columns["temperatures"].min() >= exact.COLDEST and _is_good(check_equilibrium(columns))
-
-
-def _explanation(config: "ExperimentConfig", columns: Columns) -> str:
-    """Conventions of other programs with which these data would be in equilibrium, and what to store instead."""
-    spins, temperatures, size = columns["spins"], columns["temperatures"], columns["spins"].shape[-1]
-    signs = (1 - 2 * (np.indices((size, size)).sum(axis=0) % 2)).astype(np.int8)  # of a checkerboard
-
-    def scaled(formula: str, others: NDArray[np.float64]) -> tuple[NDArray[np.int8], NDArray[np.float64], str]:
-        is_option = config.data.temperature is not None
-        return spins, others, f"give --temperature {others[0]:.10g}" if is_option else f"store temperatures = {formula}"
-
-    alternatives = {
-        "the values are inverse temperatures 1 / T": scaled("1 / temperatures", 1 / temperatures),
-        "every bond is counted twice (J = 2)": scaled("temperatures / 2", temperatures / 2),
-        "every bond is counted half (J = 1/2)": scaled("2 * temperatures", 2 * temperatures),
-        "they are in units of T_c": scaled("2.269185314 * temperatures", exact.T_CRITICAL * temperatures),
-        "J is negative (an antiferromagnet)": (
-            *(spins * signs, temperatures),
-            f"store spins = spins * (1 - 2 * (np.indices(({size}, {size})).sum(axis=0) % 2))",
-        ),
-    }
-    found = [
-        f"if {reason}, they are in equilibrium: {fix}"
-        for reason, (other_spins, others, fix) in alternatives.items()
-        if is_in_equilibrium({"spins": other_spins, "temperatures": others})
-    ]
-    return "; " + "; ".join(found) if found else "; see docs/data-files.md#energies"
+    return Check(found._asdict(), f"{fault}: raise --sweeps, or leave it out" if fault else "", summary)
 
 
 def examples_around_tc(config: "ExperimentConfig", test: Columns) -> NDArray[np.integer]:

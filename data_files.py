@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from data import is_in_equilibrium
+from data import check_equilibrium, equilibrium_fault
 from engine.interface import Columns
 from ising import exact, lattice
 from ising.statistics import neighbour_correlation
@@ -52,6 +52,7 @@ def read(config: "ExperimentConfig", columns: Columns) -> Columns:
         others = [f"{name} {shape}" for name, shape in _shapes(columns).items() if name not in names]
         more = f"; the file also has {', '.join(others[:20])}" if others else ""
         raise ValueError(f"{error}{more}") from None
+    _warn_of_energies(config.data, spins, temperatures)
     _warn_of_correlations(spins, temperatures)
     return {"spins": spins, "temperatures": temperatures}
 
@@ -88,7 +89,7 @@ def _in_the_right_reading(
     """
 
     def is_good(reading: tuple[NDArray[np.int8], NDArray[np.float64]]) -> bool:
-        return is_in_equilibrium({"spins": reading[0], "temperatures": reading[1]})
+        return not _fault(*reading)
 
     root, plain = math.isqrt(given[-1]), (spins, temperatures)
     if given[1] != given[2]:
@@ -230,6 +231,40 @@ def _as_signs(spins: NDArray[Any], name: str) -> NDArray[np.int8]:
         f"{name} contains {len(values)} different values ({shown}), and must be -1 or +1, or 0 or 1: --spins-key names "
         "another array"
     )
+
+
+def _fault(spins: NDArray[np.int8], temperatures: NDArray[np.float64]) -> str:
+    """What is wrong with the energies of configurations: "" if they agree with exact ones."""
+    if temperatures.min() < exact.COLDEST:
+        return "temperatures too low"
+    return equilibrium_fault(check_equilibrium({"spins": spins, "temperatures": temperatures}))
+
+
+def _warn_of_energies(options: "DataConfig", spins: NDArray[np.int8], temperatures: NDArray[np.float64]) -> None:
+    """Warn if the energies of a file are not the exact ones, and name conventions with which they would be."""
+    if not (fault := _fault(spins, temperatures)):
+        return
+    size = spins.shape[-1]
+    checkerboard = (1 - 2 * (np.indices((size, size)).sum(axis=0) % 2)).astype(np.int8)
+    scaled = {
+        "the values are inverse temperatures 1 / T": ("1 / temperatures", 1 / temperatures),
+        "every bond is counted twice (J = 2)": ("temperatures / 2", temperatures / 2),
+        "every bond is counted half (J = 1/2)": ("2 * temperatures", 2 * temperatures),
+        "they are in units of T_c": ("2.269185314 * temperatures", exact.T_CRITICAL * temperatures),
+    }
+    is_option = options.temperature is not None
+    found = [
+        f"if {reason}, they are in equilibrium: "
+        + (f"give --temperature {others[0]:.10g}" if is_option else f"store temperatures = {formula}")
+        for reason, (formula, others) in scaled.items()
+        if not _fault(spins, others)
+    ]
+    if not _fault(spins * checkerboard, temperatures):
+        found.append(
+            "if J is negative (an antiferromagnet), they are in equilibrium: store "
+            f"spins = spins * (1 - 2 * (np.indices(({size}, {size})).sum(axis=0) % 2))"
+        )
+    warn(f"warning: the configurations are {'; '.join([fault, *found]) if found else f'{fault}; see {PAGE}#energies'}")
 
 
 def _warn_of_correlations(spins: NDArray[np.int8], temperatures: NDArray[np.float64]) -> None:

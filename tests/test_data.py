@@ -263,15 +263,6 @@ def written(content: dict[str, Any]) -> str:
     return "data.npz"
 
 
-def test_external_data_out_of_equilibrium_are_used_with_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
-    content = good()
-    data = DataConfig(file=written({**content, "temperatures": content["temperatures"] + 0.5}), num_train=400)
-    load_data(PROBLEM, replace(CONFIG, data=replace(data, num_val=50, num_test=50)))
-    warning = capsys.readouterr().err.splitlines()[0]
-    assert warning.startswith("warning: the train split: not in equilibrium")
-    assert "--sweeps" not in warning  # the data come from a file
-
-
 def test_the_lattice_size_is_that_of_the_file() -> None:
     spins = np.ones((30, 16, 16), np.int8)
     spins[::2, 0, 0] = -1

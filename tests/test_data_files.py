@@ -308,6 +308,7 @@ ALTERNATIVES: dict[str, tuple[Callable[[Arrays], Arrays], str]] = {
     "inverse temperatures": (lambda a: {**a, "temperatures": 1 / a["temperatures"]}, "inverse temperatures 1 / T"),
     "bonds counted twice": (lambda a: {**a, "temperatures": 2 * a["temperatures"]}, "counted twice"),
     "bonds counted half": (lambda a: {**a, "temperatures": a["temperatures"] / 2}, "counted half"),
+    "units of T_c": (lambda a: {**a, "temperatures": a["temperatures"] / exact.T_CRITICAL}, "in units of T_c"),
     "an antiferromagnet": (lambda a: {**a, "spins": a["spins"] * CHECKERBOARD}, "J is negative"),
 }
 
@@ -321,7 +322,8 @@ def test_a_convention_that_explains_the_energies_is_named_with_a_fix_that_works(
     np.savez("data.npz", **arrays)  # type: ignore[arg-type]
     load_data(PROBLEM, config_for())
     warnings = capsys.readouterr().err.splitlines()
-    assert warnings[0].startswith("warning: the train split: not in equilibrium")
+    assert len(warnings) == 1  # of the whole file
+    assert warnings[0].startswith("warning: the configurations are not in equilibrium")
     assert reason in warnings[0]
     assert warnings[0].count("they are in equilibrium") == 1  # no other convention explains them
     fix = warnings[0].partition("store ")[2]

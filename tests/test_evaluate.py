@@ -75,7 +75,7 @@ def test_configurations_of_a_file_are_evaluated_and_checked(tmp_path: Path, caps
     assert Path("checkpoints/cnn/evaluations/hot.json").exists()
     np.savez(tmp_path / "cold.npz", spins=spins, temperatures=np.full(40, 1.0))  # wrong temperatures
     evaluated(f"cnn --data {tmp_path / 'cold.npz'}")
-    assert "warning: the new split: not in equilibrium" in capsys.readouterr().err
+    assert "warning: the configurations are not in equilibrium" in capsys.readouterr().err
 
 
 def test_the_number_of_sweeps_is_automatic_for_the_new_lattice_size() -> None:

@@ -247,6 +247,12 @@ def test_a_target_of_text_is_a_class_and_other_files_are_read_like_that_of_the_r
         read_columns(table.PROBLEM, config, "new.csv")
 
 
+def test_how_a_file_is_read_is_said_once(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = complete(",x,y\n" + "".join(f"{i},{i},{i * i}\n" for i in range(40)), "")
+    load_data(table.PROBLEM, replace(config, train=replace(config.train, batch_size=8)))
+    assert capsys.readouterr().out.count("the first column has no name") == 1
+
+
 def test_numbers_are_classes_if_asked_and_two_values_get_a_line(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,7 +3,7 @@
 
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -97,16 +97,17 @@ def complete_config(problem: Problem[Any], config: C) -> C:
     """The config with what follows from its file of --data: see Problem.complete. Errors: as read_columns."""
     if config.data.file is None or type(problem).complete is Problem.complete:
         return config
-    with _opened(config, config.data.file) as file:
+    with _opened(config, config.data.file, is_silent=True) as file:  # it is read again as data
         return cast(C, problem.complete(config, file))
 
 
 @contextmanager
-def _opened(config: Config, path: str) -> Iterator[_Lookups]:
+def _opened(config: Config, path: str, *, is_silent: bool = False) -> Iterator[_Lookups]:
     """Open a file. Any error while it is read becomes one that names it, except that of a bad request."""
     file: _Lookups | None = None
     try:
-        file = _Lookups(_reader(path, config.data.drop_missing))
+        with redirect_stdout(None) if is_silent else nullcontext():
+            file = _Lookups(_reader(path, config.data.drop_missing))
         yield file
     except BadRequestError:
         raise

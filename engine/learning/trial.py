@@ -3,10 +3,12 @@
 
 import copy
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from engine.datasets.splits import Data
 from engine.interface.base_config import Config
@@ -24,7 +26,7 @@ from engine.learning.prediction import (
 )
 from engine.learning.standardized import Standardized
 from engine.machine.errors import ProblemError
-from engine.machine.terminal import warn
+from engine.machine.terminal import print_line, warn
 
 
 def try_problem(
@@ -48,10 +50,7 @@ def try_problem(
     report_of(problem, config, {**val.columns, **predicted.others}, predicted.values)
     examples_of(problem, config, test.columns)
     if test.physical_targets.dtype.kind == "i":
-        known = target_array(problem, config, splits.train)
-        for name, split in {"validation": val, "test": test}.items():
-            if unknown := sorted(set(np.unique(split.physical_targets)) - set(np.unique(known))):
-                warn(f"warning: the {name} split has the class {unknown[0]}, which does not occur in training")
+        _report_classes(problem, config, target_array(problem, config, splits.train), {"validation": val, "test": test})
     expected = {name: array.shape[1:] for name, array in predicted.arrays().items()}
     found = baselines_of(problem, config, splits.train, splits.test)
     has_own = type(problem).baselines is not Problem.baselines
@@ -68,6 +67,25 @@ def try_problem(
             )
         compute_metrics(problem, config, model, test, each, name=f"the baseline {name}")
     return baselines
+
+
+def _report_classes(
+    problem: Problem[Any], config: Config, training: NDArray[Any], splits: Mapping[str, Examples]
+) -> None:
+    """Warn of classes that do not occur in training, and name those that do, but not in another split."""
+    names, known = problem.class_names(config), set(np.unique(training).tolist())
+
+    def shown(numbers: set[int]) -> str:
+        return ", ".join(str(i if names is None else names[i]) for i in sorted(numbers)[:5])
+
+    for name, split in splits.items():
+        found = set(np.unique(split.physical_targets).tolist())
+        if found - known:
+            warn(f"warning: the {name} split has classes that do not occur in training: {shown(found - known)}")
+        if known - found:
+            print_line(
+                f"{len(known - found)} of {len(known)} classes are not in the {name} split: {shown(known - found)}"
+            )
 
 
 def _constant(

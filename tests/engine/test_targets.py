@@ -202,12 +202,22 @@ def test_an_error_of_the_loss_is_not_hidden_by_that_with_other_targets() -> None
         run(Weighted())
 
 
-def test_a_class_that_does_not_occur_in_training_causes_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("names", [None, ["a", "b", "c"]])
+def test_classes_that_are_not_in_all_splits_are_named(
+    names: list[str] | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Classes, "class_names", lambda self, config: names)
     data = load_data(Classes(), CONFIG)
-    train = {name: column[data.train["points"].argmax(axis=1) < 2] for name, column in data.train.items()}
+    train, test = (
+        {name: column[split["points"].argmax(axis=1) != missing] for name, column in split.items()}
+        for split, missing in ((data.train, 2), (data.test, 0))
+    )
     model = build_model(Classes(), CONFIG, train)
-    try_problem(Classes(), CONFIG, model, data._replace(train=train))
-    assert "warning: the test split has the class 2, which does not occur in training" in capsys.readouterr().err
+    try_problem(Classes(), CONFIG, model, data._replace(train=train, test=test))
+    shown = capsys.readouterr()
+    assert f"the test split has classes that do not occur in training: {(names or '012')[2]}\n" in shown.err
+    assert f"1 of 2 classes are not in the test split: {(names or '012')[0]}\n" in shown.out
+    assert "not in the validation split" not in shown.out
 
 
 @pytest.mark.parametrize("wrong", ["keepdim", "values"])

@@ -122,7 +122,7 @@ def _look_up(options: "DataConfig", columns: Columns, name: str) -> NDArray[Any]
         raise KeyError(f"{message}: if it has one column per site, convert it as {PAGE}#tables shows") from None
     shapes = _shapes(columns)
     spins = [each for each, shape in shapes.items() if len(shape) > 1 and math.prod(shape) >= 16]
-    temperatures = [each for each, shape in shapes.items() if len(shape) == 1]
+    temperatures = [each for each, shape in shapes.items() if len(shape) == 1 or (len(shape) == 2 and shape[1] < 16)]
     flags = []
     if name == options.spins_key:
         if not spins:

@@ -161,6 +161,7 @@ UNUSABLE: dict[str, tuple[Arrays, str]] = {
         "store np.swapaxes(spins, 0, 1) instead",
     ),
     "too few temperatures": ({**GOOD, "temperatures": np.ones(3)}, "120 configurations and 3 temperatures"),
+    "a table of labels": ({"C": SPINS, "labels": np.ones((120, 2))}, "give --spins-key C --temperatures-key labels"),
     "a table of temperatures": (
         {**GOOD, "temperatures": np.ones((120, 2))},
         "has 2 columns; store temperatures[:, 0]",

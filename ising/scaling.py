@@ -6,6 +6,7 @@ of the corrections to scaling comes from theory.
 """
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from typing import NamedTuple
@@ -15,10 +16,13 @@ from numpy.typing import NDArray
 from scipy.optimize import OptimizeResult, least_squares
 from scipy.special import gammaincc
 
+from ising.lattice import check_integer
+
 Floats = NDArray[np.float64]
 
 STARTS_OF_NU = (0.4, 0.7, 1.5, 3.0)
 SIGNIFICANT = 0.01  # a hypothesis is rejected if its p-value is lower: that values are constant, or that a fit is right
+HOPELESS = 1e-6  # a fit with a lower p-value causes a warning
 RIVAL = 9.0  # another minimum is considered equally good if its chi^2 is higher by less than this
 
 
@@ -124,9 +128,14 @@ def fit_scaling(
         start: a fit of another form or to a part of the data. The search then starts only from its parameters.
 
     Raises:
-        ValueError: the data are invalid, or do not determine T_c and nu. The message says why.
+        ValueError: the data or the form are invalid, or do not determine T_c and nu. The message says why.
+
+    A fit that does not describe the data at all, with p below 1e-6, causes a RuntimeWarning.
     """
     _require_valid(data)
+    degree, n_corrections = check_integer("degree", degree, 1), check_integer("n_corrections", n_corrections, 0)
+    if not 0 < omega < math.inf:
+        raise ValueError(f"omega {omega}: must be positive and finite")
     sizes = data.sizes.astype(np.float64)
 
     def terms(inverse_nu: float) -> list[Terms]:
@@ -182,10 +191,17 @@ def fit_scaling(
         raise ValueError(
             f"the data do not determine T_c = {t_c:.4g} ± {t_c_error:.1g} and nu = {nu:.3g} ± {nu_error:.1g}"
         )
-    return Scaling(
+    fit = Scaling(
         *(t_c, t_c_error, nu, nu_error, tuple(kappas), tuple(kappa_errors)),
         *(float(residuals @ residuals), n_values - n_parameters, tuple(coefficients)),
     )
+    if fit.p_value < HOPELESS:
+        warnings.warn(
+            f"the fit does not describe the data: chi-square {fit.chi2:.4g} for {fit.dof} degrees of freedom",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return fit
 
 
 def _require_valid(data: Measurements) -> None:
@@ -286,7 +302,8 @@ def vary(data: Measurements, choices: Sequence[Choice]) -> dict[Choice, Scaling 
     for choice in choices:
         part = data.where(data.sizes >= choice.smallest_size)
         try:
-            fit = fit_scaling(part, choice.degree, choice.omega, choice.n_corrections, start=first)
+            with warnings.catch_warnings(action="ignore"):  # the caller gets its p-value
+                fit = fit_scaling(part, choice.degree, choice.omega, choice.n_corrections, start=first)
         except ValueError as error:
             if first is None:
                 raise

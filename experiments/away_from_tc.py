@@ -41,9 +41,9 @@ def imitate(size: int, seed: int, n: int, n_test: int) -> Row:
     return row | {"threshold": float(threshold), "agreement": float(agreement)}
 
 
-def cell(values: Sequence[float]) -> str:
-    """A mean with its standard error."""
-    return "{:.3f} ± {:.3f}".format(*mean_with_error(values)) if values else ""
+def cell(values: Sequence[float], errors: Sequence[float] = ()) -> str:
+    """A mean with its error."""
+    return "{:.3f} ± {:.3f}".format(*mean_with_error(values, errors)) if values else ""
 
 
 def plot(rows: list[Row], sizes: Sequence[int]) -> Figure:
@@ -63,15 +63,17 @@ def plot(rows: list[Row], sizes: Sequence[int]) -> Figure:
 
 def main() -> None:
     study = Study(__file__, __doc__)
-    sizes, seeds, n = ((4, 6, 8, 12), (1,), 2_000) if study.quick else ((8, 12, 16, 24, 32), (1, 2), 15_000)
+    sizes, seeds, n = ((4, 6, 8, 12), (1,), 2_000) if study.quick else ((8, 12, 16, 24, 32), range(1, 6), 15_000)
     rows = study.measure(imitate, [(size, s, n, 4 * n // 3) for size in reversed(sizes) for s in seeds])
     lines = ["| sigmoid units, trained away from T_c | fitted - exact T_c | fits |", "|---|---:|---:|"]
     summary: Row = {}
     for kind in KINDS:
         of_seeds = [[row for row in rows if row["case"][2] == seed] for seed in seeds]
-        fits = [fitted([row[kind] | {"case": [*"____", row["case"][1]]} for row in mine]) for mine in of_seeds]
-        summary[kind] = [fit.t_c - T_CRITICAL for fit in fits if fit]
-        lines.append(f"| {kind} | {cell(summary[kind])} | {len(summary[kind])} of {len(seeds)} |")
+        found = [fitted([row[kind] | {"case": [*"____", row["case"][1]]} for row in mine]) for mine in of_seeds]
+        fits = [fit for fit in found if fit is not None]
+        summary[kind] = [fit.t_c - T_CRITICAL for fit in fits]
+        shown = cell(summary[kind], [fit.t_c_error for fit in fits])
+        lines.append(f"| {kind} | {shown} | {len(fits)} of {len(seeds)} |")
     lines += ["", f"| | {' | '.join(f'L = {size}' for size in sizes)} |", "|---|" + "---:|" * len(sizes)]
     for name, power in (("threshold", 0.0), ("threshold times L^1/8", 0.125), ("agreement", 0.0)):
         values = [[row[name.split()[0]] * size**power for row in rows if row["case"][1] == size] for size in sizes]

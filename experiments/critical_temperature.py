@@ -33,10 +33,10 @@ from ising.statistics import binder_cumulant, cumulant_and_slopes
 EDGES = (0.635, 0.573)  # values of the Binder cumulant at the ends of the temperature range of each size
 N_CHAINS = 512
 # Measurements of each chain at each temperature: more on the lattices that matter most for the errors of T_c and nu.
-N_STEPS = {192: 1100, 128: 900, 96: 1200, 64: 10_000, 48: 10_000, 32: 8000, 24: 6000, 16: 4500}
+N_STEPS = {384: 500, 256: 900, 192: 1100, 128: 900, 96: 1200, 64: 10_000, 48: 10_000, 32: 8000, 24: 6000, 16: 4500}
 # The first of each belongs to the first fit, which was chosen before the measurement.
 DEGREES, OMEGAS, CORRECTIONS = (6, 5, 7), (1.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0), (3, 2, 4)
-SMALLEST = (24, 16, 32, 48)
+SMALLEST = (24, 16, 32, 48, 64)
 
 
 def chains(size: int, temperature: float, start: int, n_steps: int) -> multispin.Series:

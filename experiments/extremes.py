@@ -112,7 +112,8 @@ def plot(rows: dict[tuple[str, int], list[Row]], medians: list[Row]) -> Figure:
         look = mine[0]["first look"]
         left.plot(look["t"], look["p"], **style, alpha=min(1, 0.2 + size / 80), label=label)
         t = np.array([row["crossing"] for row in mine])
-        middle.errorbar(1 / size, *mean_with_error(t.tolist()), **style, capsize=3, label=label)
+        mean = mean_with_error(t.tolist(), [row["error"] for row in mine])
+        middle.errorbar(1 / size, *mean, **style, capsize=3, label=label)
         if name != "cnn":
             scaled = [row["m"]["value"] * size**0.125 for row in mine]
             right.plot(scaled, (t - T_CRITICAL) * size, linestyle="", **style, label=label)
@@ -135,17 +136,17 @@ def plot(rows: dict[tuple[str, int], list[Row]], medians: list[Row]) -> Figure:
     return figure
 
 
-def cell(values: Sequence[float], digits: int = 4) -> str:
-    """A mean with its standard error."""
-    mean, error = mean_with_error(values)
+def cell(values: Sequence[float], digits: int = 4, errors: Sequence[float] = ()) -> str:
+    """A mean with its error."""
+    mean, error = mean_with_error(values, errors)
     return f"{mean:.{digits}f} ± {error:.{digits}f}"
 
 
 def line(name: str, size: int, rows: list[Row]) -> str:
-    """A line of the table: the means of some seeds."""
+    """A line of the table: means over some seeds."""
     variable, reads, sign = ("e", "energy", -1) if name == "cnn" else ("m", "abs(m)", 1)
     each = [row[variable] for row in rows]
-    cells = [name, str(size), cell([row["crossing"] for row in rows]), reads]
+    cells = [name, str(size), cell([row["crossing"] for row in rows], errors=[row["error"] for row in rows]), reads]
     cells += [cell([sign * one["value"] for one in each], 3), f"{np.mean([one['agreement'] for one in each]):.3f}"]
     cells += [cell([one["crossing"] for one in each]), cell([temperature_of(variable, one["value"]) for one in each])]
     return f"| {' | '.join(cells)} |"
@@ -153,7 +154,7 @@ def line(name: str, size: int, rows: list[Row]) -> str:
 
 def main() -> None:
     study = Study(__file__, __doc__)
-    seeds = (1,) if study.quick else (1, 2)
+    seeds = range(1, 2 if study.quick else 6)
     classifiers = dict.fromkeys(CLASSIFIERS, (400, (8, 16))) if study.quick else CLASSIFIERS
     n_test, n_median = (512, 10) if study.quick else (4096, 300)
     cases = [(name, size, s, n, n_test) for name, (n, sizes) in classifiers.items() for size in sizes for s in seeds]

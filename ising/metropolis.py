@@ -45,9 +45,9 @@ def equilibration_sweeps(lattice_size: int, *, clusters: bool = False) -> int:
     The number is at least 100. At T = 10, nearly every flip is accepted, so a sweep flips nearly all spins. It then
     takes about 5 sweeps to forget the start.
 
-    With `clusters`, a Wolff cluster is flipped after each sweep. The start is then forgotten most slowly above T_c, where
-    clusters are small: with relaxation times of 5, 9, 21, 41 and 83 sweeps at L = 64, 128, 256, 512 and 1024, at
-    temperatures from 2.42 to 2.31 (experiments/relaxation.py). The number is at least 19.9 times that.
+    With `clusters`, a Wolff cluster is flipped after each sweep. The start is then forgotten most slowly above T_c,
+    where clusters are small: with relaxation times of 5, 9, 21, 41 and 83 sweeps at L = 64, 128, 256, 512 and 1024, at
+    temperatures from 2.42 to 2.31 (experiments/relaxation.py). The number is 20 times that.
 
     Raises:
         ValueError: the lattice size is odd or below 4.

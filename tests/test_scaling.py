@@ -101,6 +101,7 @@ def test_the_p_value_is_uniform_and_the_covariance_matters(fits: list[Scaling], 
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:the fit does not describe the data")
 def test_a_higher_degree_never_fits_worse() -> None:
     # All temperatures are on one side of T_c. The first version did not converge here, without an error.
     data = collapsing(1e-3, 1, places=np.linspace(0.2, 2, 15))
@@ -313,6 +314,7 @@ def test_slopes_determine_nu() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:the fit does not describe the data")
 def test_total_errors_are_right_for_corrections_as_in_the_ising_model() -> None:
     choices = [Choice(*each) for each in product((5,), (1.75, 1.0, 3.0), (3, 2), (16, 32))]
     pulls, p_values, n_sets = [], [], 40

@@ -253,8 +253,8 @@ def energy_histogram(temperature: float, lattice_size: int) -> tuple[NDArray[np.
 def _complex_log_z(coupling: NDArray[Any], lattice_size: int) -> NDArray[Any]:
     """ln Z - 2 L^2 K at complex couplings K, (n,) -> (n,), up to multiples of 2 pi i, as in `_closed_form`.
 
-    Each of the four products has L factors, and each factor gets a part (sinh 2K)^(L / 2) of the factor before the
-    products: their logarithms would be large at high temperatures, and cancel.
+    The factor (sinh 2K)^(L^2 / 2) in front of the products is divided among the L factors of each product. At high
+    temperatures, its logarithm and theirs would be large, and cancel.
 
     Wave numbers r and 2 L - r give equal factors. Therefore, the signs of the square roots in g_r have no effect. Those
     without a partner are r = 0 and r = L, with g_L = 2K - ln tanh K.

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.random import SeedSequence
 from numpy.typing import ArrayLike, NDArray
 
-# The functions that check an argument return it as the type to compute with: with L as an np.int8, L^2 would overflow.
+# Functions that check an argument also convert it, and their result has to be used: as an np.int8, L^2 would overflow.
 
 
 def check_lattice_size(lattice_size: object) -> int:
@@ -37,17 +37,17 @@ def check_integer(name: str, value: object, minimum: int, alternative: str = "")
 
 
 def check_seed(seed: object) -> SeedSequence:
-    """Return a seed, with its state. Raise ValueError unless it is a non-negative integer or a SeedSequence.
+    """Return a seed as a SeedSequence. Raise ValueError unless it is one, or a non-negative integer.
 
-    None, which would not be reproducible, is refused.
+    None is refused: it would not be reproducible.
     """
-    return (
-        seed if isinstance(seed, SeedSequence) else SeedSequence(check_integer("seed", seed, 0, ", or a SeedSequence"))
-    )
+    if isinstance(seed, SeedSequence):
+        return seed
+    return SeedSequence(check_integer("seed", seed, 0, ", or a SeedSequence"))
 
 
 def children(seed: int | SeedSequence, n: int) -> list[SeedSequence]:
-    """The next n children of a seed, as `spawn` gives them. `spawn` would give others if it is called again."""
+    """The n children that `spawn` would return, without counting them, so that the next call returns the same."""
     parent = check_seed(seed)
     first = parent.n_children_spawned
     return [

@@ -130,7 +130,8 @@ def fit_scaling(
     Raises:
         ValueError: the data or the form are invalid, or do not determine T_c and nu. The message says why.
 
-    A fit that does not describe the data at all, with p below 1e-6, causes a RuntimeWarning.
+    Warns:
+        RuntimeWarning: the fit does not describe the data: its p-value is below 1e-6.
     """
     _require_valid(data)
     degree, n_corrections = check_integer("degree", degree, 1), check_integer("n_corrections", n_corrections, 0)

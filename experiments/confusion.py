@@ -31,8 +31,8 @@ from ising.metropolis import equilibration_sweeps
 Floats = NDArray[np.float64]
 
 # L, the range of temperatures, and the numbers of training and test configurations. The first look covers 1 to 4. The
-# others are centred on its peak, rounded to 0.1. Their half-width is about 8 sigma, as measured by the fraction of
-# errors.
+# others are centred on 2.3, which is above the peaks of the first look. Their half-width is about 8 sigma, as measured
+# by the fraction of errors.
 LOOKS = (
     (32, 1.0, 4.0, 15_360, 20_480),
     (32, 1.9, 2.7, 15_360, 40_960),

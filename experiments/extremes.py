@@ -127,12 +127,12 @@ def plot(rows: dict[tuple[str, int], list[Row]], medians: list[Row]) -> Figure:
         x = (np.array(row["t"]) - T_CRITICAL) * size
         right.plot(np.array(row["m"]) * size**0.125, x, "k-", linewidth=0.6, alpha=0.5, label=label)
     left.set(xlabel="temperature [J / $k_B$]", ylabel="mean P", title="darker: larger lattices", xlim=(1, 4))
-    middle.set(xlabel="1 / L", ylabel="$T^*$ [J / $k_B$]", xlim=(0, None))
+    middle.set(xlabel="1 / L", ylabel="$T^*$ [J / $k_B$]", xlim=(0, None), ylim=(2.25, 2.78))
     right.set(xlabel="$m^* L^{1/8}$", ylabel="$(T^* - T_c)\\,L$ [J / $k_B$]", ylim=(-8, 20))
     left.axvline(T_CRITICAL, color="0.5", linestyle=":")
     for axes in (middle, right):
         axes.axhline(T_CRITICAL if axes is middle else 0, color="0.5", linestyle=":", label="exact $T_c$")
-        axes.legend(fontsize="small")
+        axes.legend(fontsize="small", loc="upper right" if axes is right else "upper left")
     return figure
 
 

@@ -96,7 +96,9 @@ def plot(data: Measurements, fits: dict[str, Scaling], averages: dict[str, tuple
         axes.set(xlabel=r"$(T - T_c)\,L^{1/\nu}$ [J / $k_B$]", ylabel=name)
     grid[0, 0].legend(fontsize="small")
     grid[0, 0].set_title("collapse (corrections are not subtracted)", fontsize="medium")
-    grid[0, 1].set_title("grey: p < 0.01; averages: statistical, total error", fontsize="medium")
+    has_grey = any(each.p_value <= SIGNIFICANT for each in fits.values())
+    grey = f"grey: p < {SIGNIFICANT}; " if has_grey else ""
+    grid[0, 1].set_title(f"{grey}averages: statistical, total error", fontsize="medium")
     panels = ((grid[0, 1], T_CRITICAL, "$T_c$ [J / $k_B$]"), (grid[1, 1], 1.0, r"$\nu$"))
     for k, (axes, exact, name) in enumerate(panels):
         for row, each in enumerate(fits.values()):
